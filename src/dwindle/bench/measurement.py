@@ -1,0 +1,77 @@
+"""This file holds what the bench returns: a metric measured on a file, with its interval; and, apart from it, an estimate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from dwindle.errors import MeasurementError
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """What is measured. `better` is +1 where more is better, -1 where less is; `name` carries no unit, `unit` does."""
+
+    name: str
+    unit: str
+    better: int
+
+
+SIZE = Metric("size", "bytes", -1)
+COMPRESSION_RATIO = Metric("compression_ratio", "x", +1)
+ACCURACY = Metric("accuracy", "fraction", +1)
+TOP5_ACCURACY = Metric("top5_accuracy", "fraction", +1)
+ACCURACY_DROP = Metric("accuracy_drop", "points", -1)
+LATENCY = Metric("latency", "ms", -1)
+LATENCY_MEDIAN = Metric("latency_median", "ms", -1)
+LATENCY_P90 = Metric("latency_p90", "ms", -1)
+PARITY = Metric("parity", "max absolute difference", -1)
+TOP1_AGREEMENT = Metric("top1_agreement", "fraction", +1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """A number that a runtime got from a file.
+
+    Attributes:
+        low: lower end of the interval (`level` in the conditions, 0.95 unless said otherwise); equals `value` if exact.
+        n: how many examples, runs or files it rests on.
+        artifact: sha256 of the file that was measured.
+        runtime: name and version of the engine; `none` for a size.
+        machine: `bench.machine.Machine.summary()`.
+        protocol: how, in a word that docs/measuring.md explains.
+        conditions: whatever else matters, as text or numbers (threads, batch, baseline, unstable: "yes").
+    """
+
+    metric: Metric
+    value: float
+    low: float
+    high: float
+    n: int
+    artifact: str
+    runtime: str
+    machine: str
+    protocol: str
+    conditions: Mapping[str, str | float] = field(default_factory=dict[str, str | float])
+
+    def __post_init__(self) -> None:
+        if not all(map(math.isfinite, (self.value, self.low, self.high))) or self.n < 1:
+            raise MeasurementError(
+                f"{self.metric.name}: {self.value} [{self.low}, {self.high}], n = {self.n} is not a measurement"
+            )
+        if not self.low <= self.value <= self.high:
+            raise MeasurementError(
+                f"{self.metric.name}: {self.value} lies outside its interval [{self.low}, {self.high}]"
+            )
+        if not self.artifact:
+            raise MeasurementError(f"{self.metric.name}: a measurement belongs to a file; name its sha256")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """A number computed without running the file; never a `Measurement`, so it cannot reach a results table."""
+
+    metric: Metric
+    value: float
+    method: str

@@ -1,0 +1,40 @@
+"""This file names the places where a network computes something, and how the values there are quantized."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+INPUT: Final = "<input>"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class CallSite:
+    """One value in the captured graph of a network.
+
+    Attributes:
+        module: path of the innermost module whose code computes it; `<input>` for an input of the network.
+        call: how many operations that module's code has run before this one in graph order (an input: its position).
+        output: which output of the operation.
+    """
+
+    module: str
+    call: int
+    output: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.module}:{self.call}:{self.output}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActivationQuantizer:
+    """Affine quantization of one activation: code = round(x / scale) + zero_point, kept in the range of `n_bits`.
+
+    `clipped_fraction` is the fraction of calibration values outside the range.
+    """
+
+    scale: float
+    zero_point: int
+    n_bits: int = 8
+    signed: bool = False
+    clipped_fraction: float = 0.0

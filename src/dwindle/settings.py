@@ -1,0 +1,126 @@
+"""This file turns settings (frozen dataclasses) into plain JSON/TOML values and back, with the nearest name for a typo."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import enum
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeVar, Union, cast, get_args, get_origin
+
+from dwindle.errors import SettingError
+
+T = TypeVar("T")
+TAG: Final = "type"
+"""Key that names the class where a field admits several dataclasses."""
+
+
+def to_plain(value: Any) -> Any:  # noqa: ANN401 (any setting in, any JSON value out)
+    """Return `value` as plain JSON values; a dataclass becomes a mapping of its fields.
+
+    A `type` key names the class of a nested dataclass; `None` fields are left out (TOML has none).
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        plain = {name: to_plain(field) for name, field in fields.items() if field is not None}
+        return {TAG: type(value).__name__, **plain}
+    if isinstance(value, enum.Enum):
+        return value.name.lower()
+    if isinstance(value, tuple | list):
+        return [to_plain(item) for item in cast("Iterable[Any]", value)]
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in cast("Mapping[Any, Any]", value).items()}
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def from_plain(cls: type[T], plain: Mapping[str, Any], *, where: str) -> T:
+    """Build the dataclass `cls` from plain values; `where` names the place in messages.
+
+    Raises:
+        SettingError: an unknown key (the nearest known one is named), a missing key, or a value of the wrong type.
+    """
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cast("Any", cls)) if f.init}
+    given = {key: value for key, value in plain.items() if key != TAG}
+    for key in given:
+        if key not in fields:
+            raise SettingError(f"{where}: unknown key {key!r}; {nearest(key, fields)}")
+    required = [
+        n for n, f in fields.items() if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    if missing := [name for name in required if name not in given]:
+        raise SettingError(f"{where}: {cls.__name__} needs {', '.join(missing)}")
+    values = {key: _convert(hints[key], value, f"{where}.{key}") for key, value in given.items()}
+    try:
+        return cls(**values)
+    except SettingError as error:
+        raise SettingError(f"{where}: {error}") from error
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return "did you mean" words for a misspelled `name`."""
+    options = sorted(known)
+    close = difflib.get_close_matches(name, options, n=1, cutoff=0.0)
+    return f"the nearest known one is {close[0]!r} (known: {', '.join(options)})" if close else "none is known here"
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:  # noqa: ANN401, PLR0911 (one return for each kind of hint)
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in {Union, types.UnionType}:
+        return _convert_union(arguments, value, where)
+    if dataclasses.is_dataclass(hint):
+        return _convert_dataclass((hint,), value, where)
+    if origin is tuple and isinstance(value, list | tuple):
+        item_hint = arguments[0] if arguments else Any
+        return tuple(_convert(item_hint, item, f"{where}[{i}]") for i, item in enumerate(cast("list[Any]", value)))
+    if origin is typing.Literal:
+        if value not in arguments:
+            raise SettingError(f"{where}: {value!r} is not one of {', '.join(map(repr, arguments))}")
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if origin is Mapping or origin is dict:
+        if not isinstance(value, Mapping):
+            raise SettingError(f"{where}: expected a table, got {value!r}")
+        return dict(cast("Mapping[str, Any]", value))
+    if isinstance(hint, type) and (not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool)):
+        raise SettingError(f"{where}: expected {hint.__name__}, got {value!r}")
+    return value
+
+
+def _convert_union(options: tuple[Any, ...], value: Any, where: str) -> Any:  # noqa: ANN401
+    if value is None and type(None) in options:
+        return None
+    classes = tuple(option for option in options if dataclasses.is_dataclass(option))
+    if classes and isinstance(value, Mapping):
+        return _convert_dataclass(classes, value, where)
+    problems: list[str] = []
+    for option in (o for o in options if o is not type(None) and o not in classes):
+        try:
+            return _convert(option, value, where)
+        except SettingError as error:
+            problems.append(str(error))
+    names = ", ".join(option.__name__ for option in classes)
+    raise SettingError(
+        problems[0] if problems else f"{where}: expected a table with type = one of {names}, got {value!r}"
+    )
+
+
+def _convert_dataclass(classes: tuple[Any, ...], value: Any, where: str) -> Any:  # noqa: ANN401
+    if not isinstance(value, Mapping):
+        raise SettingError(f"{where}: expected a table for {' or '.join(c.__name__ for c in classes)}, got {value!r}")
+    table = cast("Mapping[str, Any]", value)
+    by_name = {c.__name__: c for c in classes}
+    name = table.get(TAG, next(iter(by_name)) if len(by_name) == 1 else None)
+    if name is None:
+        raise SettingError(f"{where}: say which one with type = {' or '.join(map(repr, by_name))}")
+    if name not in by_name:
+        raise SettingError(f"{where}: unknown type {name!r}; {nearest(str(name), by_name)}")
+    return from_plain(by_name[name], table, where=where)

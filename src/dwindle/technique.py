@@ -1,0 +1,127 @@
+"""This file holds the protocol of a technique: what it needs, what the caller offers, and how a step is recorded."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from dwindle.network.compressed import CompressedModel, Record
+from dwindle.network.train import Trainer
+from dwindle.settings import TAG, to_plain
+from dwindle.version import VERSION
+
+
+class Needs(enum.Flag):
+    """What data a technique wants from the context."""
+
+    NOTHING = 0
+    EXAMPLE = enum.auto()
+    """One input batch, to capture the graph of the network."""
+    CALIBRATION = enum.auto()
+    """Input batches without labels."""
+    LABELS = enum.auto()
+    TRAINING = enum.auto()
+    TEACHER = enum.auto()
+
+
+class Trait(enum.Flag):
+    """What a model has become on its way; lets `Recipe.check` judge an order of steps without running it."""
+
+    NOTHING = 0
+    SPARSE = enum.auto()
+    CLUSTERED = enum.auto()
+    INTEGER = enum.auto()
+    """Weights (or centroids) are integer codes: no floats are left to re-encode or train."""
+    FOLDED = enum.auto()
+    """Batch norms are merged into the layers before them."""
+    QUANTIZED_ACTIVATIONS = enum.auto()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effect:
+    """What a step does to the traits of a model: it cannot follow any of `refuses`, and it leaves `adds` behind.
+
+    `because` ends the sentence "cannot follow a step that ..., because ...".
+    """
+
+    adds: Trait = Trait.NOTHING
+    refuses: Trait = Trait.NOTHING
+    because: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What the caller offers to techniques: the only door for data.
+
+    Attributes:
+        seed: every random choice of a step derives from it.
+        example: one input batch, (batch, ...), for capturing the network's graph; its values do not matter.
+        calibration: input batches, iterable more than once.
+        trainer: whoever trains.
+        workdir: folder for stage caches and training checkpoints; None keeps nothing, so a killed run starts over.
+        report_progress: called with (what, done, total) during work of more than a second.
+    """
+
+    seed: int = 0
+    example: Tensor | None = None
+    calibration: Iterable[Tensor] | None = None
+    trainer: Trainer | None = None
+    workdir: Path | None = None
+    report_progress: Callable[[str, int, int], None] | None = field(default=None, compare=False)
+
+    @property
+    def offers(self) -> Needs:
+        """What a step may need from this context."""
+        have = Needs.NOTHING
+        if self.example is not None:
+            have |= Needs.EXAMPLE
+        if self.calibration is not None:
+            have |= Needs.CALIBRATION
+        if self.trainer is not None:
+            have |= Needs.TRAINING
+        return have
+
+
+class Technique(Protocol):
+    """One way to compress. Implementations are frozen keyword-only dataclasses: settings are fields, data is the context."""
+
+    @property
+    def needs(self) -> Needs:
+        """What the context must offer."""
+        ...
+
+    @property
+    def effect(self) -> Effect:
+        """What it refuses to follow and what it leaves behind."""
+        ...
+
+    def apply(self, model: CompressedModel, context: Context) -> CompressedModel:
+        """Return the compressed copy of `model`, its history one record longer; `model` stays untouched."""
+        ...
+
+
+def recorded(
+    technique: Technique,
+    model: CompressedModel,
+    context: Context,
+    *,
+    decisions: Mapping[str, Any] | None = None,
+    curve: tuple[Mapping[str, float], ...] = (),
+) -> CompressedModel:
+    """Return `model`, the outcome of `technique`, with the step appended to its history; the last line of every `apply`."""
+    settings = {key: value for key, value in to_plain(technique).items() if key != TAG}
+    record = Record(
+        technique=type(technique).__name__,
+        settings=settings,
+        seed=context.seed,
+        version=VERSION,
+        decisions=to_plain(decisions or {}),
+        curve=curve,
+        digest=model.digest(),
+    )
+    return replace(model, history=(*model.history, record))

@@ -1,0 +1,3 @@
+"""This file holds the version, in one place."""
+
+VERSION = "0.1.0"
