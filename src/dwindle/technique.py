@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from dwindle.network.compressed import CompressedModel, Record
-from dwindle.network.train import Trainer
+from dwindle.network.train import Progress, Trainer
 from dwindle.settings import TAG, to_plain
 from dwindle.version import VERSION
 
@@ -72,7 +72,7 @@ class Context:
     calibration: Iterable[Tensor] | None = None
     trainer: Trainer | None = None
     workdir: Path | None = None
-    report_progress: Callable[[str, int, int], None] | None = field(default=None, compare=False)
+    report_progress: Progress | None = field(default=None, compare=False)
 
     @property
     def offers(self) -> Needs:

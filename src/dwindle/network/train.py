@@ -13,6 +13,9 @@ Loss = Callable[[Any, Batch, Tensor], Tensor]
 AfterStep = Callable[[int], None]
 """`after_step(step)` runs after optimizer step number `step` (from 1): schedules of masks and the like."""
 
+Progress = Callable[[str, int, int], None]
+"""`report_progress(what, done, total)`: called during work of more than a second."""
+
 
 class Trainer(Protocol):
     """Whoever trains: called by a technique with a network to train in place, never patched."""

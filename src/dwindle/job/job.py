@@ -1,0 +1,79 @@
+"""This file holds a job with everything loaded: what `run_job` needs and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from dwindle.bench.budget import Budget
+from dwindle.errors import DataError
+from dwindle.network.train import Trainer
+from dwindle.recipe import Recipe
+
+Examples = Dataset[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Data:
+    """Three splits of `(input, target)` examples: `train` is learned from, `validation` decides, `test` is read once."""
+
+    name: str
+    train: Examples
+    validation: Examples
+    test: Examples
+    class_names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, value: Any, *, name: str) -> Data:
+        """Return the data that a user's function gave: an object with train, validation and test, or these three.
+
+        Raises:
+            DataError: it is neither.
+        """
+        parts = ("train", "validation", "test")
+        if isinstance(value, tuple | list) and len(value) == len(parts):
+            splits = dict(zip(parts, value, strict=True))
+        elif isinstance(value, Mapping):
+            splits = {part: value.get(part) for part in parts}
+        else:
+            splits = {part: getattr(value, part, None) for part in parts}
+        if missing := [part for part, split in splits.items() if split is None]:
+            raise DataError(
+                f"{name} returned {type(value).__name__} without {', '.join(missing)}; "
+                "return (train, validation, test), each a data set of (input, target)"
+            )
+        class_names = tuple(str(c) for c in getattr(value, "class_names", ()))
+        return cls(name=str(getattr(value, "name", name)), class_names=class_names, **splits)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Job:
+    """A network somebody trained, its data, a recipe, and where the files go.
+
+    Attributes:
+        baseline_trains_equally: the dense network that the outcome is compared with gets the recipe's training, too:
+            the same number of epochs at the same learning rates. Otherwise a gain from mere training would look like
+            a gain from compression.
+        n_calibration: training examples used for calibration.
+        latency_seconds: wall-clock limit of each latency measurement.
+    """
+
+    name: str
+    network: nn.Module
+    data: Data
+    recipe: Recipe
+    trainer: Trainer
+    out: Path
+    seed: int = 0
+    formats: tuple[str, ...] = ("dwn", "onnx")
+    budget: Budget | None = None
+    baseline_trains_equally: bool = True
+    n_calibration: int = 512
+    latency_seconds: float = 10.0
+    command: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
