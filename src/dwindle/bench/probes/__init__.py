@@ -1,0 +1,1 @@
+"""This package holds the probes: one file for each thing that is measured."""
