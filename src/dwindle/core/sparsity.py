@@ -1,0 +1,174 @@
+"""This file chooses which weights stay: by rank of magnitude, or by the spread of their layer.
+
+A support is a bool tensor of the weights' shape, True where a weight stays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dwindle.core.finite import require_finite
+from dwindle.errors import SettingError
+
+
+def n_pruned(n_weights: int, sparsity: float) -> int:
+    """Return floor(sparsity * n_weights), with `sparsity` read as the decimal number that was written.
+
+    The product in binary can end just below a whole number (0.57 * 100 gives 56.99999999999999): rounding away what
+    lies beyond a millionth of a weight repairs this.
+
+    Raises:
+        SettingError: `sparsity` outside [0, 1].
+
+    >>> n_pruned(100, 0.57), n_pruned(9, 0.5)
+    (57, 4)
+    """
+    if not 0.0 <= sparsity <= 1.0:
+        raise SettingError(f"sparsity is the share of weights that become zero, in [0, 1], got {sparsity}")
+    return math.floor(round(sparsity * n_weights, 6))
+
+
+def magnitude_support(values: Tensor, sparsity: float, *, within: Tensor | None = None) -> Tensor:
+    """Return the support that drops the `n_pruned` smallest magnitudes of a tensor.
+
+    Args:
+        values: finite floats of any shape.
+        sparsity: share of all weights of the tensor that become zero, in [0, 1].
+        within: the earlier support; what lies outside goes first and counts towards `sparsity`. Earlier zeros never
+            come back, so a tensor that is already sparser keeps its support.
+
+    Equal magnitudes go in order of position, so the result never depends on a sort's whims.
+
+    Raises:
+        SettingError: `sparsity` out of range, or values that are not finite.
+
+    >>> magnitude_support(torch.tensor([0.1, -3.0, 0.1, 2.0]), 0.25).tolist()
+    [False, True, True, True]
+    """
+    magnitudes = _magnitudes(values, within, "magnitude_support")
+    kept = _keep_largest(magnitudes, n_pruned(magnitudes.size, sparsity))
+    return torch.from_numpy(kept).reshape(values.shape)
+
+
+def global_magnitude_supports(
+    tensors: Mapping[str, Tensor], sparsity: float, *, within: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """Return supports that drop the smallest magnitudes of all `tensors` together; `sparsity` counts all their weights.
+
+    Args:
+        tensors: finite floats by name.
+        sparsity: share of all weights that become zero, in [0, 1].
+        within: earlier supports by name; a name that is absent has none.
+
+    Equal magnitudes go in order of name, then of position, so the order of the mapping does not matter.
+
+    Raises:
+        SettingError: `sparsity` out of range, or values that are not finite.
+    """
+    earlier = within or {}
+    names = sorted(tensors)
+    parts = [_magnitudes(tensors[n], earlier.get(n), f"global_magnitude_supports: {n}") for n in names]
+    pooled = np.concatenate(parts) if parts else np.empty(0, np.float32)
+    kept = _keep_largest(pooled, n_pruned(pooled.size, sparsity))
+    ends = np.cumsum([part.size for part in parts])
+    split = np.split(kept, ends[:-1]) if parts else []
+    by_name = dict(zip(names, split, strict=True))
+    return {n: torch.from_numpy(by_name[n].copy()).reshape(values.shape) for n, values in tensors.items()}
+
+
+def std_support(values: Tensor, std_multiplier: float, *, within: Tensor | None = None) -> Tensor:
+    """Return the support that keeps |w| >= T with T = s * std(W_l), Tian et al. eq. 1 (after Han et al. 2015).
+
+    The spread is the population standard deviation over all weights of the layer, earlier zeros included, as published.
+
+    Args:
+        values: the finite weights of one layer.
+        std_multiplier: s, not negative; 0 keeps everything.
+        within: the earlier support; zeros outside it never come back.
+
+    Raises:
+        SettingError: a negative or infinite `std_multiplier`, or values that are not finite.
+
+    >>> std_support(torch.tensor([-1.0, 0.5, 1.0, -0.5]), 1.0).tolist()
+    [True, False, True, False]
+    """
+    if not 0.0 <= std_multiplier < math.inf:
+        raise SettingError(f"std_multiplier must be finite and not negative, got {std_multiplier}")
+    require_finite(values, "std_support")
+    # In float64, so that find_std_multiplier and this comparison agree about every single weight.
+    support = values.detach().double().abs() >= std_multiplier * _std(values)
+    return support if within is None else support & within
+
+
+def find_std_multiplier(tensors: Mapping[str, Tensor], sparsity: float) -> float:
+    """Return s for which `std_support` leaves all `tensors` together with `sparsity`: the inverse of Tian et al. eq. 1.
+
+    A weight goes as soon as s exceeds |w| / std(W_l), so s is a rank among these ratios: exact to one weight where
+    ties allow. Layers of equal weights (no spread) are never pruned by this rule.
+
+    Raises:
+        SettingError: `sparsity` out of range, no weights, or values that are not finite.
+    """
+    ratios = _spread_ratios(tensors)
+    if ratios.size == 0:
+        raise SettingError("find_std_multiplier: there are no weights to prune; check the selection")
+    count = n_pruned(ratios.size, sparsity)
+    finite = ratios[np.isfinite(ratios)]
+    if count == 0 or finite.size == 0:
+        return 0.0
+    if count < finite.size:
+        pivot = float(np.partition(finite, count)[count])
+        below, above = finite[finite < pivot], finite[finite > pivot]
+        n_upto = finite.size - above.size
+        if count - below.size <= n_upto - count:
+            return _between(float(below.max()), pivot) if below.size else pivot
+        if above.size:
+            return _between(pivot, float(above.min()))
+    return float(finite.max()) * (1.0 + 1e-6) or 1.0  # all finite ratios are 0: any positive s takes them
+
+
+def _between(low: float, high: float) -> float:
+    return low + (high - low) / 2.0 if low < low + (high - low) / 2.0 else high
+
+
+def _std(values: Tensor) -> float:
+    return float(values.detach().double().std(correction=0)) if values.numel() else 0.0
+
+
+def _spread_ratios(tensors: Mapping[str, Tensor]) -> NDArray[np.float64]:
+    parts: list[NDArray[np.float64]] = []
+    for name, values in tensors.items():
+        require_finite(values, f"find_std_multiplier: {name}")
+        magnitudes = values.detach().double().abs().flatten().numpy()
+        std = _std(values)
+        parts.append(magnitudes / std if std > 0.0 else np.full(magnitudes.shape, np.inf))
+    return np.concatenate(parts) if parts else np.empty(0)
+
+
+def _magnitudes(values: Tensor, within: Tensor | None, what: str) -> NDArray[np.float32]:
+    """Return flat |values| as a fresh float32 array; -1 outside `within`, so that earlier zeros rank first."""
+    require_finite(values, what)
+    magnitudes = values.detach().to(torch.float32).abs().flatten()
+    if within is not None:
+        if within.shape != values.shape:
+            raise SettingError(f"{what}: within has shape {tuple(within.shape)}, values {tuple(values.shape)}")
+        magnitudes = torch.where(within.flatten(), magnitudes, torch.full((), -1.0))
+    return magnitudes.numpy()
+
+
+def _keep_largest(magnitudes: NDArray[np.float32], count: int) -> NDArray[np.bool_]:
+    """Return which magnitudes stay when `count` go; a partition (quickselect) instead of a sort: O(n)."""
+    if count == 0:
+        return magnitudes >= 0.0
+    threshold = np.partition(magnitudes, count - 1)[count - 1]
+    kept = magnitudes > threshold
+    ties = np.flatnonzero(magnitudes == threshold)
+    n_ties_pruned = count - int(np.count_nonzero(magnitudes < threshold))
+    kept[ties[n_ties_pruned:]] = threshold >= 0.0
+    return kept
