@@ -2,7 +2,7 @@
 
     python examples/fashion_mnist/train.py --seed 0 --epochs 8 --out out/fashion_mnist/dense_0.safetensors
 
-Checkpoints every epoch beside `--out` and resumes from there. Nothing of dwindle trains here, only its network and loader.
+Checkpoints every epoch beside `--out` and resumes from there. Nothing of dwindle trains here.
 """
 
 from __future__ import annotations
@@ -18,25 +18,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dwindle.data.fashion_mnist import load_fashion_mnist
-from dwindle.zoo.resnet18_tian import resnet18_tian
+from fashion import augment, data, network as build
 
 BATCH_SIZE = 128
 PEAK_LEARNING_RATE = 0.05
 HAS_BF16 = torch.cpu._is_avx512_bf16_supported()  # emulated, bf16 is fifteen times slower than float32
-
-
-def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Shift by up to 2 pixels (one offset for every 8th of a batch) and mirror at random."""
-    padded = functional.pad(images, (2, 2, 2, 2), mode="replicate")
-    size = images.shape[-1]
-    parts = []
-    for part in padded.chunk(8):
-        top, left = torch.randint(0, 5, (2,), generator=generator).tolist()
-        parts.append(part[..., top : top + size, left : left + size])
-    shifted = torch.cat(parts)
-    mirrored = torch.rand(len(images), generator=generator) < 0.5
-    return torch.where(mirrored[:, None, None, None], shifted.flip(-1), shifted)
 
 
 @torch.no_grad()
@@ -58,9 +44,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     torch.manual_seed(options.seed)
-    splits = load_fashion_mnist(size=33)
+    splits = data()
     inputs, targets = splits.train.tensors
-    network = resnet18_tian(in_channels=1).to(memory_format=torch.channels_last)
+    network = build().to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(network.parameters(), lr=PEAK_LEARNING_RATE, momentum=0.9, weight_decay=5e-4, nesterov=True)
     n_steps = options.epochs * (len(targets) // BATCH_SIZE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LEARNING_RATE, total_steps=n_steps, pct_start=0.2)

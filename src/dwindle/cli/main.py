@@ -1,0 +1,63 @@
+"""This file is the door of the command line: the commands, and which exit code means what.
+
+Exit codes: 0 done; 1 an error that says what to mend; 2 a wrong call; 3 the budget is violated; 4 the budget is undecided
+(an interval straddles a bound); 130 interrupted (call again to resume).
+"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+import typer
+
+from dwindle.cli.compress import compress
+from dwindle.cli.console import print_error, stderr
+from dwindle.cli.demo import demo
+from dwindle.cli.inspect import inspect
+from dwindle.errors import DwindleError
+from dwindle.version import VERSION
+
+ERROR, INTERRUPTED = 1, 130
+
+app = typer.Typer(
+    name="dwindle",
+    help="Make a trained PyTorch network fit an edge device, and prove it by measuring the file that is deployed.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+app.command()(demo)
+app.command()(compress)
+app.command()(inspect)
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    *, show_version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True)
+) -> None:
+    """Make a trained PyTorch network fit an edge device, and prove it by measuring the file that is deployed."""
+    if show_version:
+        print(VERSION)
+        raise typer.Exit
+
+
+def run() -> None:
+    """Run the command line; every error of ours becomes one message and exit code 1."""
+    try:
+        code = app(standalone_mode=False)
+    except DwindleError as error:
+        print_error(error)
+        sys.exit(ERROR)
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        stderr.print("interrupted; the same call goes on where it was")
+        sys.exit(INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,27 @@
+"""This file builds the recipe of the dense baseline: the training of a recipe without its compression."""
+
+from __future__ import annotations
+
+from typing import Protocol, cast
+
+from dwindle.recipe import Recipe
+from dwindle.technique import Needs
+from dwindle.techniques.fine_tune import FineTune
+
+
+class _Training(Protocol):
+    @property
+    def epochs(self) -> float | None: ...
+
+    @property
+    def learning_rate(self) -> float | None: ...
+
+
+def control_recipe(recipe: Recipe) -> Recipe:
+    """Return as much training as `recipe` contains, step for step, and nothing else.
+
+    A network that trained for more epochs is usually better; without this the compressed network would be compared with a
+    dense one that had less training.
+    """
+    training = [cast("_Training", step) for step in recipe.steps if Needs.TRAINING in step.needs]
+    return Recipe(tuple(FineTune(epochs=t.epochs or 0, learning_rate=t.learning_rate) for t in training))
