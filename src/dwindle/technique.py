@@ -44,12 +44,13 @@ class Trait(enum.Flag):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effect:
-    """What a step does to the traits of a model: it cannot follow any of `refuses`, and it leaves `adds` behind.
+    """What a step does to the traits of a model: it cannot follow any of `refuses`; it forgets `removes`, leaves `adds`.
 
     `because` ends the sentence "cannot follow a step that ..., because ...".
     """
 
     adds: Trait = Trait.NOTHING
+    removes: Trait = Trait.NOTHING
     refuses: Trait = Trait.NOTHING
     because: str = ""
 

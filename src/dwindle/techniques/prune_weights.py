@@ -1,0 +1,207 @@
+"""This file prunes single weights by magnitude: at once, or little by little while the network trains."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from dwindle.core.encoding import Encoding, decode, restrict, support_of
+from dwindle.core.schedule import Constant, Schedule, is_due, sparsity_at
+from dwindle.core.sparsity import find_std_multiplier, global_magnitude_supports, magnitude_support, std_support
+from dwindle.errors import SettingError
+from dwindle.network.compressed import CompressedModel
+from dwindle.network.parametrize import TrainingCopy, trainable
+from dwindle.network.select import Select
+from dwindle.technique import Context, Effect, Needs, Trait, recorded
+
+Supports = dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PruneWeights:
+    """Set the smallest weights to zero for good; zeros of earlier steps stay and count towards the sparsity.
+
+    Say how many with exactly one of `sparsity` and `std_multiplier`.
+
+    Attributes:
+        sparsity: fraction of the selected weights that is zero afterwards, [0, 1).
+        std_multiplier: s in T = s * std(W_l): weights of layer l below T go (Tian et al. 2022, eq. 1).
+        criterion: with `sparsity`: "magnitude" ranks weights; "std" finds the one s whose thresholds reach `sparsity`
+            over all selected weights together.
+        scope: with "magnitude": rank within each "layer", or all selected weights together ("global").
+        schedule: None prunes at once, without data. A schedule prunes during `epochs` of training.
+        epochs: length of that training.
+        learning_rate: of that training; None takes the trainer's own.
+        select: which weights.
+    """
+
+    sparsity: float | None = None
+    std_multiplier: float | None = None
+    criterion: Literal["magnitude", "std"] = "magnitude"
+    scope: Literal["layer", "global"] = "layer"
+    schedule: Schedule | None = None
+    epochs: int | None = None
+    learning_rate: float | None = None
+    select: Select = field(default_factory=Select)
+
+    def __post_init__(self) -> None:
+        if problem := self._amount_problem() or self._schedule_problem():
+            raise SettingError(f"PruneWeights: {problem}")
+
+    def _amount_problem(self) -> str | None:
+        if (self.sparsity is None) == (self.std_multiplier is None):
+            both = f"sparsity={self.sparsity}, std_multiplier={self.std_multiplier}"
+            return f"give exactly one of sparsity and std_multiplier, got {both}"
+        if self.sparsity is not None and not 0 <= self.sparsity < 1:
+            return f"sparsity is the fraction of weights that become zero, in [0, 1), got {self.sparsity}"
+        if self.std_multiplier is not None and not 0 <= self.std_multiplier < float("inf"):
+            return f"std_multiplier must be at least 0 and finite, got {self.std_multiplier}"
+        if self.criterion not in {"magnitude", "std"} or self.scope not in {"layer", "global"}:
+            return (
+                f"criterion is 'magnitude' or 'std' and scope 'layer' or 'global', got {self.criterion}, {self.scope}"
+            )
+        if self.uses_std and self.scope == "global":
+            return "scope='global' ranks magnitudes; the std rule has a threshold for each layer, leave scope out"
+        return None
+
+    def _schedule_problem(self) -> str | None:
+        if self.schedule is None:
+            if self.epochs is not None or self.learning_rate is not None:
+                return "epochs and learning_rate belong to a schedule; to train afterwards add FineTune(epochs=...)"
+            return None
+        if self.uses_std:
+            return "a schedule ends at a sparsity by magnitude; leave std_multiplier and criterion='std' out"
+        if self.epochs is None or self.epochs < 1:
+            return f"a schedule prunes during training: give epochs=1 or more, got {self.epochs}"
+        if self.learning_rate is not None and not self.learning_rate > 0:
+            return f"learning_rate must be positive, got {self.learning_rate}"
+        return None
+
+    @property
+    def uses_std(self) -> bool:
+        """Whether thresholds are multiples of each layer's standard deviation."""
+        return self.std_multiplier is not None or self.criterion == "std"
+
+    @property
+    def needs(self) -> Needs:
+        """Training for a schedule, else nothing."""
+        return Needs.NOTHING if self.schedule is None else Needs.TRAINING
+
+    @property
+    def effect(self) -> Effect:
+        """Leaves zeros. Integer codes can be pruned, but not trained."""
+        if self.schedule is None:
+            because = "the ranges of its activations were calibrated with the weights that would go"
+            return Effect(adds=Trait.SPARSE, refuses=Trait.QUANTIZED_ACTIVATIONS, because=because)
+        because = "pruning on a schedule trains the weights, and integer codes cannot be trained"
+        return Effect(adds=Trait.SPARSE, refuses=Trait.INTEGER | Trait.QUANTIZED_ACTIVATIONS, because=because)
+
+    def apply(self, model: CompressedModel, context: Context) -> CompressedModel:
+        """Return `model` with the selected weights pruned.
+
+        Raises:
+            SelectionError: a pattern matches nothing.
+            SettingError: a schedule without a trainer in the context.
+        """
+        names = self.select.resolve(model.network)
+        if self.schedule is not None:
+            return self._apply_during_training(model, context, names)
+        encodings = {name: model.encodings[name] for name in names}
+        values = {name: decode(encoding) for name, encoding in encodings.items()}
+        within = {name: _support(encoding) for name, encoding in encodings.items()}
+        multiplier = self._find_multiplier(values)
+        supports = self._supports(values, within, sparsity=self.sparsity or 0.0, multiplier=multiplier)
+        changed = {name: restrict(encodings[name], supports[name]) for name in names}
+        decisions = _decisions(changed) | ({} if multiplier is None else {"std_multiplier": multiplier})
+        return recorded(self, model.with_encodings(changed), context, decisions=decisions)
+
+    def _find_multiplier(self, values: Mapping[str, Tensor]) -> float | None:
+        if not self.uses_std:
+            return None
+        return find_std_multiplier(values, self.sparsity) if self.sparsity is not None else self.std_multiplier
+
+    def _supports(
+        self, values: Mapping[str, Tensor], within: Supports, *, sparsity: float, multiplier: float | None = None
+    ) -> Supports:
+        if multiplier is not None:
+            return {name: std_support(values[name], multiplier, within=within[name]) for name in values}
+        if self.scope == "global":
+            return global_magnitude_supports(values, sparsity, within=within)
+        return {name: magnitude_support(values[name], sparsity, within=within[name]) for name in values}
+
+    def _apply_during_training(
+        self, model: CompressedModel, context: Context, names: tuple[str, ...]
+    ) -> CompressedModel:
+        if context.trainer is None or self.epochs is None:
+            raise SettingError(f"{self} trains: give Context(trainer=...)")
+        n_steps = self.epochs * context.trainer.steps_per_epoch
+        with trainable(model) as copy:
+            within = {name: _support(model.encodings[name]) for name in names}
+            prune = self._pruning(copy, within, n_steps=n_steps)
+            prune(0)
+            curve = context.trainer(
+                copy.network,
+                steps=n_steps,
+                seed=context.seed,
+                stage=self._stage(model),
+                learning_rate=self.learning_rate,
+                after_step=prune,
+            )
+            encodings = copy.finish()
+        after = model.with_encodings(encodings)
+        return recorded(self, after, context, decisions=_decisions({n: encodings[n] for n in names}), curve=curve)
+
+    def _pruning(self, copy: TrainingCopy, within: Supports, *, n_steps: int) -> Callable[[int], None]:
+        """Return what prunes `copy` after a step; `within` is brought up to date in place."""
+        schedule = self.schedule or Constant()
+
+        def prune(step: int) -> None:
+            if not is_due(schedule, step, n_steps=n_steps):
+                return
+            sparsity = sparsity_at(schedule, step / n_steps, target=self.sparsity or 0.0)
+            # What the masks hide is read as zero, so after a resumed run, too, it goes first and cannot come back.
+            values = {name: _current(copy, name) for name in within}
+            for name, support in self._supports(values, within, sparsity=sparsity).items():
+                within[name] = support
+                copy.restrict(name, support)
+
+        return prune
+
+    def _stage(self, model: CompressedModel) -> str:
+        """Name the checkpoint by what goes in, so that equal steps of one recipe do not take each other's."""
+        inputs = hashlib.sha256(f"{model.digest()} {len(model.history)} {self}".encode()).hexdigest()
+        return f"{len(model.history) + 1:02d}-prune-{inputs[:12]}"
+
+
+def _support(encoding: Encoding) -> Tensor:
+    support = support_of(encoding)
+    return torch.ones_like(decode(encoding), dtype=torch.bool) if support is None else support
+
+
+def _current(copy: TrainingCopy, name: str) -> Tensor:
+    """Return the weight as the network computes with it now: masked, shared."""
+    path, _, attribute = name.rpartition(".")
+    weight: Tensor = getattr(copy.network.get_submodule(path), attribute)
+    return weight.detach().cpu()
+
+
+def _decisions(encodings: Mapping[str, Encoding]) -> dict[str, Any]:
+    """Return sparsity and threshold (the smallest magnitude that stayed) of each tensor, and the sparsity of all."""
+    tensors: dict[str, Any] = {}
+    n_weights = n_kept = 0
+    for name, encoding in encodings.items():
+        support = _support(encoding)
+        kept = decode(encoding)[support]
+        n_weights, n_kept = n_weights + support.numel(), n_kept + kept.numel()
+        threshold = float(kept.abs().min()) if kept.numel() else None
+        tensors[name] = {"sparsity": _fraction_lost(support.numel(), kept.numel()), "threshold": threshold}
+    return {"tensors": tensors, "sparsity": _fraction_lost(n_weights, n_kept)}
+
+
+def _fraction_lost(n_weights: int, n_kept: int) -> float:
+    return 1 - n_kept / n_weights if n_weights else 0.0
