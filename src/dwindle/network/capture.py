@@ -1,0 +1,214 @@
+"""This file captures a network as one `torch.export` graph, whose values have names that do not change."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import operator
+import re
+import sysconfig
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, cast
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import Dim, ExportedProgram
+
+from dwindle.errors import NetworkError
+from dwindle.network.activations import INPUT, CallSite
+
+REMEDY: Final = "; techniques that touch only weights (PruneWeights, Cluster, QuantizeWeights, FineTune) still work"
+NOISY: Final = (
+    "torch.fx.experimental.symbolic_shapes",
+    "torch.fx.experimental.recording",
+    "torch._subclasses.fake_tensor",
+)
+END_OF_FACT: Final = re.compile(r" For more information| If you're using")
+FOREIGN: Final = (str(Path(torch.__file__).parent), sysconfig.get_path("stdlib"), "<", __file__)
+"""Where a line of the user's network cannot be: torch, Python itself, generated code, and this file."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Captured:
+    """The graph of a network in eval mode.
+
+    Attributes:
+        program: the export; functional (no operation writes into another's result), weights named as in the state dict.
+        sites: fx node name -> where its value is computed; every node with a tensor value and every input has one.
+        dynamic_batch: whether the graph accepts any batch size; else only that of the example.
+        notes: what the caller should know, one sentence each.
+    """
+
+    program: ExportedProgram
+    sites: Mapping[str, CallSite]
+    dynamic_batch: bool = True
+    notes: tuple[str, ...] = ()
+
+    def module(self) -> fx.GraphModule:
+        """Return the graph as a runnable module whose nodes have the same names as those of `program`."""
+        return self.program.module(check_guards=False)
+
+    def weight_of(self, node: fx.Node) -> str | None:
+        """Return the state dict name of the parameter or buffer that `node` of `program` stands for, if it is one."""
+        signature = self.program.graph_signature
+        return signature.inputs_to_parameters.get(node.name) or signature.inputs_to_buffers.get(node.name)
+
+
+def capture(network: nn.Module, example: Tensor) -> Captured:
+    """Return the graph of `network` (which stays as it is) for inputs like `example`, (batch, ...), of any batch size.
+
+    Raises:
+        NetworkError: the network does not run on the example, or its code cannot be captured; the line is named.
+    """
+    if example.ndim < 1 or example.shape[0] < 1:
+        raise NetworkError(f"the example must be a batch (batch, ...) of one or more, got shape {tuple(example.shape)}")
+    twin = _without_inplace_modules(copy.deepcopy(network).eval())
+    # torch.export takes a size of 1 for a constant, so a dynamic batch needs an example of two.
+    batch = example if example.shape[0] > 1 else torch.cat([example, example])
+    with _quiet():
+        expected = _run(copy.deepcopy(network).eval(), example)
+        program, note = _export(twin, batch, example)
+        if any(_writes(node) for node in program.graph.nodes):
+            program = program.run_decompositions({})
+        _require_same(expected, program.module(check_guards=False)(example))
+    return Captured(program, _sites(program), dynamic_batch=not note, notes=(note,) if note else ())
+
+
+def _export(network: nn.Module, batch: Tensor, example: Tensor) -> tuple[ExportedProgram, str]:
+    try:
+        dynamic: Any = ({0: Dim("batch")},)
+        return torch.export.export(network, (batch,), dynamic_shapes=dynamic, strict=False), ""
+    except Exception as error:  # ruff: ignore[blind-except] (any code may raise here; the next try tells)
+        reason = _first_line(error)
+    try:
+        program = torch.export.export(network, (example,), strict=False)
+    except Exception as error:
+        raise NetworkError(
+            f"torch.export cannot capture {type(network).__name__}: {_first_line(error)}{_where(error, network)}; "
+            f"rewrite that line without control flow that depends on values{REMEDY}"
+        ) from error
+    return program, f"the graph accepts batches of {example.shape[0]} only, because a dynamic batch fails: {reason}"
+
+
+def _run(network: nn.Module, example: Tensor) -> Any:
+    try:
+        with torch.no_grad():
+            return network(example)
+    except Exception as error:
+        raise NetworkError(
+            f"{type(network).__name__} does not run on the example of shape {tuple(example.shape)} and "
+            f"{example.dtype}: {_first_line(error)}{_where(error, network)}; "
+            "give an example shaped like one batch of its data"
+        ) from error
+
+
+def _require_same(expected: Any, actual: Any) -> None:
+    for want, got in zip(_tensors(expected), _tensors(actual), strict=True):
+        wanted, answered = want.double(), got.double()
+        bound = 1e-4 * float(wanted.abs().amax()) if wanted.numel() else 0.0
+        if not torch.allclose(wanted, answered, rtol=1e-3, atol=bound, equal_nan=True):
+            gap = float((wanted - answered).abs().max())
+            raise NetworkError(
+                f"the captured graph answers differently from the network (by up to {gap:.3g}); "
+                "the network may draw random numbers in eval mode, or change a tensor in place and drop the result"
+                + REMEDY
+            )
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    match tree:
+        case Tensor():
+            return [tree]
+        case Mapping():
+            return [tensor for item in cast("Mapping[Any, Any]", tree).values() for tensor in _tensors(item)]
+        case tuple() | list():
+            return [tensor for item in cast("list[Any]", tree) for tensor in _tensors(item)]
+        case _:
+            return []
+
+
+def _sites(program: ExportedProgram) -> dict[str, CallSite]:
+    """Number the operations of each module's code in graph order; picking one output of an operation is none itself."""
+    counts: Counter[str] = Counter()
+    operations: dict[fx.Node, CallSite] = {}
+    sites: dict[str, CallSite] = {}
+    for position, name in enumerate(program.graph_signature.user_inputs):
+        sites[str(name)] = CallSite(INPUT, position)
+    for node in program.graph.nodes:
+        if node.op != "call_function":
+            continue
+        source = node.args[0] if node.args else None
+        if node.target is operator.getitem and isinstance(source, fx.Node) and source in operations:
+            origin = operations[source]
+            sites[node.name] = CallSite(origin.module, origin.call, int(node.args[1]))
+        elif _tensors(node.meta.get("val")):
+            module = _innermost_module(node)
+            operations[node] = CallSite(module, counts[module])
+            counts[module] += 1
+            if isinstance(node.meta["val"], Tensor):
+                sites[node.name] = operations[node]
+    return sites
+
+
+def _innermost_module(node: fx.Node) -> str:
+    stack = node.meta.get("nn_module_stack") or {}
+    path = str(next(reversed(stack.values()))[0]) if stack else ""
+    return path.partition("@")[0]  # the second call of one module is numbered after an at sign in some versions
+
+
+def _without_inplace_modules(network: nn.Module) -> nn.Module:
+    """Let `ReLU(inplace=True)` and its like return a new tensor; `_require_same` tells if that changed an answer."""
+    for module in network.modules():
+        if getattr(module, "inplace", False) is True:
+            setattr(module, "inplace", False)  # ruff: ignore[set-attr-with-constant] (not every module declares it)
+    return network
+
+
+def _writes(node: fx.Node) -> bool:
+    """Tell whether `node` is one of the operations, named `add_` and the like, that change their first argument."""
+    return node.op == "call_function" and re.search(r"[^_]_\.", str(node.target)) is not None
+
+
+def _where(error: BaseException, network: nn.Module) -> str:
+    """Return where in the user's code `error` arose: " at file:line (source) in module 'path'", as far as known."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    entries = [i for i, (frame, _) in enumerate(frames) if frame.f_code.co_filename == __file__]
+    inside = frames[entries[-1] + 1 :] if entries else frames
+    names = {id(module): name for name, module in network.named_modules()}
+    owners = [names.get(id(frame.f_locals.get("self"))) for frame, _ in inside]
+    lines = [(f.f_code.co_filename, n) for f, n in inside if not f.f_code.co_filename.startswith(FOREIGN)]
+    if not lines:
+        quoted = re.findall(r'File "([^"<]+)", line (\d+)', str(error))
+        lines = [(file, int(n)) for file, n in quoted if not file.startswith(FOREIGN)]
+    place = f" at {lines[-1][0]}:{lines[-1][1]}" if lines else ""
+    owner = next((name for name in reversed(owners) if name), None)
+    return place + (f" in module {owner!r}" if owner else "")
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
+    told = next((line for line in lines if "but your code specialized" in line), lines[0] if lines else "")
+    return f"{type(error).__name__}: {END_OF_FACT.split(told)[0]}"
+
+
+@contextlib.contextmanager
+def _quiet() -> Generator[None]:
+    """Keep torch's dumps of half-made graphs away from the terminal: what matters of them is in our error."""
+    loggers = [logging.getLogger(name) for name in NOISY]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL + 1)
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
