@@ -1,4 +1,4 @@
-"""This file holds what the bench returns: a metric measured on a file, with its interval; and, apart from it, an estimate."""
+"""This file holds what the bench returns: a metric measured on a file, with its interval; and an estimate apart."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from dwindle.core.statistics import Interval
 from dwindle.errors import MeasurementError
 
 
@@ -26,6 +27,7 @@ ACCURACY_DROP = Metric("accuracy_drop", "points", -1)
 LATENCY = Metric("latency", "ms", -1)
 LATENCY_MEDIAN = Metric("latency_median", "ms", -1)
 LATENCY_P90 = Metric("latency_p90", "ms", -1)
+SPEEDUP = Metric("speedup", "x", +1)
 PARITY = Metric("parity", "max absolute difference", -1)
 TOP1_AGREEMENT = Metric("top1_agreement", "fraction", +1)
 
@@ -66,6 +68,43 @@ class Measurement:
             )
         if not self.artifact:
             raise MeasurementError(f"{self.metric.name}: a measurement belongs to a file; name its sha256")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What is measured and where: the fields that all measurements of one file on one machine share.
+
+    Attributes:
+        artifact: sha256 of the file.
+        conditions: hold for all of them; those of a single measurement are added.
+    """
+
+    artifact: str
+    runtime: str
+    machine: str
+    conditions: Mapping[str, str | float] = field(default_factory=dict[str, str | float])
+
+    def measured(
+        self, metric: Metric, interval: Interval, *, protocol: str, conditions: Mapping[str, str | float] | None = None
+    ) -> Measurement:
+        """Return the measurement that `interval` stands for."""
+        return Measurement(
+            metric=metric,
+            value=interval.value,
+            low=min(interval.low, interval.value),  # an end may miss the value by a rounding error
+            high=max(interval.high, interval.value),
+            n=interval.n,
+            artifact=self.artifact,
+            runtime=self.runtime,
+            machine=self.machine,
+            protocol=protocol,
+            conditions={**self.conditions, **(conditions or {})},
+        )
+
+
+def exactly(value: float, *, n: int = 1) -> Interval:
+    """Return `value` as an interval without width: a count or a size, not a sample."""
+    return Interval(value=value, low=value, high=value, n=n)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

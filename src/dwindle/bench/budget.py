@@ -1,0 +1,142 @@
+"""This file holds budgets: bounds on metrics, and whether measurements keep them, break them, or cannot tell."""
+
+from __future__ import annotations
+
+import enum
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+from dwindle.bench.measurement import (
+    ACCURACY,
+    ACCURACY_DROP,
+    COMPRESSION_RATIO,
+    LATENCY,
+    LATENCY_MEDIAN,
+    LATENCY_P90,
+    PARITY,
+    SIZE,
+    SPEEDUP,
+    TOP1_AGREEMENT,
+    TOP5_ACCURACY,
+    Measurement,
+    Metric,
+)
+from dwindle.errors import SettingError
+from dwindle.settings import nearest
+
+_METRICS: Final = {
+    metric.name: metric
+    for metric in (
+        ACCURACY, ACCURACY_DROP, COMPRESSION_RATIO, LATENCY, LATENCY_MEDIAN, LATENCY_P90, PARITY, SIZE, SPEEDUP,
+        TOP1_AGREEMENT, TOP5_ACCURACY,
+    )
+}  # fmt: skip
+_UNITS: Final[Mapping[str, Mapping[str, float]]] = {
+    "bytes": {"B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30},
+    "ms": {"US": 1e-3, "MS": 1, "S": 1e3},
+    "points": {"PT": 1, "POINTS": 1, "PP": 1},
+    "fraction": {"%": 0.01},
+    "x": {"X": 1},
+}
+_QUANTITY: Final = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([A-Za-z%]*)\s*")
+
+
+class Verdict(enum.Enum):
+    """What measurements say about a bound."""
+
+    MET = "met"
+    VIOLATED = "violated"
+    UNDECIDED = "undecided"
+    """The interval holds the bound, or nothing was measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Bounds on metrics, by metric name and in the metric's unit.
+
+    A bound is an upper one where less is better and a lower one where more is better (`Metric.better`).
+    """
+
+    bounds: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        for name, bound in self.bounds.items():
+            if not math.isfinite(bound):
+                raise SettingError(f"the budget bounds {name} by {bound}; give a finite number")
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any], *, where: str) -> Self:
+        """Build a budget from a table such as `{max_size = "250KB", max_accuracy_drop = 0.5, min_speedup = 2}`.
+
+        Keys are `max_` or `min_` and the name of a metric, whose unit may follow (`max_size_bytes`).
+
+        Raises:
+            SettingError: an unknown key (the nearest known one is named), or a value that is no quantity.
+        """
+        keys = {("max_" if m.better < 0 else "min_") + m.name: m for m in _METRICS.values()}
+        with_units = {f"{key}_{m.unit}": m for key, m in keys.items() if m.unit in {"bytes", "ms", "points"}}
+        bounds: dict[str, float] = {}
+        for key, value in plain.items():
+            metric = keys.get(key) or with_units.get(key)
+            if metric is None:
+                raise SettingError(f"{where}: unknown key {key!r}; {nearest(key, keys)}")
+            if metric.name in bounds:
+                raise SettingError(f"{where}: {metric.name} is bounded twice; keep one of the keys")
+            bounds[metric.name] = parse_quantity(value, metric, where=f"{where}.{key}")
+        return cls(bounds)
+
+    @property
+    def max_size_bytes(self) -> float | None:
+        """The bound on the size of the file, None if there is none."""
+        return self.bounds.get(SIZE.name)
+
+    def judge(self, measurements: Iterable[Measurement]) -> Verdict:
+        """Return MET if every bound is met, VIOLATED if one is violated, else UNDECIDED."""
+        verdicts = set(self.verdicts(measurements).values())
+        return next((v for v in (Verdict.VIOLATED, Verdict.UNDECIDED) if v in verdicts), Verdict.MET)
+
+    def verdicts(self, measurements: Iterable[Measurement]) -> dict[str, Verdict]:
+        """Return the verdict on each bound; where one metric was measured several times, the worst counts."""
+        found: dict[str, set[Verdict]] = {name: set() for name in self.bounds}
+        for measurement in measurements:
+            name = measurement.metric.name
+            if name in found:
+                found[name].add(_verdict(measurement, self.bounds[name]))
+        order = (Verdict.VIOLATED, Verdict.UNDECIDED, Verdict.MET)
+        return {name: next((v for v in order if v in seen), Verdict.UNDECIDED) for name, seen in found.items()}
+
+
+def parse_quantity(value: Any, metric: Metric, *, where: str) -> float:
+    """Return `value`, a number or text such as "250KB", in the unit of `metric`.
+
+    KB, MB and GB are powers of 1000, KiB, MiB and GiB powers of 1024; microseconds are `us`.
+
+    Raises:
+        SettingError: it is neither a number nor a quantity of that unit.
+
+    >>> parse_quantity("250KB", SIZE, where="budget")
+    250000.0
+    >>> parse_quantity("5 ms", LATENCY, where="budget")
+    5.0
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    units = _UNITS.get(metric.unit, {})
+    match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
+    factor = {"": 1.0, **units}.get(match[2].upper()) if match else None
+    if match is None or factor is None:
+        known = ", ".join(units) or "no unit"
+        raise SettingError(f"{where} = {value!r} is no quantity in {metric.unit}; give a number, or text with {known}")
+    return float(match[1]) * factor
+
+
+def _verdict(measurement: Measurement, bound: float) -> Verdict:
+    # Turned so that less is better: then `worst` is the upper end.
+    sign = -measurement.metric.better
+    best, worst = sorted((sign * measurement.low, sign * measurement.high))
+    if worst <= sign * bound:
+        return Verdict.MET
+    return Verdict.VIOLATED if best > sign * bound else Verdict.UNDECIDED

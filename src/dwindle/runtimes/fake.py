@@ -1,0 +1,99 @@
+"""This file holds a runtime with a known latency and noise on a clock of its own: what probes are tested against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dwindle.artifact import Artifact
+from dwindle.errors import SettingError
+from dwindle.runtimes.protocol import Array
+
+
+@dataclass(slots=True)
+class FakeClock:
+    """A clock that stands still until it is told to go on."""
+
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        """Return the seconds so far."""
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        """Let `seconds` pass."""
+        self.now += seconds
+
+
+def _echo(*inputs: Array) -> tuple[Array, ...]:
+    return inputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class FakeRuntime:
+    """An engine that computes `outputs(*inputs)` and lets its clock run on.
+
+    One run takes a gamma-distributed time of mean `latency_ms` and standard deviation `noise * latency_ms`: positive
+    and skewed to the right, as real latencies are. Every `load` draws from a generator of its own, seeded with `seed`.
+
+    Attributes:
+        latency_ms: the true mean latency.
+        noise: relative standard deviation; 0 makes every run equal.
+        outputs: what a run returns; the inputs themselves if not given.
+        formats: artifact formats it pretends to load.
+    """
+
+    latency_ms: float = 1.0
+    noise: float = 0.0
+    outputs: Callable[..., tuple[Array, ...]] = _echo
+    clock: FakeClock = field(default_factory=FakeClock)
+    formats: tuple[str, ...] = ("dwn", "onnx")
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.latency_ms > 0 or self.noise < 0:
+            raise SettingError(
+                f"latency_ms must be positive and noise not negative; got {self.latency_ms}, {self.noise}"
+            )
+
+    @property
+    def name(self) -> str:
+        """`fake`."""
+        return "fake"
+
+    def unavailable(self) -> str | None:
+        """Return None: it runs everywhere."""
+        return None
+
+    @contextmanager
+    def load(self, artifact: Artifact, *, n_threads: int = 1) -> Generator[FakeSession]:
+        """Pretend to load `artifact`; the file is not opened."""
+        del artifact, n_threads
+        yield FakeSession(runtime=self, generator=np.random.default_rng(self.seed))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FakeSession:
+    """A file that was not loaded."""
+
+    runtime: FakeRuntime
+    generator: np.random.Generator
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """One input, `input`."""
+        return ("input",)
+
+    def run(self, *inputs: Array) -> tuple[Array, ...]:
+        """Return the outputs and let the clock run on by one latency."""
+        self.runtime.clock.advance(self._draw_ms() / 1e3)
+        return self.runtime.outputs(*inputs)
+
+    def _draw_ms(self) -> float:
+        mean, variance = self.runtime.latency_ms, self.runtime.noise**2
+        if variance == 0:
+            return mean
+        return float(self.generator.gamma(1 / variance, mean * variance))
