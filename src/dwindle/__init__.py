@@ -1,0 +1,84 @@
+"""dwindle makes a trained network fit an edge device and proves it by measuring the file that will be deployed.
+
+Names are imported when they are first used (PEP 562), so that `import dwindle` is quick and `import dwindle.container`
+works where torch is not installed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from dwindle.public_names import PUBLIC_NAMES
+
+if TYPE_CHECKING:
+    from dwindle import errors
+    from dwindle.bench.budget import Budget
+    from dwindle.bench.deployment import deploy
+    from dwindle.bench.ledger import Ledger
+    from dwindle.bench.measure import measure
+    from dwindle.container import read
+    from dwindle.core.granularity import PerChannel, PerGroup, PerTensor
+    from dwindle.core.schedule import Constant, Polynomial
+    from dwindle.network.compressed import CompressedModel
+    from dwindle.network.fabric_trainer import FabricTrainer
+    from dwindle.network.select import Select
+    from dwindle.recipe import Recipe
+    from dwindle.technique import Context
+    from dwindle.techniques.cluster import Cluster
+    from dwindle.techniques.densify import Densify
+    from dwindle.techniques.fine_tune import FineTune
+    from dwindle.techniques.fold_batchnorm import FoldBatchNorm
+    from dwindle.techniques.prune_weights import PruneWeights
+    from dwindle.techniques.quantize_static import QuantizeStatic
+    from dwindle.techniques.quantize_weights import QuantizeWeights
+    from dwindle.techniques.reestimate_batchnorm import ReestimateBatchNorm
+
+    __version__: str
+
+__all__ = [
+    "Budget",
+    "Cluster",
+    "CompressedModel",
+    "Constant",
+    "Context",
+    "Densify",
+    "FabricTrainer",
+    "FineTune",
+    "FoldBatchNorm",
+    "Ledger",
+    "PerChannel",
+    "PerGroup",
+    "PerTensor",
+    "Polynomial",
+    "PruneWeights",
+    "QuantizeStatic",
+    "QuantizeWeights",
+    "Recipe",
+    "ReestimateBatchNorm",
+    "Select",
+    "__version__",
+    "deploy",
+    "errors",
+    "measure",
+    "read",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public `name` from the module that holds it.
+
+    Raises:
+        AttributeError: no such public name.
+    """
+    if name not in PUBLIC_NAMES:
+        raise AttributeError(f"module 'dwindle' has no attribute {name!r}; it has {', '.join(__all__)}")
+    module_name, _, attribute = PUBLIC_NAMES[name].partition(":")
+    module = importlib.import_module(module_name)
+    value = getattr(module, attribute) if attribute else module
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,34 @@
+"""This file lists the names of `import dwindle as dw` and where each lives: `module:attribute`, or a module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+PUBLIC_NAMES: Final[Mapping[str, str]] = {
+    "Budget": "dwindle.bench.budget:Budget",
+    "Cluster": "dwindle.techniques.cluster:Cluster",
+    "CompressedModel": "dwindle.network.compressed:CompressedModel",
+    "Constant": "dwindle.core.schedule:Constant",
+    "Context": "dwindle.technique:Context",
+    "Densify": "dwindle.techniques.densify:Densify",
+    "FabricTrainer": "dwindle.network.fabric_trainer:FabricTrainer",
+    "FineTune": "dwindle.techniques.fine_tune:FineTune",
+    "FoldBatchNorm": "dwindle.techniques.fold_batchnorm:FoldBatchNorm",
+    "Ledger": "dwindle.bench.ledger:Ledger",
+    "PerChannel": "dwindle.core.granularity:PerChannel",
+    "PerGroup": "dwindle.core.granularity:PerGroup",
+    "PerTensor": "dwindle.core.granularity:PerTensor",
+    "Polynomial": "dwindle.core.schedule:Polynomial",
+    "PruneWeights": "dwindle.techniques.prune_weights:PruneWeights",
+    "QuantizeStatic": "dwindle.techniques.quantize_static:QuantizeStatic",
+    "QuantizeWeights": "dwindle.techniques.quantize_weights:QuantizeWeights",
+    "Recipe": "dwindle.recipe:Recipe",
+    "ReestimateBatchNorm": "dwindle.techniques.reestimate_batchnorm:ReestimateBatchNorm",
+    "Select": "dwindle.network.select:Select",
+    "__version__": "dwindle.version:VERSION",
+    "deploy": "dwindle.bench.deployment:deploy",
+    "errors": "dwindle.errors",
+    "measure": "dwindle.bench.measure:measure",
+    "read": "dwindle.container:read",
+}

@@ -1,0 +1,128 @@
+"""This file keeps the outcome of every finished step on disk, so that a killed run goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final, cast
+
+import safetensors.torch
+from safetensors import SafetensorError, safe_open
+
+from dwindle.errors import DwindleError
+from dwindle.network.compressed import CompressedModel
+from dwindle.recipe.pack import (
+    fingerprint,
+    pack,
+    record_from_plain,
+    record_to_plain,
+    unpack,
+    update_with_tensor,
+)
+from dwindle.settings import to_plain
+from dwindle.technique import Context, Needs, Technique
+from dwindle.version import VERSION
+
+FORMAT: Final = 1
+"""Changes when stages written earlier can no longer be read."""
+
+
+class StageCache:
+    """Outcomes of steps in a folder, by a hash of everything that goes into the step.
+
+    An entry is `<key>.safetensors` (every tensor, and the rest as JSON in its header) with `<key>.sha256` beside it,
+    written last. An entry that is torn, changed or unreadable counts as absent and is written again.
+
+    The hash covers the model, the settings, the seed, the version, the calibration batches, and the trainer's public
+    numbers and words, but neither the training data nor the source of your network: one folder belongs to one job.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder: Final = folder
+
+    def key(self, step: Technique, model: CompressedModel, context: Context) -> str:
+        """Return the hash of everything that goes into applying `step` to `model`."""
+        sha = hashlib.sha256()
+        parts = [FORMAT, VERSION, to_plain(step), context.seed, fingerprint(model), _offered(step, context)]
+        sha.update(json.dumps(parts, sort_keys=True, default=repr).encode())
+        if Needs.CALIBRATION in step.needs:
+            for batch in context.calibration or ():
+                update_with_tensor(sha, "calibration", batch)
+        return sha.hexdigest()[:32]
+
+    def load(self, key: str, base: CompressedModel) -> CompressedModel | None:
+        """Return the stored outcome of the step that `key` stands for, applied to `base`; None where there is none."""
+        path, checksum = self._paths(key)
+        try:
+            if checksum.read_text(encoding="utf-8").split()[:1] != [_sha256(path)]:
+                return None
+            with safe_open(path, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # ruff: ignore[SIM118] (not a mapping)
+                stage: dict[str, Any] = json.loads(file.metadata()["stage"])
+            after = unpack(tensors, stage["state"], base=base)
+            record = record_from_plain(stage["record"])
+        except (OSError, SafetensorError, DwindleError, KeyError, TypeError, ValueError):
+            return None
+        return replace(after, history=(*base.history, record)) if after.digest() == record.digest else None
+
+    def store(self, key: str, after: CompressedModel) -> None:
+        """Store `after`; where that fails (a full disk) warn, because hours of training matter more than their copy."""
+        tensors, state = pack(after)
+        stage = json.dumps({"state": state, "record": record_to_plain(after.history[-1])})
+        # Tensors may share storage (a decoded weight and its encoding do not, two views of one would): save copies.
+        copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+        path, checksum = self._paths(key)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            _write(path, safetensors.torch.save(copies, metadata={"stage": stage}))
+            _write(checksum, f"{_sha256(path)}  {path.name}\n".encode())
+        except (OSError, SafetensorError) as error:
+            warnings.warn(
+                f"the outcome of {after.history[-1].technique} could not be kept in {self._folder} ({error}); the run "
+                "goes on, but would repeat this step if it were killed; make room or choose another workdir",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def _paths(self, key: str) -> tuple[Path, Path]:
+        return self._folder / f"{key}.safetensors", self._folder / f"{key}.sha256"
+
+
+def _offered(step: Technique, context: Context) -> dict[str, Any]:
+    """Return what the step reads of the context, apart from calibration batches, as plain values."""
+    offered: dict[str, Any] = {}
+    if Needs.EXAMPLE in step.needs and context.example is not None:
+        offered["example"] = [str(context.example.dtype), list(context.example.shape[1:])]
+    if Needs.TRAINING in step.needs and context.trainer is not None:
+        public = cast("dict[str, Any]", getattr(context.trainer, "__dict__", {}))
+        offered["trainer"] = {
+            name: value
+            for name, value in public.items()
+            if not name.startswith("_") and isinstance(value, bool | int | float | str)
+        }
+        offered["steps_per_epoch"] = context.trainer.steps_per_epoch
+    return offered
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write `path` whole or not at all."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        temporary = Path(file.name)
+        try:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    temporary.replace(path)

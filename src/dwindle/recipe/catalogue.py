@@ -1,0 +1,41 @@
+"""This file lists the techniques of the package by name; a class is imported when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from dwindle.technique import Technique
+
+
+class Catalogue(Mapping[str, type[Technique]]):
+    """Technique classes by name, from a table of the modules that hold them."""
+
+    def __init__(self, modules: Mapping[str, str]) -> None:
+        self._modules: Final = dict(modules)
+
+    def __getitem__(self, name: str) -> type[Technique]:
+        found: Any = getattr(importlib.import_module(self._modules[name]), name)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._modules)
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+
+TECHNIQUES: Final[Mapping[str, type[Technique]]] = Catalogue(
+    {
+        "Cluster": "dwindle.techniques.cluster",
+        "Densify": "dwindle.techniques.densify",
+        "FineTune": "dwindle.techniques.fine_tune",
+        "FoldBatchNorm": "dwindle.techniques.fold_batchnorm",
+        "PruneWeights": "dwindle.techniques.prune_weights",
+        "QuantizeStatic": "dwindle.techniques.quantize_static",
+        "QuantizeWeights": "dwindle.techniques.quantize_weights",
+        "ReestimateBatchNorm": "dwindle.techniques.reestimate_batchnorm",
+    }
+)
+"""What a recipe in TOML and a replay may name."""

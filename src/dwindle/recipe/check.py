@@ -1,0 +1,146 @@
+"""This file finds what is wrong with a recipe before anything runs: needs that are not met, and steps out of order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from dwindle.core.encoding import affine_of, codebook_of, support_of
+from dwindle.errors import SelectionError
+from dwindle.network.compressed import CompressedModel
+from dwindle.network.select import Select
+from dwindle.recipe.plain import describe_step
+from dwindle.technique import Needs, Technique, Trait
+
+WHOLE_MODEL: Final = Trait.FOLDED | Trait.QUANTIZED_ACTIVATIONS
+"""Traits of the network, not of single weights."""
+WORDS: Final = {
+    Trait.SPARSE: "zeros",
+    Trait.CLUSTERED: "codebooks",
+    Trait.INTEGER: "integer codes",
+    Trait.FOLDED: "folded batch norms",
+    Trait.QUANTIZED_ACTIVATIONS: "quantized activations",
+}
+"""What a step that adds the trait leaves behind."""
+REMEDIES: Final = {
+    Needs.EXAMPLE: "Context(example=...), one input batch",
+    Needs.CALIBRATION: "Context(calibration=...), input batches",
+    Needs.LABELS: "Context with labelled data",
+    Needs.TRAINING: "Context(trainer=...), for example a FabricTrainer",
+    Needs.TEACHER: "Context with a teacher",
+}
+
+Scope = frozenset[str] | Select | None
+"""Weights by name where the model is known, else the selection as written; None stands for everything."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """One trait, the weights that have it, and the number of the step that left it; 0 is the model given."""
+
+    trait: Trait
+    scope: Scope
+    cause: int
+
+
+def find_problems(
+    steps: Sequence[Technique], offers: Needs, traits: Trait, *, model: CompressedModel | None = None
+) -> list[str]:
+    """Return everything that is wrong, in the order of the steps.
+
+    Args:
+        steps: the techniques in order.
+        offers: what the context offers.
+        traits: what the model is already.
+        model: where given, traits are read from it and selections are resolved, so that steps on different weights
+            never clash; without it, steps with different selections are taken to work on different weights.
+    """
+    problems: list[str] = []
+    held = [_Held(trait, None, 0) for trait in traits] + ([] if model is None else _held_by(model))
+    for number, step in enumerate(steps, start=1):
+        label = f"step {number}, {describe_step(step)},"
+        if missing := step.needs & ~offers:
+            remedy = " and ".join(REMEDIES[need] for need in missing)
+            problems.append(f"{label} needs {missing.name}, which the context does not offer; give {remedy}")
+        scope: Scope = None
+        try:
+            scope = _scope(step, model, is_folded=any(h.trait is Trait.FOLDED for h in held))
+        except SelectionError as error:
+            problems.append(f"{label} {error}")
+        problems.extend(f"{label} {problem}" for problem in _order_problems(steps, number, scope=scope, held=held))
+        held = _after(held, step, scope=scope, number=number)
+    return problems
+
+
+def traits_of(model: CompressedModel) -> Trait:
+    """Return what `model` is already."""
+    traits = Trait.NOTHING
+    for held in _held_by(model):
+        traits |= held.trait
+    return traits
+
+
+def _held_by(model: CompressedModel) -> list[_Held]:
+    structures = {Trait.SPARSE: support_of, Trait.CLUSTERED: codebook_of, Trait.INTEGER: affine_of}
+    held: list[_Held] = []
+    for trait, part_of in structures.items():
+        names = frozenset(name for name, encoding in model.encodings.items() if part_of(encoding) is not None)
+        if names:
+            held.append(_Held(trait, names, 0))
+    if model.edits:
+        held.append(_Held(Trait.FOLDED, None, 0))
+    if model.activations:
+        held.append(_Held(Trait.QUANTIZED_ACTIVATIONS, None, 0))
+    return held
+
+
+def _scope(step: Technique, model: CompressedModel | None, *, is_folded: bool) -> Scope:
+    select = getattr(step, "select", None)
+    if not isinstance(select, Select):
+        return None
+    if model is None or is_folded:  # folding renames and adds parameters: names can no longer be resolved here
+        return None if select == Select() else select
+    return frozenset(select.resolve(model.network))
+
+
+def _overlap(a: Scope, b: Scope) -> bool:
+    if isinstance(a, frozenset) and isinstance(b, frozenset):
+        return bool(a & b)
+    if isinstance(a, Select) and isinstance(b, Select):
+        return a == b
+    return True
+
+
+def _covers(outer: Scope, inner: Scope) -> bool:
+    if isinstance(outer, frozenset) and isinstance(inner, frozenset):
+        return inner <= outer
+    return outer is None or outer == inner
+
+
+def _order_problems(steps: Sequence[Technique], number: int, *, scope: Scope, held: Sequence[_Held]) -> list[str]:
+    step = steps[number - 1]
+    clashes: dict[int, Trait] = {}
+    for h in held:
+        if h.trait & step.effect.refuses and _overlap(scope, h.scope):
+            clashes[h.cause] = clashes.get(h.cause, Trait.NOTHING) | h.trait
+    return [_describe_clash(steps, number, cause=cause, clash=clash) for cause, clash in clashes.items()]
+
+
+def _describe_clash(steps: Sequence[Technique], number: int, *, cause: int, clash: Trait) -> str:
+    step = steps[number - 1]
+    reason = f", because {step.effect.because}" if step.effect.because else ""
+    left = " and ".join(WORDS[trait] for trait in clash)
+    if cause == 0:
+        return f"cannot start from a model that has {left}{reason}; start from the model before it had them"
+    before = steps[cause - 1]
+    mutual = bool(before.effect.refuses & step.effect.adds)
+    remedy = f"keep one of the steps {cause} and {number}" if mutual else f"put step {number} before step {cause}"
+    return f"cannot follow step {cause}, {describe_step(before)}, which leaves {left}{reason}; {remedy}"
+
+
+def _after(held: Sequence[_Held], step: Technique, *, scope: Scope, number: int) -> list[_Held]:
+    effect = step.effect
+    kept = [h for h in held if not (h.trait & effect.removes and _covers(scope, h.scope))]
+    added = [_Held(trait, None if trait & WHOLE_MODEL else scope, number) for trait in effect.adds]
+    return [*kept, *added]
