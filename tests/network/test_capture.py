@@ -108,8 +108,13 @@ def test_outputs_of_a_recurrent_layer_have_a_site_each() -> None:
 
 def test_weights_keep_their_names() -> None:
     captured = capture(Residual(), torch.randn(2, 3, 6, 6))
-    named = {captured.weight_of(node) for node in captured.program.graph.nodes if node.op == "placeholder"}
-    assert named == {*Residual().state_dict(), None}
+    assert sorted(captured.weights.values()) == sorted(Residual().state_dict())
+
+
+def test_a_tied_weight_goes_by_its_first_name() -> None:
+    network = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    network[1].weight = network[0].weight
+    assert set(capture(network, torch.randn(2, 3)).weights.values()) == {"0.weight", "0.bias", "1.bias"}
 
 
 def test_control_flow_on_values_is_an_error_that_names_the_line(capfd: pytest.CaptureFixture[str]) -> None:

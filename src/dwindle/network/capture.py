@@ -42,23 +42,20 @@ class Captured:
     Attributes:
         program: the export; functional (no operation writes into another's result), weights named as in the state dict.
         sites: fx node name -> where its value is computed; every node with a tensor value and every input has one.
+        weights: input node of `program` -> the parameter or buffer it stands for; a tied one by its first name.
         dynamic_batch: whether the graph accepts any batch size; else only that of the example.
         notes: what the caller should know, one sentence each.
     """
 
     program: ExportedProgram
     sites: Mapping[str, CallSite]
+    weights: Mapping[str, str]
     dynamic_batch: bool = True
     notes: tuple[str, ...] = ()
 
     def module(self) -> fx.GraphModule:
         """Return the graph as a runnable module whose nodes have the same names as those of `program`."""
         return self.program.module(check_guards=False)
-
-    def weight_of(self, node: fx.Node) -> str | None:
-        """Return the state dict name of the parameter or buffer that `node` of `program` stands for, if it is one."""
-        signature = self.program.graph_signature
-        return signature.inputs_to_parameters.get(node.name) or signature.inputs_to_buffers.get(node.name)
 
 
 def capture(network: nn.Module, example: Tensor) -> Captured:
@@ -78,7 +75,8 @@ def capture(network: nn.Module, example: Tensor) -> Captured:
         if any(_writes(node) for node in program.graph.nodes):
             program = program.run_decompositions({})
         _require_same(expected, program.module(check_guards=False)(example))
-    return Captured(program, _sites(program), dynamic_batch=not note, notes=(note,) if note else ())
+    notes = (note,) if note else ()
+    return Captured(program, _sites(program), _weights(program, network), dynamic_batch=not note, notes=notes)
 
 
 def _export(network: nn.Module, batch: Tensor, example: Tensor) -> tuple[ExportedProgram, str]:
@@ -155,6 +153,14 @@ def _sites(program: ExportedProgram) -> dict[str, CallSite]:
             if isinstance(node.meta["val"], Tensor):
                 sites[node.name] = operations[node]
     return sites
+
+
+def _weights(program: ExportedProgram, network: nn.Module) -> dict[str, str]:
+    signature = program.graph_signature
+    tensors = network.state_dict(keep_vars=True)
+    first_names = {id(tensor): name for name, tensor in reversed(tensors.items())}
+    exported = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    return {node: first_names[id(tensors[name])] if name in tensors else name for node, name in exported.items()}
 
 
 def _innermost_module(node: fx.Node) -> str:
