@@ -1,4 +1,4 @@
-"""This file turns settings (frozen dataclasses) into plain JSON/TOML values and back, with the nearest name for a typo."""
+"""This file turns settings (frozen dataclasses) into plain JSON/TOML values and back; a typo gets the nearest name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TAG: Final = "type"
 """Key that names the class where a field admits several dataclasses."""
 
 
-def to_plain(value: Any) -> Any:  # noqa: ANN401 (any setting in, any JSON value out)
+def to_plain(value: Any) -> Any:
     """Return `value` as plain JSON values; a dataclass becomes a mapping of its fields.
 
     A `type` key names the class of a nested dataclass; `None` fields are left out (TOML has none).
@@ -69,33 +69,66 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"the nearest known one is {close[0]!r} (known: {', '.join(options)})" if close else "none is known here"
 
 
-def _convert(hint: Any, value: Any, where: str) -> Any:  # noqa: ANN401, PLR0911 (one return for each kind of hint)
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    if get_origin(hint) is not None or isinstance(hint, types.UnionType):
+        return _convert_generic(hint, value, where)
+    if hint is Any:
+        return value
+    if dataclasses.is_dataclass(hint):
+        return _convert_dataclass((hint,), value, where)
+    if isinstance(hint, type):
+        return _convert_class(cast("type[Any]", hint), value, where)
+    return value
+
+
+def _convert_generic(hint: Any, value: Any, where: str) -> Any:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in {Union, types.UnionType}:
         return _convert_union(arguments, value, where)
-    if dataclasses.is_dataclass(hint):
-        return _convert_dataclass((hint,), value, where)
-    if origin is tuple and isinstance(value, list | tuple):
-        item_hint = arguments[0] if arguments else Any
-        return tuple(_convert(item_hint, item, f"{where}[{i}]") for i, item in enumerate(cast("list[Any]", value)))
+    if origin is tuple:
+        return _convert_tuple(arguments, value, where)
     if origin is typing.Literal:
-        if value not in arguments:
+        if not any(type(value) is type(argument) and value == argument for argument in arguments):
             raise SettingError(f"{where}: {value!r} is not one of {', '.join(map(repr, arguments))}")
         return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if hint is Path and isinstance(value, str):
-        return Path(value)
-    if origin is Mapping or origin is dict:
+    if origin in {Mapping, dict}:
         if not isinstance(value, Mapping):
             raise SettingError(f"{where}: expected a table, got {value!r}")
         return dict(cast("Mapping[str, Any]", value))
-    if isinstance(hint, type) and (not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool)):
+    return value
+
+
+def _convert_class(hint: type[Any], value: Any, where: str) -> Any:
+    if issubclass(hint, enum.Enum):
+        return _convert_enum(hint, value, where)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is float and is_number:
+        return float(value)
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise SettingError(f"{where}: expected {hint.__name__}, got {value!r}")
     return value
 
 
-def _convert_union(options: tuple[Any, ...], value: Any, where: str) -> Any:  # noqa: ANN401
+def _convert_tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise SettingError(f"{where}: expected a list, got {value!r}")
+    items = cast("list[Any]", value)
+    hints = [arguments[0]] * len(items) if arguments[1:] == (...,) else list(arguments)
+    if len(hints) != len(items):
+        raise SettingError(f"{where}: expected {len(hints)} values, got {len(items)}")
+    return tuple(_convert(hint, item, f"{where}[{i}]") for i, (hint, item) in enumerate(zip(hints, items, strict=True)))
+
+
+def _convert_enum(hint: type[enum.Enum], value: Any, where: str) -> enum.Enum:
+    by_name = {member.name.lower(): member for member in hint}
+    if not isinstance(value, str) or value not in by_name:
+        raise SettingError(f"{where}: {value!r} is not one of {', '.join(by_name)}")
+    return by_name[value]
+
+
+def _convert_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
     if value is None and type(None) in options:
         return None
     classes = tuple(option for option in options if dataclasses.is_dataclass(option))
@@ -107,13 +140,13 @@ def _convert_union(options: tuple[Any, ...], value: Any, where: str) -> Any:  # 
             return _convert(option, value, where)
         except SettingError as error:
             problems.append(str(error))
-    names = ", ".join(option.__name__ for option in classes)
+    names = ", ".join(cast("Any", option).__name__ for option in classes)
     raise SettingError(
         problems[0] if problems else f"{where}: expected a table with type = one of {names}, got {value!r}"
     )
 
 
-def _convert_dataclass(classes: tuple[Any, ...], value: Any, where: str) -> Any:  # noqa: ANN401
+def _convert_dataclass(classes: tuple[Any, ...], value: Any, where: str) -> Any:
     if not isinstance(value, Mapping):
         raise SettingError(f"{where}: expected a table for {' or '.join(c.__name__ for c in classes)}, got {value!r}")
     table = cast("Mapping[str, Any]", value)

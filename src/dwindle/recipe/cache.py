@@ -38,8 +38,8 @@ class StageCache:
     An entry is `<key>.safetensors` (every tensor, and the rest as JSON in its header) with `<key>.sha256` beside it,
     written last. An entry that is torn, changed or unreadable counts as absent and is written again.
 
-    The hash covers the model, the settings, the seed, the version, the calibration batches, and the trainer's public
-    numbers and words, but neither the training data nor the source of your network: one folder belongs to one job.
+    The hash covers the model, the settings, the seed, the version, the calibration batches, and of the trainer its
+    public numbers and words and its `fingerprint` where it has one; not the source of your network: one folder, one job.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -62,7 +62,7 @@ class StageCache:
             if checksum.read_text(encoding="utf-8").split()[:1] != [_sha256(path)]:
                 return None
             with safe_open(path, framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # ruff: ignore[SIM118] (not a mapping)
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # ruff: ignore[in-dict-keys] (no mapping)
                 stage: dict[str, Any] = json.loads(file.metadata()["stage"])
             after = unpack(tensors, stage["state"], base=base)
             record = record_from_plain(stage["record"])
@@ -106,6 +106,7 @@ def _offered(step: Technique, context: Context) -> dict[str, Any]:
             if not name.startswith("_") and isinstance(value, bool | int | float | str)
         }
         offered["steps_per_epoch"] = context.trainer.steps_per_epoch
+        offered["fingerprint"] = str(getattr(context.trainer, "fingerprint", ""))
     return offered
 
 

@@ -78,7 +78,7 @@ def update_with_tensor(sha: hashlib._Hash, key: str, tensor: Tensor) -> None:  #
     """Feed name, type, shape and bytes of `tensor` into `sha`."""
     values = tensor.detach().cpu().contiguous()
     sha.update(f"{key} {values.dtype} {tuple(values.shape)}".encode())
-    sha.update(values.reshape(-1).view(torch.uint8).numpy())
+    sha.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
 
 
 def record_to_plain(record: Record) -> dict[str, Any]:

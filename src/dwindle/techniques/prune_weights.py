@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -13,7 +14,7 @@ from torch import Tensor
 from dwindle.core.encoding import Encoding, decode, restrict, support_of
 from dwindle.core.schedule import Constant, Schedule, is_due, sparsity_at
 from dwindle.core.sparsity import find_std_multiplier, global_magnitude_supports, magnitude_support, std_support
-from dwindle.errors import SettingError
+from dwindle.errors import RecipeError, SettingError
 from dwindle.network.compressed import CompressedModel
 from dwindle.network.parametrize import TrainingCopy, trainable
 from dwindle.network.select import Select
@@ -45,7 +46,7 @@ class PruneWeights:
     criterion: Literal["magnitude", "std"] = "magnitude"
     scope: Literal["layer", "global"] = "layer"
     schedule: Schedule | None = None
-    epochs: int | None = None
+    epochs: float | None = None
     learning_rate: float | None = None
     select: Select = field(default_factory=Select)
 
@@ -59,7 +60,7 @@ class PruneWeights:
             return f"give exactly one of sparsity and std_multiplier, got {both}"
         if self.sparsity is not None and not 0 <= self.sparsity < 1:
             return f"sparsity is the fraction of weights that become zero, in [0, 1), got {self.sparsity}"
-        if self.std_multiplier is not None and not 0 <= self.std_multiplier < float("inf"):
+        if self.std_multiplier is not None and not 0 <= self.std_multiplier < math.inf:
             return f"std_multiplier must be at least 0 and finite, got {self.std_multiplier}"
         if self.criterion not in {"magnitude", "std"} or self.scope not in {"layer", "global"}:
             return (
@@ -76,9 +77,9 @@ class PruneWeights:
             return None
         if self.uses_std:
             return "a schedule ends at a sparsity by magnitude; leave std_multiplier and criterion='std' out"
-        if self.epochs is None or self.epochs < 1:
-            return f"a schedule prunes during training: give epochs=1 or more, got {self.epochs}"
-        if self.learning_rate is not None and not self.learning_rate > 0:
+        if self.epochs is None or not 0 < self.epochs < math.inf:
+            return f"a schedule prunes during training: give positive epochs, got {self.epochs}"
+        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
             return f"learning_rate must be positive, got {self.learning_rate}"
         return None
 
@@ -106,7 +107,7 @@ class PruneWeights:
 
         Raises:
             SelectionError: a pattern matches nothing.
-            SettingError: a schedule without a trainer in the context.
+            RecipeError: a schedule without a trainer in the context.
         """
         names = self.select.resolve(model.network)
         if self.schedule is not None:
@@ -138,11 +139,12 @@ class PruneWeights:
         self, model: CompressedModel, context: Context, names: tuple[str, ...]
     ) -> CompressedModel:
         if context.trainer is None or self.epochs is None:
-            raise SettingError(f"{self} trains: give Context(trainer=...)")
-        n_steps = self.epochs * context.trainer.steps_per_epoch
+            raise RecipeError("PruneWeights on a schedule trains; give the context a trainer")
+        n_steps = max(1, round(self.epochs * context.trainer.steps_per_epoch))
         with trainable(model) as copy:
-            within = {name: _support(model.encodings[name]) for name in names}
-            prune = self._pruning(copy, within, n_steps=n_steps)
+            for name in names:  # masks exist from the first step on, so that every checkpoint holds them
+                copy.restrict(name, _support(model.encodings[name]))
+            prune = self._pruning(copy, names, n_steps=n_steps)
             prune(0)
             curve = context.trainer(
                 copy.network,
@@ -156,19 +158,18 @@ class PruneWeights:
         after = model.with_encodings(encodings)
         return recorded(self, after, context, decisions=_decisions({n: encodings[n] for n in names}), curve=curve)
 
-    def _pruning(self, copy: TrainingCopy, within: Supports, *, n_steps: int) -> Callable[[int], None]:
-        """Return what prunes `copy` after a step; `within` is brought up to date in place."""
+    def _pruning(self, copy: TrainingCopy, names: tuple[str, ...], *, n_steps: int) -> Callable[[int], None]:
+        """Return what prunes `copy` after a step; it keeps nothing, so a resumed training goes on as if never cut."""
         schedule = self.schedule or Constant()
 
         def prune(step: int) -> None:
             if not is_due(schedule, step, n_steps=n_steps):
                 return
             sparsity = sparsity_at(schedule, step / n_steps, target=self.sparsity or 0.0)
-            # What the masks hide is read as zero, so after a resumed run, too, it goes first and cannot come back.
-            values = {name: _current(copy, name) for name in within}
+            values = {name: copy.value(name).cpu() for name in names}
+            within = {name: _everything_or(copy.support(name), values[name]) for name in names}
             for name, support in self._supports(values, within, sparsity=sparsity).items():
-                within[name] = support
-                copy.restrict(name, support)
+                copy.restrict(name, support.to(copy.value(name).device))
 
         return prune
 
@@ -179,15 +180,11 @@ class PruneWeights:
 
 
 def _support(encoding: Encoding) -> Tensor:
-    support = support_of(encoding)
-    return torch.ones_like(decode(encoding), dtype=torch.bool) if support is None else support
+    return _everything_or(support_of(encoding), decode(encoding))
 
 
-def _current(copy: TrainingCopy, name: str) -> Tensor:
-    """Return the weight as the network computes with it now: masked, shared."""
-    path, _, attribute = name.rpartition(".")
-    weight: Tensor = getattr(copy.network.get_submodule(path), attribute)
-    return weight.detach().cpu()
+def _everything_or(support: Tensor | None, values: Tensor) -> Tensor:
+    return torch.ones_like(values, dtype=torch.bool) if support is None else support.cpu()
 
 
 def _decisions(encodings: Mapping[str, Encoding]) -> dict[str, Any]:
