@@ -41,8 +41,8 @@ CentroidGradient = Literal["mean", "sum"]
 """Whether a centroid's gradient is the mean or the sum over the weights that share it.
 
 The mean is the gradient of the unshared weights projected onto the shared ones, so the learning rate of the other
-weights fits it whatever the size of a cluster. The sum (Han et al. 2016, section 3) is the derivative of the loss by the
-centroid; it grows with the cluster, and needs a learning rate that is smaller by about that size.
+weights fits it whatever the size of a cluster. The sum (Han et al. 2016, section 3) is the derivative of the loss by
+the centroid; it grows with the cluster, and needs a learning rate that is smaller by about that size.
 """
 
 
@@ -63,7 +63,7 @@ class TrainingCopy:
             if encoding is None:
                 continue
             if affine_of(encoding) is not None:
-                owners[0].parameter.requires_grad_(False)  # noqa: FBT003 (its one argument)
+                owners[0].parameter.requires_grad = False
             elif not isinstance(encoding, Dense):
                 self._parametrize(name, encoding)
 
