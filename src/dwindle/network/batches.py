@@ -98,7 +98,7 @@ class Batches:
         items = cast("Sequence[Any]", batch) if isinstance(batch, tuple | list) else ()
         if len(items) != 2 or not all(isinstance(item, Tensor) for item in items):
             raise DataError(
-                f"the {self.what} data yield {_describe(batch)}; an item must be (input, target), both tensors or numbers"
+                f"the {self.what} data yield {_describe(batch)}; an item must be (input, target), tensors or numbers"
             )
         return cast("Tensor", items[0]), cast("Tensor", items[1])
 

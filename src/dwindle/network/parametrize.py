@@ -291,7 +291,7 @@ class _Spread(torch.autograd.Function):
         kept: _Kept = ctx.kept
         flat = grad_outputs[0].reshape(-1)
         inside = flat if kept.positions is None else flat.index_select(0, kept.positions)
-        total = torch.bincount(kept.indices, weights=inside.double(), minlength=ctx.n_centroids)
+        total = torch.bincount(kept.indices, weights=inside.double(), minlength=ctx.n_centroids).double()
         if ctx.takes_mean:
             total /= torch.bincount(kept.indices, minlength=ctx.n_centroids).clamp_(min=1)
         return total.to(flat.dtype), None, None, None
