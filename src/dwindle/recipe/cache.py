@@ -39,7 +39,7 @@ class StageCache:
     written last. An entry that is torn, changed or unreadable counts as absent and is written again.
 
     The hash covers the model, the settings, the seed, the version, the calibration batches, and of the trainer its
-    public numbers and words and its `fingerprint` where it has one; not the source of your network: one folder, one job.
+    public numbers and words and its `fingerprint` if it has one; not the source of your network. One folder, one job.
     """
 
     def __init__(self, folder: Path) -> None:

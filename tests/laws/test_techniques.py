@@ -1,0 +1,70 @@
+"""This file holds every technique of the package to the technique laws: one class, one line."""
+
+from __future__ import annotations
+
+import dwindle as dw
+from dwindle.testing import TechniqueLaws
+
+
+class TestPruneWeights(TechniqueLaws):
+    technique = dw.PruneWeights(sparsity=0.6)
+
+
+class TestPruneWeightsGlobally(TechniqueLaws):
+    technique = dw.PruneWeights(sparsity=0.6, scope="global")
+
+
+class TestPruneWeightsByStd(TechniqueLaws):
+    technique = dw.PruneWeights(std_multiplier=0.8)
+
+
+class TestPruneWeightsToSparsityByStd(TechniqueLaws):
+    technique = dw.PruneWeights(sparsity=0.6, criterion="std")
+
+
+class TestPruneWeightsGradually(TechniqueLaws):
+    technique = dw.PruneWeights(sparsity=0.7, schedule=dw.Polynomial(frequency=2), epochs=2)
+
+
+class TestPruneWeightsConstantly(TechniqueLaws):
+    technique = dw.PruneWeights(sparsity=0.7, schedule=dw.Constant(begin=0.3), epochs=1, scope="global")
+
+
+class TestCluster(TechniqueLaws):
+    technique = dw.Cluster(codebook_size=4)
+
+
+class TestClusterAtRandom(TechniqueLaws):
+    technique = dw.Cluster(codebook_size=4, init="kmeans++")
+
+
+class TestClusterWithZeros(TechniqueLaws):
+    technique = dw.Cluster(codebook_size=4, include_zeros=True)
+
+
+class TestQuantizeWeights(TechniqueLaws):
+    technique = dw.QuantizeWeights(n_bits=4)
+
+
+class TestQuantizeWeightsPerChannel(TechniqueLaws):
+    technique = dw.QuantizeWeights(granularity=dw.PerChannel(0), symmetric=False)
+
+
+class TestDensify(TechniqueLaws):
+    technique = dw.Densify()
+
+
+class TestFineTune(TechniqueLaws):
+    technique = dw.FineTune(epochs=2)
+
+
+class TestFoldBatchNorm(TechniqueLaws):
+    technique = dw.FoldBatchNorm()
+
+
+class TestReestimateBatchNorm(TechniqueLaws):
+    technique = dw.ReestimateBatchNorm()
+
+
+class TestQuantizeStatic(TechniqueLaws):
+    technique = dw.QuantizeStatic()
