@@ -10,7 +10,9 @@ import typer
 from dwindle.cli.console import ProgressBars, print_json, stdout
 from dwindle.cli.outcome import exit_code, print_outcome
 
-JobFile = Annotated[Path, typer.Argument(help="The job: network, data, recipe, outputs, budget (TOML).", metavar="JOB.TOML")]
+JobFile = Annotated[
+    Path, typer.Argument(help="The job: network, data, recipe, outputs, budget (TOML).", metavar="JOB.TOML")
+]
 Out = Annotated[Path | None, typer.Option(help="Folder for the files, instead of the one the job names.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")]
 CheckOnly = Annotated[bool, typer.Option("--check", help="Load and check everything, then stop before any work.")]

@@ -7,7 +7,5 @@ from typing import Annotated
 
 import typer
 
-from dwindle.cli.console import print_json, stdout
-
 File = Annotated[Path, typer.Argument(help="A .dwn file.", metavar="FILE.DWN")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

@@ -20,8 +20,8 @@ class _Training(Protocol):
 def control_recipe(recipe: Recipe) -> Recipe:
     """Return as much training as `recipe` contains, step for step, and nothing else.
 
-    A network that trained for more epochs is usually better; without this the compressed network would be compared with a
-    dense one that had less training.
+    A network that trained for more epochs is usually better; without this the compressed network would be compared
+    with a dense one that had less training.
     """
     training = [cast("_Training", step) for step in recipe.steps if Needs.TRAINING in step.needs]
     return Recipe(tuple(FineTune(epochs=t.epochs or 0, learning_rate=t.learning_rate) for t in training))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -20,7 +20,7 @@ Examples = Dataset[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Data:
-    """Three splits of `(input, target)` examples: `train` is learned from, `validation` decides, `test` is read once."""
+    """Three splits of `(input, target)` examples: `train` to learn from, `validation` to decide, `test` to read once."""
 
     name: str
     train: Examples
@@ -36,10 +36,11 @@ class Data:
             DataError: it is neither.
         """
         parts = ("train", "validation", "test")
-        if isinstance(value, tuple | list) and len(value) == len(parts):
-            splits = dict(zip(parts, value, strict=True))
+        splits: dict[str, Any]
+        if isinstance(value, tuple | list) and len(cast("tuple[Any, ...]", value)) == len(parts):
+            splits = dict(zip(parts, cast("tuple[Any, ...]", value), strict=True))
         elif isinstance(value, Mapping):
-            splits = {part: value.get(part) for part in parts}
+            splits = {part: cast("Mapping[str, Any]", value).get(part) for part in parts}
         else:
             splits = {part: getattr(value, part, None) for part in parts}
         if missing := [part for part, split in splits.items() if split is None]:

@@ -41,8 +41,9 @@ def load_job(path: Path, *, out: Path | None = None, report_progress: Progress |
         validation=data.validation,
         batch_size=spec.training.batch_size,
         learning_rate=spec.training.learning_rate,
-        weight_decay=spec.training.weight_decay,
         augment=augment,
+        precision=spec.training.precision,
+        patience=spec.training.patience,
         workdir=target / "work",
         report_progress=report_progress,
     )
@@ -72,7 +73,9 @@ def resolve(reference: str, folder: Path, *, where: str) -> Callable[..., Any]:
     module_name, colon, function_name = reference.rpartition(":")
     if not colon or not module_name or not function_name.isidentifier():
         raise SettingError(f"{where} = {reference!r}: write it as path/to/file.py:function")
-    module = _import_file(folder / module_name, where) if module_name.endswith(".py") else _import_module(module_name, where)
+    module = (
+        _import_file(folder / module_name, where) if module_name.endswith(".py") else _import_module(module_name, where)
+    )
     function = getattr(module, function_name, None)
     if not callable(function):
         known = sorted(name for name, value in vars(module).items() if callable(value) and not name.startswith("_"))
@@ -104,7 +107,9 @@ def _build_network(spec: JobSpec, folder: Path) -> nn.Module:
     build = resolve(spec.network.build, folder, where="network.build")
     network = _call(build, spec.network.arguments, "network")
     if not isinstance(network, nn.Module):
-        raise NetworkError(f"network.build = {spec.network.build!r} returned {type(network).__name__}, not an nn.Module")
+        raise NetworkError(
+            f"network.build = {spec.network.build!r} returned {type(network).__name__}, not an nn.Module"
+        )
     load_checkpoint(network, folder / spec.network.checkpoint)
     return network
 

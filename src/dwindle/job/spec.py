@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dwindle.errors import SettingError
 from dwindle.settings import from_plain
@@ -36,25 +36,27 @@ class DataSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSpec:
-    """`[training]`: how the recipe's training steps train. `augment` names `file.py:function(inputs, generator)`."""
+    """`[training]`: how the recipe's training steps train. `augment` names `file.py:function`, called with
+    (inputs, generator); `patience` stops a step after so many epochs without a better validation result.
+    """
 
     batch_size: int = 128
     learning_rate: float = 0.01
-    weight_decay: float = 5e-4
     augment: str | None = None
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    patience: int | None = None
     baseline_trains_equally: bool = True
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or not self.learning_rate > 0 or self.weight_decay < 0:
+        if self.batch_size < 1 or not self.learning_rate > 0:
             raise SettingError(
-                f"batch_size must be at least 1, learning_rate positive and weight_decay not negative, "
-                f"got {self.batch_size}, {self.learning_rate}, {self.weight_decay}"
+                f"batch_size must be at least 1 and learning_rate positive, got {self.batch_size}, {self.learning_rate}"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class OutputSpec:
-    """`[output]`: `folder` (relative to the job file), formats of the deployed model, time for a latency measurement."""
+    """`[output]`: `folder` (relative to the job file), formats to deploy, time for a latency measurement."""
 
     folder: Path = Path("out")
     formats: tuple[str, ...] = ("dwn", "onnx")
@@ -63,7 +65,7 @@ class OutputSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class JobSpec:
-    """A whole job.toml. `recipe` is `{steps = [...]}`, read by `Recipe`; `budget` maps bounds to values, read by `Budget`."""
+    """A whole job.toml; `Recipe` reads the table `recipe`, `Budget` the table `budget`."""
 
     network: NetworkSpec
     data: DataSpec

@@ -1,0 +1,231 @@
+"""This file runs a job: baseline, recipe, files, measurements, report; every fact goes to the ledger as it is found."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final, cast
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from dwindle.artifact import Artifact
+from dwindle.bench.budget import Verdict
+from dwindle.bench.deployment import Deployment, deploy
+from dwindle.bench.ledger import Ledger
+from dwindle.bench.machine import this_machine
+from dwindle.bench.measure import Measured, Plan, measure, record
+from dwindle.bench.measurement import ACCURACY, ACCURACY_DROP, COMPRESSION_RATIO, SIZE, Measurement
+from dwindle.bench.protocol import LatencyProtocol
+from dwindle.container.inspect import inspect_file
+from dwindle.errors import DataError, LedgerError, RecipeError
+from dwindle.job.control import control_recipe
+from dwindle.job.job import Examples, Job
+from dwindle.job.tensors import tensor_entries
+from dwindle.network.compressed import CompressedModel
+from dwindle.network.train import Progress
+from dwindle.recipe import Recipe, Stage
+from dwindle.report.page import write_report
+from dwindle.settings import to_plain
+from dwindle.technique import Context
+from dwindle.version import VERSION
+
+BATCH_SIZE: Final = 256
+N_PARITY: Final = 64
+"""Examples on which parity is measured."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Outcome:
+    """What a job led to: the compressed model, its files, the measurements of them, and the summary in plain values."""
+
+    model: CompressedModel
+    deployment: Deployment
+    measured: Measured
+    report: Path
+    summary: Mapping[str, Any]
+    verdict: Verdict | None
+
+
+def check_job(job: Job) -> None:
+    """Find whatever can be found wrong before any work.
+
+    Raises:
+        DwindleError: an empty data set, inputs that the network rejects, weights that are NaN, a recipe that cannot run.
+    """
+    for part in ("train", "validation", "test"):
+        if _length(getattr(job.data, part)) == 0:
+            raise DataError(f"{job.data.name}: the {part} split is empty; give at least one example")
+    if problems := job.recipe.check(_context(job), model=CompressedModel.dense(job.network)):
+        raise RecipeError("the recipe cannot run:\n" + "\n".join(f"- {problem}" for problem in problems))
+
+
+def run_job(job: Job, *, report_progress: Progress | None = None, started: float | None = None) -> Outcome:
+    """Run `job` from its trained network to files, ledger, summary.json and report.html in `job.out`.
+
+    Args:
+        job: what to do.
+        report_progress: called during the work.
+        started: `time.perf_counter()` of what counts as the start, for the summary's `seconds`.
+
+    Raises:
+        DwindleError: whatever stops it; what was done is in the ledger and in the stage cache.
+    """
+    started = time.perf_counter() if started is None else started
+    check_job(job)
+    ledger = Ledger(job.out / "ledger.jsonl")
+    context = _context(job, report_progress)
+    ledger.append("run", _describe(job))
+    dense = CompressedModel.dense(job.network)
+
+    def note(stage: Stage) -> None:
+        ledger.append("stage", {**asdict(stage.record), "seconds": stage.seconds})
+
+    model = job.recipe.run(dense, context, on_stage=note)
+    baseline = control_recipe(job.recipe).run(dense, context) if job.baseline_trains_equally else dense
+    example = _inputs(job.data.test, N_PARITY)
+    _say(report_progress, "write the files", 0)
+    deployment = deploy(model, example, job.out, formats=job.formats, metadata=_metadata(job))
+    reference = deploy(baseline, example, job.out, formats=("onnx",), name="dense").artifacts["onnx"]
+    _say(report_progress, "write the files", 1)
+    for parity in deployment.parity:
+        ledger.append("measurement", {"role": "compressed", **_plain_measurement(parity)})
+    _record_tensors(ledger, model, deployment)
+    _say(report_progress, "measure the files", 0)
+    measured = _measure(job, ledger, deployment, reference)
+    _say(report_progress, "measure the files", 1)
+    verdict = _judge(job, ledger, (*measured.measurements, *deployment.parity))
+    summary = _summary(measured, verdict=verdict, seconds=time.perf_counter() - started)
+    ledger.append("summary", summary)
+    _write_whole(job.out / "summary.json", json.dumps(summary, indent=2) + "\n")
+    _write_whole(job.out / "recipe.toml", job.recipe.to_toml())
+    report = write_report(ledger, job.out / "report.html")
+    return Outcome(
+        model=model, deployment=deployment, measured=measured, report=report, summary=summary, verdict=verdict
+    )
+
+
+def _context(job: Job, report_progress: Progress | None = None) -> Context:
+    return Context(
+        seed=job.seed,
+        example=_inputs(job.data.train, 2),
+        calibration=_calibration(job),
+        trainer=job.trainer,
+        workdir=job.out / "work",
+        report_progress=report_progress,
+    )
+
+
+def _calibration(job: Job) -> list[Tensor]:
+    """Return inputs of training examples drawn at random, in batches."""
+    n = min(job.n_calibration, _length(job.data.train))
+    chosen = torch.randperm(_length(job.data.train), generator=torch.Generator().manual_seed(job.seed))[:n]
+    loader = DataLoader(Subset(job.data.train, chosen.tolist()), batch_size=min(n, BATCH_SIZE))
+    return [inputs for inputs, _ in loader]
+
+
+def _inputs(data: Examples, n: int) -> Tensor:
+    n = min(n, _length(data))
+    return torch.stack([data[index][0] for index in range(n)])
+
+
+def _length(data: Dataset[Any]) -> int:
+    return len(cast("Any", data))
+
+
+def _measure(job: Job, ledger: Ledger, deployment: Deployment, reference: Artifact) -> Measured:
+    """Measure the first file in full; of the others what is their own: their answers and their speed."""
+    plan = Plan(latency=LatencyProtocol(seconds=job.latency_seconds), batch_size=BATCH_SIZE)
+    measured = measure(deployment, job.data.test, dense=reference, plan=plan)
+    record(ledger, measured, class_names=job.data.class_names)
+    first, *others = deployment.artifacts.values()
+    for artifact in others:
+        found = measure(artifact, job.data.test, dense=reference, plan=plan)
+        own = tuple(m for m in found.measurements if m.metric not in {SIZE, COMPRESSION_RATIO})
+        record(ledger, replace(found, measurements=own, confusion=None, dense=None), class_names=job.data.class_names)
+    return measured
+
+
+def _record_tensors(ledger: Ledger, model: CompressedModel, deployment: Deployment) -> None:
+    if "dwn" in deployment.artifacts:
+        for entry in tensor_entries(model, inspect_file(deployment.artifacts["dwn"].path)):
+            ledger.append("tensor", entry)
+
+
+def _judge(job: Job, ledger: Ledger, measurements: tuple[Measurement, ...]) -> Verdict | None:
+    if job.budget is None:
+        return None
+    verdict = job.budget.judge(measurements)
+    verdicts = {name: v.value for name, v in job.budget.verdicts(measurements).items()}
+    ledger.append("budget", {"verdict": verdict.value, "bounds": dict(job.budget.bounds), "verdicts": verdicts})
+    return verdict
+
+
+def _summary(measured: Measured, *, verdict: Verdict | None, seconds: float) -> dict[str, Any]:
+    drop, ratio, accuracy = (measured.find(metric.name) for metric in (ACCURACY_DROP, COMPRESSION_RATIO, ACCURACY))
+    dense = measured.dense.find(ACCURACY.name).value if measured.dense is not None else None
+    return {
+        "compression_ratio": ratio.value,
+        "accuracy_drop_points": drop.value,
+        "accuracy_drop_low": drop.low,
+        "accuracy_drop_high": drop.high,
+        "size_bytes": measured.find(SIZE.name).value,
+        "accuracy": accuracy.value,
+        "dense_accuracy": dense,
+        "n_test": accuracy.n,
+        "budget": None if verdict is None else verdict.value,
+        "machine": accuracy.machine,
+        "seconds": seconds,
+    }
+
+
+def _describe(job: Job) -> dict[str, Any]:
+    data = job.data
+    return {
+        "name": job.name,
+        "version": VERSION,
+        "seed": job.seed,
+        "recipe_toml": job.recipe.to_toml(),
+        "baseline": _words(control_recipe(job.recipe)) if job.baseline_trains_equally else "the network as given",
+        "machine": this_machine().to_plain(),
+        "data": {
+            "name": data.name,
+            "n_train": _length(data.train),
+            "n_validation": _length(data.validation),
+            "n_test": _length(data.test),
+            "input_shape": list(data.test[0][0].shape),
+        },
+        "command": job.command,
+    }
+
+
+def _words(recipe: Recipe) -> str:
+    return f"the dense network after the same training: {recipe.to_plain()['steps']}" if recipe.steps else "as given"
+
+
+def _metadata(job: Job) -> dict[str, Any]:
+    return {**job.metadata, "name": job.name, "class_names": list(job.data.class_names)}
+
+
+def _plain_measurement(measurement: Measurement) -> dict[str, Any]:
+    plain: dict[str, Any] = to_plain(measurement)
+    return plain
+
+
+def _say(report_progress: Progress | None, what: str, done: int) -> None:
+    if report_progress is not None:
+        report_progress(what, done, 1)
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        Path(part).replace(path)
+    except OSError as error:
+        raise LedgerError(f"{path} cannot be written ({error.strerror}); make room or choose another folder") from error
