@@ -1,0 +1,275 @@
+"""This file compares before with after: the verdict in plain words, key figures, budget, and table of measurements."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+from dwindle.report.facts import Data, Facts, items, metric_name, number, table, text
+from dwindle.report.words import bare_value, human_bytes, metric_value, settings
+
+_LABELS: Final = {
+    "size": "File size",
+    "compression_ratio": "Compression ratio",
+    "accuracy": "Accuracy, top-1",
+    "top5_accuracy": "Accuracy, top-5",
+    "accuracy_drop": "Accuracy drop, paired",
+    "latency_median": "Latency, median",
+    "latency": "Latency, mean",
+    "latency_p90": "Latency, 90th percentile",
+    "parity": "Parity with the model",
+    "top1_agreement": "Same answer as the model",
+}
+_ORDER: Final = {name: rank for rank, name in enumerate(_LABELS)}
+_PREFERRED_FORMATS: Final = ("dwn", "onnx")
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A measured value as text, its interval, and a note such as the exact bytes."""
+
+    value: str
+    interval: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One line of the before/after table."""
+
+    label: str
+    file: str
+    dense: Cell | None
+    compressed: Cell | None
+    runtime: str
+    n: str
+    protocol: str
+    conditions: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A key figure before and after; either side may be absent."""
+
+    label: str
+    before: Cell | None
+    after: Cell | None
+    note: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """The first sentence of the page, and what it means.
+
+    Attributes:
+        area: side of the compressed square in per cent of the dense one (areas are to scale), or None.
+    """
+
+    size: str
+    accuracy: str
+    interval: str
+    examples: str
+    reading: str
+    area: float | None
+    area_label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """One bound of the budget; `tone` is met, violated or undecided."""
+
+    words: str
+    verdict: str
+    tone: str
+
+
+def verdict_of(facts: Facts) -> Verdict:
+    """Return the verdict line; what the ledger does not hold is not said."""
+    ratio = best(facts, "compressed", "compression_ratio")
+    factor = number(ratio, "value") if ratio else number(facts.summary, "compression_ratio")
+    n_bytes = _file_bytes(facts, ratio)
+    if factor:
+        size = f"{metric_value(factor, 'x')} smaller file"
+    else:
+        size = f"{human_bytes(n_bytes)} on disk" if n_bytes is not None else ""
+    accuracy, interval, examples, reading = _accuracy_words(facts)
+    return Verdict(
+        size=size,
+        accuracy=accuracy,
+        interval=interval,
+        examples=examples,
+        reading=reading,
+        area=100 / math.sqrt(factor) if factor and factor >= 1 else None,
+        area_label=f"compressed file: {human_bytes(n_bytes)}" if n_bytes is not None else "compressed file",
+    )
+
+
+def tiles_of(facts: Facts) -> list[Tile]:
+    """Return the key figures that the ledger holds at least one side of."""
+    tiles: list[Tile] = []
+    for label, name in (("File size", "size"), ("Accuracy", "accuracy"), ("Latency, median", "latency_median")):
+        after = best(facts, "compressed", name)
+        before = _partner(facts, after) if after else best(facts, "dense", name)
+        if before or after:
+            note = _protocol_words(after or before or {}) if name != "size" else ""
+            tiles.append(Tile(label, _cell(before), _cell(after), note))
+    return tiles
+
+
+def rows_of(facts: Facts) -> list[Row]:
+    """Return a row for each measurement of a compressed file, beside its dense partner, then the other dense ones."""
+    compressed = [m for m in facts.measurements if text(m, "role") != "dense"]
+    partners = [_partner(facts, m) for m in compressed]
+    left = [m for m in facts.measurements if text(m, "role") == "dense" and not any(m is p for p in partners)]
+    pairs = [*zip(partners, compressed, strict=True), *((m, None) for m in left)]
+    pairs.sort(key=lambda pair: _ORDER.get(metric_name(pair[1] or pair[0] or {}), len(_ORDER)))
+    return [_row(facts, before, after) for before, after in pairs]
+
+
+def budget_of(facts: Facts) -> tuple[str, list[Bound]]:
+    """Return the verdict on the budget and its bounds; both empty where the ledger holds none."""
+    bounds = [_bound(item) for item in (items(facts.budget, "bounds") or items(facts.budget, "verdicts"))]
+    verdict = text(facts.budget, "verdict").upper()
+    if not verdict and bounds:
+        order = ("violated", "undecided", "met")
+        verdict = min((b.tone for b in bounds), key=lambda tone: order.index(tone) if tone in order else 1).upper()
+    return verdict, bounds
+
+
+def best(facts: Facts, role: str, name: str) -> Data | None:
+    """Return the measurement of metric `name` that speaks for `role`: of the .dwn file if there is one."""
+    found = [m for m in facts.measurements if text(m, "role") == role and metric_name(m) == name]
+    found = [m for m in found if number(m, "value") is not None]
+    formats = {text(a, "sha256"): text(a, "format") for a in facts.artifacts}
+    rank = {fmt: i for i, fmt in enumerate(_PREFERRED_FORMATS)}
+    found.sort(key=lambda m: rank.get(formats.get(text(m, "artifact"), ""), len(rank)))
+    return found[0] if found else None
+
+
+def interval_of(measurement: Data) -> str:
+    """Return "[low, high]", or nothing for an exact value."""
+    low, high = number(measurement, "low"), number(measurement, "high")
+    unit = text(table(measurement, "metric"), "unit")
+    if low is None or high is None or low == high:
+        return ""
+    return f"[{bare_value(low, unit)}, {bare_value(high, unit)}]"
+
+
+def _accuracy_words(facts: Facts) -> tuple[str, str, str, str]:
+    drop = best(facts, "compressed", "accuracy_drop")
+    source = drop or {
+        "value": facts.summary.get("accuracy_drop_points"),
+        "low": facts.summary.get("accuracy_drop_low"),
+        "high": facts.summary.get("accuracy_drop_high"),
+        "metric": {"unit": "points"},
+    }
+    value = number(source, "value")
+    if value is None:
+        return "", "", "", "The ledger holds no paired accuracy drop, so nothing is said about accuracy lost."
+    n = number(source, "n")
+    words = f"accuracy drop {metric_value(value, 'points')}"
+    examples = f"on {n:,} test example{'' if n == 1 else 's'}" if n else ""
+    return words, interval_of(source), examples, _reading(number(source, "low"), number(source, "high"))
+
+
+def _reading(low: float | None, high: float | None) -> str:
+    if low is None or high is None:
+        return ""
+    if low > 0:
+        return "The interval lies above zero: the compressed network is less accurate than the dense one."
+    if high < 0:
+        return "The interval lies below zero: the compressed network is more accurate than the dense one."
+    return "The interval includes zero: on these examples, the two networks cannot be told apart."
+
+
+def _file_bytes(facts: Facts, ratio: Data | None) -> float | None:
+    """Size of the file that the verdict speaks of: by its digest, else the preferred compressed file."""
+    files = [a for a in facts.artifacts if text(a, "role") == "compressed" and number(a, "size_bytes") is not None]
+    if ratio and (named := [a for a in files if text(a, "sha256") == text(ratio, "artifact")]):
+        return number(named[0], "size_bytes")
+    measured = best(facts, "compressed", "size")
+    if measured:
+        return number(measured, "value")
+    files.sort(key=lambda a: text(a, "format") != _PREFERRED_FORMATS[0])
+    return number(files[0], "size_bytes") if files else None
+
+
+def _partner(facts: Facts, measurement: Data) -> Data | None:
+    """Return the dense measurement taken the same way; the closest conditions win, another runtime never does."""
+    same = ("runtime", "protocol")
+    found = [
+        m
+        for m in facts.measurements
+        if text(m, "role") == "dense"
+        and metric_name(m) == metric_name(measurement)
+        and all(text(m, key) == text(measurement, key) for key in same)
+    ]
+    wanted = table(measurement, "conditions")
+    found.sort(key=lambda m: -sum(table(m, "conditions").get(key) == value for key, value in wanted.items()))
+    return found[0] if found else None
+
+
+def _row(facts: Facts, before: Data | None, after: Data | None) -> Row:
+    shown = after or before or {}
+    name = metric_name(shown)
+    files = {text(a, "sha256"): text(a, "path") or text(a, "format") for a in facts.artifacts}
+    unit = text(table(shown, "metric"), "unit")
+    label = _LABELS.get(name, name.replace("_", " ").capitalize() or "Unnamed metric")
+    is_plain = unit in {"bytes", "x", "ms", "s", "mJ", "J", "fraction", "points"} or not unit
+    n_before, n_after = number(before or {}, "n"), number(after or {}, "n")
+    counts = [f"{n:,}" for n in dict.fromkeys((n_before, n_after)) if n is not None]
+    return Row(
+        label=label if is_plain else f"{label} ({unit})",
+        file=files.get(text(shown, "artifact"), ""),
+        dense=_cell(before),
+        compressed=_cell(after),
+        runtime="" if text(shown, "runtime") == "none" else text(shown, "runtime"),
+        n=" / ".join(counts),
+        protocol=text(shown, "protocol"),
+        conditions=_conditions(table(shown, "conditions")),
+    )
+
+
+def _conditions(conditions: Data) -> str:
+    """Names of conditions as words; the compressed file's conditions stand for both, as pairs share them."""
+    named = {"n_threads": "threads"}
+    return settings({named.get(k, k.replace("_", " ")): v for k, v in conditions.items()}) if conditions else ""
+
+
+def _cell(measurement: Data | None) -> Cell | None:
+    if measurement is None:
+        return None
+    value, unit = number(measurement, "value"), text(table(measurement, "metric"), "unit")
+    if value is None:
+        return Cell("not a finite number", "")
+    return Cell(metric_value(value, unit), interval_of(measurement), f"{value:,.0f} bytes" if unit == "bytes" else "")
+
+
+def _protocol_words(measurement: Data) -> str:
+    n = number(measurement, "n")
+    parts = (text(measurement, "runtime"), f"n = {n:,}" if n is not None else "")
+    return ", ".join(part for part in parts if part and part != "none")
+
+
+def _bound(item: Any) -> Bound:
+    if not isinstance(item, dict):
+        return Bound(settings(item), "", "undecided")
+    bound = cast("Data", item)
+    verdict = text(bound, "verdict").upper()
+    words = _bound_words(bound) or settings({k: v for k, v in bound.items() if k != "verdict"})
+    return Bound(words, verdict, verdict.lower() if verdict.lower() in {"met", "violated"} else "undecided")
+
+
+def _bound_words(bound: Data) -> str:
+    name = metric_name(bound) or text(bound, "metric") or text(bound, "name")
+    limit = _first_number(bound, ("limit", "bound", "maximum", "minimum"))
+    if not name or limit is None:
+        return ""
+    unit = text(table(bound, "metric"), "unit") or text(bound, "unit")
+    return f"{_LABELS.get(name, name.replace('_', ' '))}: bound {metric_value(limit, unit)}"
+
+
+def _first_number(data: Data, keys: Sequence[str]) -> float | None:
+    return next((value for key in keys if (value := number(data, key)) is not None), None)

@@ -1,0 +1,75 @@
+"""This file writes the report: one HTML file that holds all it shows, made from the ledger and from nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from dwindle.bench.ledger import Ledger
+from dwindle.report import comparison, confusion, curves, layers, story
+from dwindle.report.facts import Facts, LedgerEntry, gather, text
+
+
+def write_report(ledger: Ledger, path: Path) -> Path:
+    """Write the report on `ledger` to `path` and return `path`; the same ledger gives the same bytes.
+
+    Raises:
+        LedgerError: the ledger cannot be read.
+        OSError: `path` cannot be written.
+    """
+    page = render(ledger.read(), n_torn=len(ledger.torn))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8", newline="\n")
+    return path
+
+
+def render(entries: Iterable[LedgerEntry], *, n_torn: int = 0) -> str:
+    """Return the report's HTML; `n_torn` lines of the ledger were cut off in the middle of a write."""
+    environment = Environment(
+        loader=PackageLoader("dwindle", "report/templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.j2").render(_view(gather(entries), n_torn))
+
+
+def _view(facts: Facts, n_torn: int) -> Mapping[str, Any]:
+    budget_verdict, bounds = comparison.budget_of(facts)
+    tensor_rows, n_tensors_left = layers.table_of(facts)
+    return {
+        "name": text(facts.run, "name"),
+        "verdict": comparison.verdict_of(facts),
+        "budget_verdict": budget_verdict,
+        "bounds": bounds,
+        "tiles": comparison.tiles_of(facts),
+        "rows": comparison.rows_of(facts),
+        "strips": layers.strips_of(facts),
+        "overhead": layers.overhead_words(facts),
+        "bars": layers.bars_of(facts),
+        "tensor_rows": tensor_rows,
+        "n_tensors_left": n_tensors_left,
+        "histograms": layers.histograms_of(facts),
+        "learning": curves.learning_charts(facts),
+        "latency": curves.latency_charts(facts),
+        "confusion": confusion.confusion_of(facts),
+        "recipe": text(facts.run, "recipe_toml").strip(),
+        "stages": story.stages_of(facts),
+        "run_details": story.run_details(facts),
+        "machine": story.machine_details(facts),
+        "files": story.files_of(facts),
+        "methods": story.method_of(facts),
+        "missing": story.missing_from(facts),
+        "remarks": [*_torn_words(n_torn), *facts.remarks],
+    }
+
+
+def _torn_words(n_torn: int) -> list[str]:
+    if not n_torn:
+        return []
+    lines = "1 line of the ledger was" if n_torn == 1 else f"{n_torn:,} lines of the ledger were"
+    return [f"{lines} cut off in the middle of a write; what it would have said is not here."]

@@ -1,0 +1,135 @@
+"""This file writes numbers and settings the way people read them; it rounds, and never invents.
+
+1 KB is 1,000 bytes throughout.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, cast
+
+_SUPERSCRIPTS: Final = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+MINUS: Final = "\N{MINUS SIGN}"
+DASH: Final = "\N{EN DASH}"
+"""Stands in a table where the ledger has nothing."""
+_TIMES: Final = "\N{MULTIPLICATION SIGN}"
+
+
+def human_bytes(n_bytes: float) -> str:
+    """Return a size in the unit that people would choose.
+
+    >>> human_bytes(999), human_bytes(44_800_040), human_bytes(1_204)
+    ('999 bytes', '44.8 MB', '1.20 KB')
+    """
+    if n_bytes < 1_000:
+        return f"{n_bytes:,.0f} byte{'' if n_bytes == 1 else 's'}"
+    power = next(p for p in (1, 2, 3, 4) if n_bytes < 999.5 * 1_000**p or p == 4)
+    return f"{significant(n_bytes / 1_000**power)} {('KB', 'MB', 'GB', 'TB')[power - 1]}"
+
+
+def significant(value: float, n_digits: int = 3) -> str:
+    """Return `value` with `n_digits` significant digits, separators for thousands, and powers of ten far from one.
+
+    >>> significant(37.24), significant(12345.6), significant(0.05, 2)
+    ('37.2', '12,346', '0.050')
+    """
+    if value == 0:
+        return "0"
+    exponent = math.floor(math.log10(abs(value)) + 1e-12)
+    if exponent < -4 or exponent > 11:
+        mantissa = f"{value / 10.0**exponent:.{n_digits - 1}f}"
+        return f"{mantissa} {_TIMES} 10{str(exponent).translate(_SUPERSCRIPTS)}".replace("-", MINUS)
+    return fixed(value, max(0, n_digits - 1 - exponent))
+
+
+def fixed(value: float, n_decimals: int) -> str:
+    """Return `value` with `n_decimals` decimals, separators for thousands, and a real minus sign.
+
+    >>> fixed(1234.5, 1), fixed(-0.001, 2)
+    ('1,234.5', '0.00')
+    """
+    written = f"{value:,.{n_decimals}f}"
+    return written.removeprefix("-") if not written.strip("-0.,") else written.replace("-", MINUS)
+
+
+def plain_number(value: float) -> str:
+    """Return a setting's or decision's number: integers exactly, floats to six digits.
+
+    >>> plain_number(10_000), plain_number(0.9), plain_number(1 / 3)
+    ('10,000', '0.9', '0.333333')
+    """
+    return (f"{value:,}" if isinstance(value, int) else f"{value:,.6g}").replace("-", MINUS)
+
+
+def duration(seconds: float) -> str:
+    """Return a duration.
+
+    >>> duration(0.25), duration(75), duration(7_300)
+    ('0.25 s', '1 min 15 s', '2 h 2 min')
+    """
+    if seconds < 60:
+        return f"{significant(seconds)} s" if seconds < 10 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:,} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def metric_value(value: float, unit: str) -> str:
+    """Return a measured value with its unit.
+
+    >>> metric_value(0.9321, "fraction"), metric_value(12.345, "ms"), metric_value(0.21, "points")
+    ('93.21 %', '12.3 ms', '0.21 points')
+    """
+    match unit:
+        case "bytes":
+            return human_bytes(value)
+        case "x":
+            return f"{significant(value)}{_TIMES}"
+        case "ms" | "s" | "mJ" | "J":
+            return f"{significant(value)} {unit}"
+        case "fraction" | "points":
+            return f"{bare_value(value, unit)} {'%' if unit == 'fraction' else 'points'}"
+        case _:
+            return significant(value)
+
+
+def bare_value(value: float, unit: str) -> str:
+    """Return a measured value without its unit, for the ends of an interval.
+
+    >>> bare_value(0.9321, "fraction"), bare_value(0.05, "points")
+    ('93.21', '0.05')
+    """
+    match unit:
+        case "fraction":
+            return fixed(100 * value, 2)
+        case "points":
+            return fixed(value, 2)
+        case _:
+            return significant(value)
+
+
+def shape_words(shape: Any) -> str:
+    """Return a shape's numbers with multiplication signs; empty where it is not a list."""
+    return f" {_TIMES} ".join(map(str, cast("Iterable[Any]", shape))) if isinstance(shape, list | tuple) else ""
+
+
+def settings(value: Any, *, depth: int = 0) -> str:
+    """Return plain JSON settings in one line.
+
+    >>> settings({"sparsity": 0.9, "schedule": {"type": "Polynomial", "power": 3}, "stable": True})
+    'sparsity 0.9, schedule Polynomial (power 3), stable yes'
+    """
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float):
+        return plain_number(value)
+    if isinstance(value, Mapping):
+        mapping = cast("Mapping[str, Any]", value)
+        inner = ", ".join(f"{k} {settings(v, depth=depth + 1)}" for k, v in mapping.items() if k != "type")
+        name = str(mapping.get("type", ""))
+        wrapped = f"({inner})" if inner and depth else inner
+        return " ".join(part for part in (name, wrapped) if part) or "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(settings(item, depth=depth + 1) for item in cast("Iterable[Any]", value)) or "none"
+    return "none" if value is None else str(value)
