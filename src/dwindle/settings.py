@@ -16,16 +16,20 @@ from dwindle.errors import SettingError
 T = TypeVar("T")
 TAG: Final = "type"
 """Key that names the class where a field admits several dataclasses."""
+NONE: Final = "none"
+"""What stands for None where it is not the default."""
 
 
 def to_plain(value: Any) -> Any:
     """Return `value` as plain JSON values; a dataclass becomes a mapping of its fields.
 
-    A `type` key names the class of a nested dataclass; `None` fields are left out (TOML has none).
+    A `type` key names the class of a dataclass. TOML has no null: a field that is None is left out where that is its
+    default, and written as "none" where it is not.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-        plain = {name: to_plain(field) for name, field in fields.items() if field is not None}
+        pairs = ((f, getattr(value, f.name)) for f in dataclasses.fields(value))
+        kept = ((f, v) for f, v in pairs if v is not None or default_of(f) is not None)
+        plain = {f.name: NONE if v is None else to_plain(v) for f, v in kept}
         return {TAG: type(value).__name__, **plain}
     if isinstance(value, enum.Enum):
         return value.name.lower()
@@ -60,6 +64,11 @@ def from_plain(cls: type[T], plain: Mapping[str, Any], *, where: str) -> T:
         return cls(**values)
     except SettingError as error:
         raise SettingError(f"{where}: {error}") from error
+
+
+def default_of(field: dataclasses.Field[Any]) -> Any:
+    """Return the default of a field; `dataclasses.MISSING` where it has none."""
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -129,7 +138,7 @@ def _convert_enum(hint: type[enum.Enum], value: Any, where: str) -> enum.Enum:
 
 
 def _convert_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
-    if value is None and type(None) in options:
+    if type(None) in options and (value is None or value == NONE):
         return None
     classes = tuple(option for option in options if dataclasses.is_dataclass(option))
     if classes and isinstance(value, Mapping):

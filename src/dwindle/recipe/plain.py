@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from dwindle.errors import SettingError
-from dwindle.settings import TAG, from_plain, nearest, to_plain
+from dwindle.settings import TAG, default_of, from_plain, nearest, to_plain
 from dwindle.technique import Technique
 
 
@@ -16,7 +16,7 @@ def describe_step(step: Technique) -> str:
     shown = [
         f"{field.name}={value!r}"
         for field in dataclasses.fields(cast("Any", step))
-        if (value := getattr(step, field.name)) is not None and (_is_number(value) or value != _default(field))
+        if _is_number(value := getattr(step, field.name)) or value != default_of(field)
     ]
     return f"{type(step).__name__}({', '.join(shown)})"
 
@@ -26,7 +26,7 @@ def step_to_plain(step: Technique) -> dict[str, Any]:
     plain: dict[str, Any] = to_plain(step)
     for field in dataclasses.fields(cast("Any", step)):
         value = getattr(step, field.name)
-        if dataclasses.is_dataclass(value) and value == _default(field):
+        if dataclasses.is_dataclass(value) and value == default_of(field):
             del plain[field.name]
     return plain
 
@@ -50,9 +50,3 @@ def step_from_plain(table: Any, *, where: str, techniques: Mapping[str, type[Tec
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _default(field: dataclasses.Field[Any]) -> Any:
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return field.default
