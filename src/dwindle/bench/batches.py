@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dwindle.errors import DataError, DwindleError
+from dwindle.errors import DataError, DwindleError, NetworkError
 from dwindle.runtimes.protocol import Array, Session
 
 Data = Dataset[Any] | Iterable[tuple[Any, Any]]
@@ -29,9 +29,9 @@ class Batch:
     def __len__(self) -> int:
         return len(self.targets)
 
-    def head(self, n: int) -> tuple[Array, ...]:
-        """Return the inputs of the first `n` examples."""
-        return tuple(array[:n] for array in self.inputs)
+    def head(self, n: int) -> Batch:
+        """Return the first `n` examples."""
+        return Batch(inputs=tuple(array[:n] for array in self.inputs), targets=self.targets[:n], number=self.number)
 
 
 def batches(data: Data, *, batch_size: int) -> Iterator[Batch]:
@@ -59,6 +59,8 @@ def run_batch(session: Session, batch: Batch, *, what: str) -> tuple[Array, ...]
     shapes = ", ".join(f"{array.shape} {array.dtype}" for array in batch.inputs)
     try:
         outputs = session.run(*batch.inputs)
+    except NetworkError as error:
+        raise DataError(f"{what} cannot run the inputs of batch {batch.number}: {error}") from error
     except DwindleError:
         raise
     except Exception as error:  # each engine has its own

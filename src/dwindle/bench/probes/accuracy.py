@@ -127,19 +127,22 @@ def measure_accuracy(subject: Subject, answers: Answers) -> tuple[Measurement, .
     )
 
 
-def measure_drop(subject: Subject, dense: Answers, compressed: Answers) -> tuple[Measurement, ...]:
+def measure_drop(subject: Subject, dense: Answers, compressed: Answers, *, baseline: str) -> tuple[Measurement, ...]:
     """Return what compression costs in the first metric, paired by example; more is worse.
 
-    Accuracies give `accuracy_drop` in percentage points; a metric of other values gives `<name>_drop` in its own unit.
+    `subject` is the compressed file, `baseline` the sha256 of the dense one. Accuracies give `accuracy_drop` in
+    percentage points; a metric of other values gives `<name>_drop` in its own unit.
     """
     metric = next(iter(compressed.values))
+    against: dict[str, str | float] = {"baseline": baseline}
     before, after = dense.values[metric], compressed.values[metric]
     if after.dtype == np.bool_:
         drop = ACCURACY_DROP if metric == ACCURACY else Metric(f"{metric.name}_drop", "points", -1)
-        return (subject.measured(drop, paired_drop_interval(before, after), protocol="paired"),)
-    loss = metric.better * (before.astype(np.float64) - after)
-    drop = Metric(f"{metric.name}_drop", metric.unit, -1)
-    return (subject.measured(drop, _interval(loss), protocol="paired"),)
+        interval = paired_drop_interval(before, after)
+    else:
+        drop = Metric(f"{metric.name}_drop", metric.unit, -1)
+        interval = _interval(metric.better * (before.astype(np.float64) - after))
+    return (subject.measured(drop, interval, protocol="paired", conditions=against),)
 
 
 def _interval(values: Array) -> Interval:

@@ -14,7 +14,6 @@ from dwindle.bench.measurement import (
     LATENCY_P90,
     SPEEDUP,
     Measurement,
-    Metric,
     Subject,
 )
 from dwindle.bench.protocol import Clock, Comparison, LatencyProtocol, Timing, compare, quantile_interval, time_action
@@ -22,7 +21,6 @@ from dwindle.runtimes.protocol import Array, Session
 
 ALONE: Final = "latency"
 IN_TURN: Final = "latency, interleaved"
-_QUANTILES: Final = {LATENCY_MEDIAN: 0.5, LATENCY_P90: 0.9}
 
 
 def time_session(
@@ -46,23 +44,27 @@ def compare_sessions(
         return compare(lambda: first.run(*inputs), lambda: second.run(*inputs), protocol, clock=clock)
 
 
-def measure_latency(subject: Subject, timing: Timing, *, protocol: str = ALONE) -> tuple[Measurement, ...]:
-    """Return mean, median and 90th percentile in ms; all say `unstable: yes` if the mean did not settle."""
-    conditions: dict[str, str | float] = _stability(timing)
-    mean = subject.measured(LATENCY, timing.mean, protocol=protocol, conditions=conditions)
-    return (mean, *(_quantile(subject, timing, protocol=protocol, metric=metric) for metric in _QUANTILES))
+def measure_latency(
+    subject: Subject, timing: Timing, *, batch: int = 1, protocol: str = ALONE
+) -> tuple[Measurement, ...]:
+    """Return mean, median and 90th percentile in ms of a call with `batch` examples.
+
+    All three say `unstable: yes` and what stopped the timing if the mean did not settle.
+    """
+    common = {"batch": batch, **_stability(timing)}
+    mean = subject.measured(LATENCY, timing.mean, protocol=protocol, conditions=common)
+    found = [mean]
+    for metric, quantile in ((LATENCY_MEDIAN, 0.5), (LATENCY_P90, 0.9)):
+        interval, level = quantile_interval(timing.samples_ms, quantile, level=timing.level)
+        reached = {"level": level} if level < timing.level else {}
+        found.append(subject.measured(metric, interval, protocol=protocol, conditions={**common, **reached}))
+    return tuple(found)
 
 
-def measure_speedup(subject: Subject, comparison: Comparison, *, baseline: str) -> Measurement:
+def measure_speedup(subject: Subject, comparison: Comparison, *, baseline: str, batch: int = 1) -> Measurement:
     """Return how many times faster b is than a; `subject` is b, `baseline` the sha256 of a."""
-    unstable = _stability(comparison.a) | _stability(comparison.b)
-    return subject.measured(SPEEDUP, comparison.ratio, protocol=IN_TURN, conditions={"baseline": baseline, **unstable})
-
-
-def _quantile(subject: Subject, timing: Timing, *, protocol: str, metric: Metric) -> Measurement:
-    interval, level = quantile_interval(timing.samples_ms, _QUANTILES[metric], level=timing.level)
-    reached: dict[str, str | float] = {} if level >= timing.level else {"level": level}
-    return subject.measured(metric, interval, protocol=protocol, conditions={**_stability(timing), **reached})
+    conditions = {"batch": batch, "baseline": baseline, **_stability(comparison.a), **_stability(comparison.b)}
+    return subject.measured(SPEEDUP, comparison.ratio, protocol=IN_TURN, conditions=conditions)
 
 
 def _stability(timing: Timing) -> dict[str, str | float]:
