@@ -77,9 +77,26 @@ def decode(coded: Coded, n_symbols: int, alphabet_size: int) -> Symbols:
         case 2:
             return _decode_ans(coded.payload, n_symbols, alphabet_size)
         case 3:
-            return _decode_gaps(coded.payload, n_symbols, alphabet_size)
+            if alphabet_size != 2:
+                raise ContainerError(f"gaps code two symbols, not {alphabet_size}")
+            return _decode_gaps(coded.payload, n_symbols)[0]
         case _:
             raise ContainerError(f"coder {coded.coder} is unknown; this file needs a newer reader")
+
+
+def decode_support(coded: Coded, n_symbols: int) -> tuple[npt.NDArray[np.bool_], Symbols]:
+    """Return a support (n_symbols,) and the positions where it is True; gaps know them without a search.
+
+    Raises:
+        ContainerError: as `decode`.
+    """
+    if coded.coder == GAPS:
+        symbols, places, rare = _decode_gaps(coded.payload, n_symbols)
+        if rare:
+            return symbols.view(np.bool_), places
+    else:
+        symbols = decode(coded, n_symbols, 2)
+    return symbols.view(np.bool_), np.flatnonzero(symbols)
 
 
 def _cost(coded: Coded) -> float:
@@ -173,21 +190,24 @@ def _with_escapes(gaps: Symbols, longest: int) -> Symbols:
     return symbols
 
 
-def _decode_gaps(payload: bytes, n_symbols: int, alphabet_size: int) -> Symbols:
-    if alphabet_size != 2 or not payload:
-        raise ContainerError("gaps can code two symbols only, and are never empty")
+def _decode_gaps(payload: bytes, n_symbols: int) -> tuple[Symbols, Symbols, int]:
+    """Return the symbols, the positions of the rarer one, and which one that is."""
+    if not payload:
+        raise ContainerError("gaps are never empty")
     coder, rare = payload[0] >> 1, payload[0] & 1
     longest, start = read_varint(payload, 1)
     n_gap_symbols, start = read_varint(payload, start)
     if coder >= GAPS or not 0 < longest < 256 or n_gap_symbols > n_symbols:
         raise ContainerError(f"{n_gap_symbols} gaps up to {longest} by coder {coder} cannot cover {n_symbols} symbols")
     gaps = decode(Coded(coder, payload[start:]), n_gap_symbols, longest + 1)
-    ends = np.cumsum(gaps + (gaps != longest), dtype=np.int64)
+    is_place = gaps != longest
+    ends = np.cumsum(gaps + is_place, dtype=np.int64)
     if n_gap_symbols and int(ends[-1]) > n_symbols:
         raise ContainerError(f"gaps reach position {int(ends[-1])} of {n_symbols}")
+    places = (ends if is_place.all() else ends[is_place]) - 1
     symbols = np.full(n_symbols, 1 - rare, dtype=np.uint8)
-    symbols[ends[gaps != longest] - 1] = rare
-    return symbols
+    symbols[places] = rare
+    return symbols, places, rare
 
 
 def _require_alphabet(alphabet_size: int) -> None:

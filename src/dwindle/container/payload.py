@@ -143,8 +143,7 @@ class StreamReader:
                 kept = kept if kept.dtype == np.uint8 else kept.astype(np.int32)
                 return CodebookRecord(_spread(kept, inside, n_weights).reshape(shape), self._record(centroids, None))
             case SparsePlan(shape, n_kept, support, values):
-                mask = coders.decode(self._next(support), n_weights, 2).view(np.bool_)
-                kept = np.flatnonzero(mask)
+                mask, kept = coders.decode_support(self._next(support), n_weights)
                 if kept.size != n_kept:
                     raise ContainerError(f"a support keeps {kept.size} weights, its header says {n_kept}")
                 return SparseRecord(mask.reshape(shape), self._record(values, kept))

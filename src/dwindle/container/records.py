@@ -113,20 +113,25 @@ def _decode(record: Record) -> Array:
             return np.asarray((codes - record.spread_zero_point()).astype(np.float32) * record.spread_scale())
         case CodebookRecord(indices, centroids):
             return _decode(centroids)[indices]
-        case SparseRecord(support, CodebookRecord(indices, centroids)):
-            values = _decode(centroids)  # only what is kept is looked up: at 90 % sparsity ten times fewer
-            decoded = np.zeros(support.size, dtype=values.dtype)
-            kept = np.flatnonzero(support)
-            decoded[kept] = values[indices.reshape(-1)[kept]]
-            return decoded.reshape(support.shape)
-        case SparseRecord(support, values):
-            decoded = _decode(values)
-            return np.where(support, decoded, decoded.dtype.type(0))
+        case SparseRecord():
+            return _decode_sparse(record)
         case ScaledRecord(values, factor, axis):
             decoded = _decode(values)
             return decoded * factor.reshape([-1 if i == axis else 1 for i in range(decoded.ndim)])
         case _:
             assert_never(record)
+
+
+def _decode_sparse(record: SparseRecord) -> Array:
+    support, values = record.support, record.values
+    if isinstance(values, CodebookRecord) and values.indices.dtype == np.uint8:
+        centroids = _decode(values.centroids)
+        if centroids.size < 256:
+            # One look-up for both, with zero as entry 0: half the time of a look-up followed by a choice.
+            entries = np.concatenate([np.zeros(1, dtype=centroids.dtype), centroids])
+            return np.take(entries, (values.indices + np.uint8(1)) * support.view(np.uint8))
+    decoded = _decode(values)
+    return np.where(support, decoded, decoded.dtype.type(0))
 
 
 def _expand(scales: Array, granularity: tuple[str] | tuple[str, int], shape: tuple[int, ...]) -> Array:

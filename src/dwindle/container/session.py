@@ -1,0 +1,69 @@
+"""This file turns the contents of a `.dwn` file into a running ONNX Runtime session; it alone imports onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dwindle.container.contents import Contents
+from dwindle.container.integer import integer_form
+from dwindle.container.records import Array, decode_record
+from dwindle.container.references import external_names
+from dwindle.errors import ContainerError, RuntimeUnavailableError
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+PARTS = ("codes", "scale", "zero_point")
+
+
+def open_session(contents: Contents, n_threads: int = 1) -> InferenceSession:
+    """Return a session on the CPU that computes with `n_threads` threads.
+
+    Raises:
+        RuntimeUnavailableError: onnxruntime is not installed.
+        ContainerError: the file has no graph, or onnxruntime refuses it.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise RuntimeUnavailableError("onnxruntime is not installed; run: pip install onnxruntime") from error
+    if not contents.graph:
+        raise ContainerError("this file holds weights but no graph; export it again with an example input")
+    weights = external_arrays(contents)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = n_threads
+    options.inter_op_num_threads = 1
+    values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
+    options.add_external_initializers(list(weights), values)
+    try:
+        return onnxruntime.InferenceSession(contents.graph, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ContainerError(f"onnxruntime cannot run the graph of this file: {error}") from error
+
+
+def external_arrays(contents: Contents) -> Mapping[str, Array]:
+    """Return the array behind each name that the graph refers to.
+
+    Raises:
+        ContainerError: the graph refers to a weight that the file does not hold, or to integers that it does not have.
+    """
+    arrays: dict[str, Array] = {}
+    for name in external_names(contents.graph):
+        if name not in arrays:
+            arrays.update(_arrays_for(name, contents))
+    return arrays
+
+
+def _arrays_for(name: str, contents: Contents) -> dict[str, Array]:
+    weight, _, part = name.rpartition("/")
+    record = contents.records.get(contents.aliases.get(name, name))
+    if record is not None:
+        return {name: np.require(decode_record(record), requirements="C")}
+    record = contents.records.get(contents.aliases.get(weight, weight))
+    form = integer_form(record) if record is not None and part in PARTS else None
+    if form is None:
+        raise ContainerError(f"the graph refers to {name!r}, which this file does not hold; export it again")
+    return {f"{weight}/{part}": np.require(getattr(form, part), requirements="C") for part in PARTS}

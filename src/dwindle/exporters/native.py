@@ -1,0 +1,159 @@
+"""This file writes a model as a `.dwn` file: torch encodings become the container's NumPy records, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, assert_never
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dwindle.artifact import Artifact
+from dwindle.container.contents import Contents
+from dwindle.container.limits import MAX_ALPHABET
+from dwindle.container.records import (
+    AffineRecord,
+    Array,
+    CodebookRecord,
+    DenseRecord,
+    Record,
+    ScaledRecord,
+    SparseRecord,
+)
+from dwindle.container.values import DTYPES
+from dwindle.container.writer import write
+from dwindle.core.encoding import Affine, Codebook, Dense, Encoding, Scaled, Sparse, codebook_of, decode
+from dwindle.core.granularity import Granularity, PerChannel, PerGroup, PerTensor
+from dwindle.errors import ExportError
+from dwindle.network.compressed import CompressedModel
+from dwindle.settings import to_plain
+from dwindle.version import VERSION
+
+
+@dataclass(frozen=True, kw_only=True)
+class NativeExporter:
+    """Writes `.dwn` files.
+
+    Attributes:
+        metadata: JSON values that travel inside the file, such as class names and preprocessing; the exporter adds
+            `n_dense_weights`, `digest`, `history`, `edits`, `activations` and `version`.
+    """
+
+    metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def format(self) -> str:
+        """The artifact's format and file suffix."""
+        return "dwn"
+
+    def obstacles(self, model: CompressedModel) -> list[str]:
+        """Return the reasons why the format cannot hold `model`; empty if it can."""
+        found: list[str] = []
+        for name, encoding in model.encodings.items():
+            dtype = str(decode(encoding).dtype).removeprefix("torch.")
+            if dtype not in DTYPES:
+                found.append(f"{name!r} holds {dtype} numbers; convert it to one of {', '.join(DTYPES)}")
+            codebook = codebook_of(encoding)
+            if codebook is not None and codebook.codebook_size > MAX_ALPHABET:
+                found.append(f"{name!r} has {codebook.codebook_size} centroids; use at most {MAX_ALPHABET}")
+        return found
+
+    def export(self, model: CompressedModel, example: Tensor, path: Path) -> Artifact:
+        """Write `model` to `path`, whole or not at all; `example` is one input batch (batch, ...).
+
+        Raises:
+            ExportError: the format cannot hold the model, or ONNX cannot express its graph.
+            ContainerError: the disk refuses the file.
+        """
+        from dwindle.exporters.graph import build_graph  # onnx is heavy and optional
+
+        if reasons := self.obstacles(model):
+            raise ExportError(f"this model cannot become a .dwn file: {'; '.join(reasons)}")
+        graph: bytes = build_graph(model, example).SerializeToString(deterministic=True)
+        write(path, to_contents(model, graph=graph, metadata=self.metadata))
+        return Artifact.of(path, origin=model.digest())
+
+
+def to_contents(model: CompressedModel, *, graph: bytes, metadata: Mapping[str, Any]) -> Contents:
+    """Return what the file of `model` contains; our own metadata keys win over those of `metadata`."""
+    own = {
+        "n_dense_weights": model.n_dense_weights,
+        "digest": model.digest(),
+        "history": to_plain(model.history),
+        "edits": to_plain(model.edits),
+        "activations": {str(site): to_plain(quantizer) for site, quantizer in sorted(model.activations.items())},
+        "version": VERSION,
+    }
+    records = {name: to_record(encoding) for name, encoding in model.encodings.items()}
+    return Contents(records, model.aliases, graph, {**metadata, **own})
+
+
+def to_record(encoding: Encoding) -> Record:
+    """Return `encoding` in NumPy arrays; memory is shared where torch allows it."""
+    match encoding:
+        case Dense(values):
+            return DenseRecord(_array(values))
+        case Affine(codes, scale, zero_point, granularity, n_bits, signed):
+            arrays = (_array(codes.to(torch.int32)), _array(scale), _array(zero_point.to(torch.int32)))
+            return AffineRecord(*arrays, _plain_granularity(granularity), n_bits, signed)
+        case Codebook(indices, centroids):
+            return CodebookRecord(_array(indices), to_record(centroids))  # pyright: ignore[reportArgumentType]
+        case Sparse(support, values):
+            return SparseRecord(_array(support), to_record(values))  # pyright: ignore[reportArgumentType]
+        case Scaled(values, factor, axis):
+            return ScaledRecord(to_record(values), _array(factor), axis)  # pyright: ignore[reportArgumentType]
+        case _:
+            assert_never(encoding)
+
+
+def from_record(record: Record) -> Encoding:
+    """Return `record` as an encoding of torch tensors, which own their memory.
+
+    Raises:
+        EncodingError: the record contradicts itself.
+    """
+    match record:
+        case DenseRecord(values):
+            return Dense(_tensor(values))
+        case AffineRecord(codes, scale, zero_point, granularity, n_bits, signed):
+            tensors = (_tensor(codes), _tensor(scale).reshape(-1), _tensor(zero_point).reshape(-1))
+            return Affine(*tensors, _granularity(granularity), n_bits, signed)
+        case CodebookRecord(indices, centroids):
+            return Codebook(_tensor(indices), from_record(centroids))  # pyright: ignore[reportArgumentType]
+        case SparseRecord(support, values):
+            return Sparse(_tensor(support), from_record(values))  # pyright: ignore[reportArgumentType]
+        case ScaledRecord(values, factor, axis):
+            return Scaled(from_record(values), _tensor(factor), axis)  # pyright: ignore[reportArgumentType]
+        case _:
+            assert_never(record)
+
+
+def _array(tensor: Tensor) -> Array:
+    return tensor.detach().cpu().contiguous().numpy()
+
+
+def _tensor(array: Array) -> Tensor:
+    return torch.from_numpy(np.array(array))
+
+
+def _plain_granularity(granularity: Granularity) -> tuple[str] | tuple[str, int]:
+    match granularity:
+        case PerTensor():
+            return ("tensor",)
+        case PerChannel(axis):
+            return ("channel", axis)
+        case PerGroup(size):
+            return ("group", size)
+
+
+def _granularity(plain: tuple[str] | tuple[str, int]) -> Granularity:
+    match plain:
+        case ("channel", int(axis)):
+            return PerChannel(axis)
+        case ("group", int(size)):
+            return PerGroup(size)
+        case _:
+            return PerTensor()
