@@ -1,7 +1,7 @@
 """This file is the door of the command line: the commands, and which exit code means what.
 
-Exit codes: 0 done; 1 an error that says what to mend; 2 a wrong call; 3 the budget is violated; 4 the budget is undecided
-(an interval straddles a bound); 130 interrupted (call again to resume).
+Exit codes: 0 done; 1 an error that says what to mend; 2 a wrong call; 3 the budget is violated; 4 the budget is
+undecided (an interval straddles a bound); 130 interrupted (call again to resume).
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ def print_outcome(outcome: Outcome) -> None:
     for artifact in outcome.deployment.artifacts.values():
         table.add_row(str(artifact.path), f"{artifact.size_bytes:,} bytes")
     table.add_row(
-        "smaller than the fp32 weights", f"{s['compression_ratio']:.1f}x ({outcome.measured.artifact.path.name})"
+        "smaller than the fp32 weights", f"{s['compression_ratio']:.1f}x ({outcome.measured.artifacts[0].path.name})"
     )
     table.add_row(
         "accuracy drop, paired",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import Dataset
 
 from dwindle.bench.budget import Budget
@@ -15,12 +15,13 @@ from dwindle.errors import DataError
 from dwindle.network.train import Trainer
 from dwindle.recipe import Recipe
 
-Examples = Dataset[tuple[Tensor, Tensor]]
+Examples = Dataset[Any]
+"""Items are `(input, target)`."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Data:
-    """Three splits of `(input, target)` examples: `train` to learn from, `validation` to decide, `test` to read once."""
+    """Three splits of `(input, target)` examples: train to learn, validation to decide, test to read once."""
 
     name: str
     train: Examples

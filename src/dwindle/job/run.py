@@ -41,7 +41,7 @@ N_PARITY: Final = 64
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Outcome:
-    """What a job led to: the compressed model, its files, the measurements of them, and the summary in plain values."""
+    """What a job led to: the compressed model, its files, what was measured, and the summary in plain values."""
 
     model: CompressedModel
     deployment: Deployment
@@ -55,7 +55,7 @@ def check_job(job: Job) -> None:
     """Find whatever can be found wrong before any work.
 
     Raises:
-        DwindleError: an empty data set, inputs that the network rejects, weights that are NaN, a recipe that cannot run.
+        DwindleError: an empty data set, rejected inputs, NaN weights, a recipe that cannot run.
     """
     for part in ("train", "validation", "test"):
         if _length(getattr(job.data, part)) == 0:
@@ -96,7 +96,7 @@ def run_job(job: Job, *, report_progress: Progress | None = None, started: float
         ledger.append("measurement", {"role": "compressed", **_plain_measurement(parity)})
     _record_tensors(ledger, model, deployment)
     _say(report_progress, "measure the files", 0)
-    measured = _measure(job, ledger, deployment, reference)
+    measured = _measure(job, ledger, deployment, reference=reference)
     _say(report_progress, "measure the files", 1)
     verdict = _judge(job, ledger, (*measured.measurements, *deployment.parity))
     summary = _summary(measured, verdict=verdict, seconds=time.perf_counter() - started)
@@ -137,13 +137,12 @@ def _length(data: Dataset[Any]) -> int:
     return len(cast("Any", data))
 
 
-def _measure(job: Job, ledger: Ledger, deployment: Deployment, reference: Artifact) -> Measured:
+def _measure(job: Job, ledger: Ledger, deployment: Deployment, *, reference: Artifact) -> Measured:
     """Measure the first file in full; of the others what is their own: their answers and their speed."""
     plan = Plan(latency=LatencyProtocol(seconds=job.latency_seconds), batch_size=BATCH_SIZE)
     measured = measure(deployment, job.data.test, dense=reference, plan=plan)
     record(ledger, measured, class_names=job.data.class_names)
-    first, *others = deployment.artifacts.values()
-    for artifact in others:
+    for artifact in tuple(deployment.artifacts.values())[1:]:
         found = measure(artifact, job.data.test, dense=reference, plan=plan)
         own = tuple(m for m in found.measurements if m.metric not in {SIZE, COMPRESSION_RATIO})
         record(ledger, replace(found, measurements=own, confusion=None, dense=None), class_names=job.data.class_names)

@@ -1,4 +1,4 @@
-"""This file says what a job.toml may contain, and reads one; an unknown key is an error that names the nearest known key."""
+"""This file says what a job.toml may contain, and reads one; an unknown key is an error that names the nearest one."""
 
 from __future__ import annotations
 
@@ -36,8 +36,10 @@ class DataSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSpec:
-    """`[training]`: how the recipe's training steps train. `augment` names `file.py:function`, called with
-    (inputs, generator); `patience` stops a step after so many epochs without a better validation result.
+    """`[training]`: how the recipe's training steps train.
+
+    `augment` names `file.py:function`, called with (inputs, generator); `patience` stops a step after so many epochs
+    without a better validation result.
     """
 
     batch_size: int = 128
