@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+
 from dwindle.core.statistics import Interval, mean_interval
 from dwindle.errors import MeasurementError, SettingError
 
@@ -143,7 +145,7 @@ def quantile_interval(samples: tuple[float, ...], quantile: float, *, level: flo
     >>> quantile_interval(tuple(range(1, 101)), 0.5)[0]
     Interval(value=50.5, low=40, high=61, n=100)
     """
-    from scipy import stats  # imported late: it costs half a second
+    from scipy.special import bdtr  # imported late, as in core/statistics.py
 
     n = len(samples)
     if n == 0:
@@ -154,10 +156,11 @@ def quantile_interval(samples: tuple[float, ...], quantile: float, *, level: flo
     above = min(below + 1, n - 1)
     value = ordered[below] + (position - below) * (ordered[above] - ordered[below])
     tail = (1 - level) / 2
+    cumulated = np.asarray(bdtr(np.arange(n + 1.0), n, quantile))  # P(number below <= k)
     # The quantile lies in [x_(low), x_(high)] (ranks from 1) where low <= number below < high.
-    low = max(int(stats.binom.ppf(tail, n, quantile)), 1)
-    high = min(int(stats.binom.ppf(1 - tail, n, quantile)) + 1, n)
-    reached = float(stats.binom.cdf(high - 1, n, quantile) - stats.binom.cdf(low - 1, n, quantile))
+    low = max(int(np.searchsorted(cumulated, tail)), 1)
+    high = min(int(np.searchsorted(cumulated, 1 - tail)) + 1, n)
+    reached = float(cumulated[high - 1] - cumulated[low - 1])
     bounds = (min(ordered[low - 1], value), max(ordered[high - 1], value))
     return Interval(value=value, low=bounds[0], high=bounds[1], n=n), reached
 

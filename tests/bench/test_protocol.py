@@ -1,0 +1,178 @@
+"""This file tests the latency protocol against a fake clock: no test here waits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dwindle.artifact import Artifact
+from dwindle.bench.protocol import LatencyProtocol, compare, quantile_interval, time_action
+from dwindle.errors import MeasurementError, SettingError
+from dwindle.runtimes.fake import FakeClock, FakeRuntime
+
+ANY_FILE = Artifact(path=Path("any.dwn"), format="dwn", sha256="0" * 64, size_bytes=1)
+INPUT = np.zeros((1, 2), dtype=np.float32)
+
+
+def action_of(runtime: FakeRuntime) -> Callable[[], object]:
+    with runtime.load(ANY_FILE) as session:
+        return lambda: session.run(INPUT)
+
+
+@pytest.mark.parametrize("noise", [0.05, 0.3])
+def test_the_interval_covers_the_true_latency_at_its_level(noise: float) -> None:
+    n_trials, truth = 400, 3.0
+    n_covered = 0
+    for seed in range(n_trials):
+        runtime = FakeRuntime(latency_ms=truth, noise=noise, seed=seed)
+        timing = time_action(action_of(runtime), LatencyProtocol(), clock=runtime.clock)
+        assert timing.is_stable
+        n_covered += timing.mean.low <= truth <= timing.mean.high
+    # Four binomial standard deviations below 0.95, and 0.02 for the skew of the noise and for stopping early.
+    assert n_covered / n_trials >= 0.95 - 0.02 - 4 * math.sqrt(0.05 * 0.95 / n_trials)
+    assert n_covered < n_trials
+
+
+def test_the_ratio_covers_the_true_speedup_although_the_machine_slows_down() -> None:
+    n_trials, n_covered = 200, 0
+    for seed in range(n_trials):
+        clock = FakeClock()
+        a, b = (
+            FakeRuntime(latency_ms=ms, noise=0.1, clock=clock, seed=2 * seed + i) for i, ms in enumerate((6.0, 2.0))
+        )
+        runs = [action_of(a), action_of(b)]
+
+        def slowed(run: Callable[[], object], clock: FakeClock = clock) -> Callable[[], object]:
+            def action() -> None:
+                start = clock()
+                run()
+                clock.advance((clock() - start) * start)  # after t seconds everything takes 1 + t times as long
+
+            return action
+
+        found = compare(slowed(runs[0]), slowed(runs[1]), LatencyProtocol(), clock=clock)
+        n_covered += found.ratio.low <= 3.0 <= found.ratio.high
+    assert n_covered / n_trials >= 0.95 - 0.02 - 4 * math.sqrt(0.05 * 0.95 / n_trials)
+    assert n_covered < n_trials
+
+
+@given(latency=st.floats(1e-3, 1e3), n_warmup=st.integers(0, 20), min_repeats=st.integers(3, 50))
+def test_without_noise_the_latency_is_exact_and_the_fewest_runs_suffice(
+    latency: float, n_warmup: int, min_repeats: int
+) -> None:
+    runtime = FakeRuntime(latency_ms=latency)
+    protocol = LatencyProtocol(n_warmup=n_warmup, min_repeats=min_repeats, seconds=1e9, block=1)
+    timing = time_action(action_of(runtime), protocol, clock=runtime.clock)
+    assert timing.mean.value == pytest.approx(latency, rel=1e-6)
+    assert len(timing.samples_ms) == min_repeats
+    assert runtime.clock() == pytest.approx((n_warmup + min_repeats) * latency / 1e3)
+    assert timing.is_stable
+
+
+def test_it_stops_as_soon_as_the_interval_is_narrow_and_not_before() -> None:
+    runtime = FakeRuntime(latency_ms=1.0, noise=0.5)
+    protocol = LatencyProtocol()
+    timing = time_action(action_of(runtime), protocol, clock=runtime.clock)
+    assert timing.mean.half_width <= 0.05 * timing.mean.value
+    before = type(timing)(samples_ms=timing.samples_ms[: -protocol.block], level=0.95, stopped_by="")
+    assert before.mean.half_width > 0.05 * before.mean.value
+
+
+def test_warmup_is_not_timed() -> None:
+    clock, n_runs = FakeClock(), 0
+
+    def action() -> None:
+        nonlocal n_runs
+        n_runs += 1
+        clock.advance(1.0 if n_runs <= 4 else 0.001)
+
+    timing = time_action(action, LatencyProtocol(n_warmup=4), clock=clock)
+    assert max(timing.samples_ms) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("limits", "stopped_by", "n"),
+    [({"max_repeats": 40}, "repeats", 40), ({"seconds": 0.1}, "time", None), ({"seconds": 1e-9}, "time", 3)],
+)
+def test_a_limit_that_ends_it_early_is_named(limits: dict[str, float], stopped_by: str, n: int | None) -> None:
+    runtime = FakeRuntime(latency_ms=1.0, noise=1.0)
+    timing = time_action(action_of(runtime), LatencyProtocol(**limits), clock=runtime.clock)  # type: ignore[arg-type]
+    assert timing.stopped_by == stopped_by
+    assert not timing.is_stable
+    assert n is None or len(timing.samples_ms) == n
+
+
+def test_two_files_are_timed_in_alternating_blocks() -> None:
+    clock, order = FakeClock(), ""
+
+    def side(name: str, seconds: float) -> Callable[[], object]:
+        def action() -> None:
+            nonlocal order
+            order += name
+            clock.advance(seconds)
+
+        return action
+
+    protocol = LatencyProtocol(n_warmup=0, min_repeats=4, block=2)
+    found = compare(side("a", 0.004), side("b", 0.001), protocol, clock=clock)
+    assert order == "aaabbb" + "bbbaaa" + "aaabbb"
+    assert len(found.a.samples_ms) == len(found.b.samples_ms) == 6
+    assert found.ratio.value == pytest.approx(4.0)
+    assert found.ratio.n == 3
+
+
+def test_a_comparison_ends_at_its_limits_too() -> None:
+    clock = FakeClock()
+    runs = [action_of(FakeRuntime(latency_ms=5, noise=1.0, clock=clock, seed=seed)) for seed in (1, 2)]
+    found = compare(*runs, LatencyProtocol(max_repeats=50), clock=clock)
+    assert (found.a.stopped_by, len(found.a.samples_ms), len(found.b.samples_ms)) == ("repeats", 50, 50)
+    found = compare(*runs, LatencyProtocol(seconds=0.3), clock=clock)
+    assert found.a.stopped_by == found.b.stopped_by == "time"
+
+
+def test_a_clock_that_stands_still_is_an_error() -> None:
+    with pytest.raises(MeasurementError, match=r"a run took 0\.0 ms by this clock"):
+        time_action(lambda: None, LatencyProtocol(), clock=FakeClock())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"level": 1.0}, {"relative_width": 0.0}, {"seconds": 0.0}, {"n_warmup": -1}, {"block": 0}, {"min_repeats": 2},
+     {"min_repeats": 10, "max_repeats": 9}],
+)  # fmt: skip
+def test_settings_that_cannot_work_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(SettingError, match=r"must (lie|be)|<= min_repeats"):
+        LatencyProtocol(**wrong)  # type: ignore[arg-type]
+
+
+@settings(max_examples=50)
+@given(st.lists(st.floats(0.1, 100), min_size=1, max_size=60), st.sampled_from([0.5, 0.9]))
+def test_a_quantile_lies_in_its_interval_and_both_are_ordinary(samples: list[float], quantile: float) -> None:
+    interval, level = quantile_interval(tuple(samples), quantile)
+    assert interval.value == pytest.approx(np.quantile(samples, quantile))
+    assert min(samples) <= interval.low <= interval.value <= interval.high <= max(samples)
+    assert 0 <= level <= 1
+
+
+@pytest.mark.parametrize("quantile", [0.5, 0.9])
+@pytest.mark.parametrize("n", [10, 50, 200])
+def test_a_quantile_interval_covers_the_truth_at_the_level_it_states(quantile: float, n: int) -> None:
+    generator = np.random.default_rng(n)
+    truth = -math.log(1 - quantile)
+    n_trials = 600
+    intervals = [quantile_interval(tuple(generator.exponential(size=n)), quantile) for _ in range(n_trials)]
+    covered = np.mean([interval.low <= truth <= interval.high for interval, _ in intervals])
+    level = intervals[0][1]
+    assert abs(covered - level) <= 4 * math.sqrt(0.05 * 0.95 / n_trials) + 0.02
+    assert level >= 0.95 or (quantile == 0.9 and n < 36)
+
+
+def test_no_samples_have_no_quantile() -> None:
+    with pytest.raises(MeasurementError, match="at least one sample"):
+        quantile_interval((), 0.5)
