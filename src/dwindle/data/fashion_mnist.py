@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import math
+import zlib
 from pathlib import Path
 from typing import Final
 
@@ -41,12 +43,17 @@ def load_fashion_mnist(root: Path | None = None, *, size: int = 28) -> Splits:
     """Return Fashion-MNIST: 55,000 training, 5,000 validation and 10,000 test images.
 
     Args:
-        root: folder of the four IDX `.gz` files; without it `DWINDLE_DATA`, the system's location and a download are tried.
+        root: folder of the four IDX `.gz` files; without it `locate` looks for them and at last downloads them.
         size: side in pixels; the 28 x 28 originals are resized bilinearly. Inputs are (1, size, size), standardized.
     """
     folder = locate(SOURCE, root)
     images = {part: _read_images(folder / f"{part}-images-idx3-ubyte.gz") for part in ("train", "t10k")}
     labels = {part: _read_labels(folder / f"{part}-labels-idx1-ubyte.gz") for part in ("train", "t10k")}
+    for part, pictures in images.items():
+        if len(pictures) != len(labels[part]):
+            raise DataError(
+                f"{folder}: {part} has {len(pictures)} images and {len(labels[part])} labels; load it again"
+            )
     train, validation = hold_out(_prepare(images["train"], size), labels["train"], n_held_out=N_VALIDATION)
     return Splits(
         name="fashion-mnist",
@@ -77,11 +84,12 @@ def _read_labels(path: Path) -> Tensor:
 def _read_idx(path: Path, *, magic: int, n_header_words: int) -> tuple[Tensor, list[int]]:
     try:
         raw = gzip.decompress(path.read_bytes())
-    except (gzip.BadGzipFile, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} is not a whole gzip file ({error}); delete it and load again") from error
     n_header = 4 * n_header_words
-    header = [int(word) for word in np.frombuffer(raw[:n_header], dtype=">u4")]
-    n_values = int(np.prod(header[1:])) if len(header) == n_header_words else -1
+    words = np.frombuffer(raw[: min(n_header, len(raw) // 4 * 4)], dtype=">u4")
+    header = [int(word) for word in words]
+    n_values = math.prod(header[1:]) if len(header) == n_header_words else -1
     if not header or header[0] != magic or len(raw) - n_header != n_values:
         raise DataError(f"{path} is not the IDX file it is named for (header {header}, {len(raw):,} bytes)")
     return torch.from_numpy(np.frombuffer(raw, dtype=np.uint8, offset=n_header).copy()), header

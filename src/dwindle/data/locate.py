@@ -54,13 +54,13 @@ def _require(source: Source, folder: Path, origin: str) -> Path:
 
 
 def _cache(source: Source) -> Path:
-    import platformdirs  # noqa: PLC0415 (only needed where nothing is installed)
+    import platformdirs  # only needed where nothing is installed
 
     return Path(platformdirs.user_cache_dir("dwindle")) / source.name
 
 
 def _download(source: Source, folder: Path) -> Path:
-    import pooch  # noqa: PLC0415 (only needed for a download)
+    import pooch  # only needed for a download
 
     for name, checksum in source.files.items():
         try:

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal, cast
@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from dwindle.errors import NetworkError, SettingError
 from dwindle.network.batches import Batches, Data, all_targets, hash_bytes, require_labels, try_first_batch
-from dwindle.network.train import AfterStep, Batch, Loss
+from dwindle.network.train import AfterStep, Batch, Loss, Progress
 from dwindle.network.train_state import read_state, write_state
 
 BaseLoss = Callable[[Any, Tensor], Tensor]
@@ -85,7 +85,7 @@ class FabricTrainer:
     patience: int | None = None
     workdir: Path | None = None
     accelerator: str = "auto"
-    report_progress: Callable[[str, int, int], None] | None = field(default=None)
+    report_progress: Progress | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -163,7 +163,7 @@ class _Run:
         self.best: tuple[float, float] | None = None
         self.best_epoch = 0
         self.best_state: dict[str, Tensor] = {}
-        self.path = None if trainer.workdir is None else trainer.workdir / f"{job.stage}-{self._key()}.ckpt"
+        self.path = None if trainer.workdir is None else trainer.workdir / f"{_file_name(job.stage)}-{self._key()}.ckpt"
         self.fabric = _fabric(trainer)
         if _wants_channels_last(network, trainer.train_batches.first(2)[0]):
             network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue, reportArgumentType]
@@ -387,6 +387,10 @@ def _is_channels_last(network: nn.Module) -> bool:
 
 def _are_classes(output: Any, targets: Tensor) -> bool:
     return isinstance(output, Tensor) and output.ndim == 2 and targets.ndim == 1 and not targets.is_floating_point()
+
+
+def _file_name(stage: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in stage)
 
 
 def _name_of(function: Any) -> str:

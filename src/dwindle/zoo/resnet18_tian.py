@@ -1,6 +1,8 @@
-"""This file holds ResNet-18 as in Tian et al. (2022): 33 x 33 input, convolutions with bias, plain 1 x 1 projections."""
+"""This file holds ResNet-18 as in Tian et al. (2022): 33 x 33 input, convolutions with bias, bare 1 x 1 projections."""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -43,7 +45,7 @@ class ResNet18Tian(nn.Module):
                     BasicBlock(before, after, stride=1 if before == after else 2),
                     BasicBlock(after, after, stride=1),
                 )
-                for before, after in zip(widths, widths[1:], strict=False)
+                for before, after in pairwise(widths)
             )
         )
         self.flatten = nn.Flatten()
@@ -60,6 +62,6 @@ class ResNet18Tian(nn.Module):
 def resnet18_tian(*, in_channels: int = 3, n_classes: int = 10) -> nn.Module:
     """Return ResNet-18 in the form of Tian et al. (2022); 11,200,010 parameters with 3 input channels and 10 classes.
 
-    Input (batch, in_channels, 33, 33), output logits (batch, n_classes); weights are drawn from torch's global generator.
+    Input (batch, in_channels, 33, 33), output logits (batch, n_classes); weights come from torch's global generator.
     """
     return ResNet18Tian(in_channels=in_channels, n_classes=n_classes)
