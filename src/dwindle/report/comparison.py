@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Final
 
-from dwindle.report.facts import Data, Facts, items, metric_name, number, table, text
+from dwindle.report.facts import Data, Facts, metric_name, number, table, text
 from dwindle.report.words import bare_value, human_bytes, metric_value, settings
 
 _LABELS: Final = {
@@ -19,6 +19,7 @@ _LABELS: Final = {
     "latency_median": "Latency, median",
     "latency": "Latency, mean",
     "latency_p90": "Latency, 90th percentile",
+    "speedup": "Speed-up over dense",
     "parity": "Parity with the model",
     "top1_agreement": "Same answer as the model",
 }
@@ -130,7 +131,8 @@ def rows_of(facts: Facts) -> list[Row]:
 
 def budget_of(facts: Facts) -> tuple[str, list[Bound]]:
     """Return the verdict on the budget and its bounds; both empty where the ledger holds none."""
-    bounds = [_bound(item) for item in (items(facts.budget, "bounds") or items(facts.budget, "verdicts"))]
+    verdicts = table(facts.budget, "verdicts")
+    bounds = [_bound(facts, name, text(verdicts, name)) for name in table(facts.budget, "bounds")]
     verdict = text(facts.budget, "verdict").upper()
     if not verdict and bounds:
         order = ("violated", "undecided", "met")
@@ -228,14 +230,19 @@ def _row(facts: Facts, before: Data | None, after: Data | None) -> Row:
         runtime="" if text(shown, "runtime") == "none" else text(shown, "runtime"),
         n=" / ".join(counts),
         protocol=text(shown, "protocol"),
-        conditions=_conditions(table(shown, "conditions")),
+        conditions=_conditions(table(shown, "conditions"), files),
     )
 
 
-def _conditions(conditions: Data) -> str:
-    """Names of conditions as words; the compressed file's conditions stand for both, as pairs share them."""
+def _conditions(conditions: Data, files: Mapping[str, str]) -> str:
+    """Return conditions in words: a file by its name instead of its digest, and not the format, which the name shows."""
     named = {"n_threads": "threads"}
-    return settings({named.get(k, k.replace("_", " ")): v for k, v in conditions.items()}) if conditions else ""
+    shown = {
+        named.get(key, key.replace("_", " ")): files.get(str(value), str(value)[:12]) if key == "baseline" else value
+        for key, value in conditions.items()
+        if key != "format"
+    }
+    return settings(shown) if shown else ""
 
 
 def _cell(measurement: Data | None) -> Cell | None:
@@ -253,23 +260,17 @@ def _protocol_words(measurement: Data) -> str:
     return ", ".join(part for part in parts if part and part != "none")
 
 
-def _bound(item: Any) -> Bound:
-    if not isinstance(item, dict):
-        return Bound(settings(item), "", "undecided")
-    bound = cast("Data", item)
-    verdict = text(bound, "verdict").upper()
-    words = _bound_words(bound) or settings({k: v for k, v in bound.items() if k != "verdict"})
-    return Bound(words, verdict, verdict.lower() if verdict.lower() in {"met", "violated"} else "undecided")
-
-
-def _bound_words(bound: Data) -> str:
-    name = metric_name(bound) or text(bound, "metric") or text(bound, "name")
-    limit = _first_number(bound, ("limit", "bound", "maximum", "minimum"))
-    if not name or limit is None:
-        return ""
-    unit = text(table(bound, "metric"), "unit") or text(bound, "unit")
-    return f"{_LABELS.get(name, name.replace('_', ' '))}: bound {metric_value(limit, unit)}"
-
-
-def _first_number(data: Data, keys: Sequence[str]) -> float | None:
-    return next((value for key in keys if (value := number(data, key)) is not None), None)
+def _bound(facts: Facts, name: str, verdict: str) -> Bound:
+    """Say what was bounded, how, and what was measured; unit and direction are those of the measurement."""
+    limit, measurement = number(table(facts.budget, "bounds"), name), best(facts, "compressed", name) or {}
+    metric = table(measurement, "metric")
+    unit, better = text(metric, "unit"), number(metric, "better")
+    side = "bound" if better is None else "at least" if better > 0 else "at most"
+    words = (
+        f"{_LABELS.get(name, name.replace('_', ' '))}: {side} {metric_value(limit, unit) if limit is not None else '?'}"
+    )
+    value = number(measurement, "value")
+    measured = (
+        f", measured {metric_value(value, unit)} {interval_of(measurement)}".rstrip() if value is not None else ""
+    )
+    return Bound(words + measured, verdict, verdict if verdict in {"met", "violated"} else "undecided")

@@ -175,7 +175,7 @@ def _latency_axis(by_role: dict[str, list[float]]) -> Axis:
 def _latency_shapes(by_role: dict[str, list[float]], x_axis: Axis) -> tuple[Shape, ...]:
     edges = [x_axis.low + i * (x_axis.high - x_axis.low) / _N_BINS for i in range(_N_BINS + 1)]
     heights = {role: [count / len(v) for count in bin_counts(v, edges)] for role, v in by_role.items()}
-    axes = x_axis, Axis(0, 1.1 * max(max(h) for h in heights.values()))
+    axes = x_axis, Axis(0, 1.1 * (max(max(h) for h in heights.values()) or 1))
     shapes: list[Shape] = []
     for role in (r for r in ROLES if r in by_role):
         shapes += [

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
 
 Data = Mapping[str, Any]
+_HUGE: Final = 1e100
+"""No measured figure comes near it; beyond, the arithmetic of an axis could overflow."""
 ROLES: Final = ("dense", "compressed")
 _KINDS: Final = {
     "run", "stage", "artifact", "measurement", "tensor", "latency_samples", "confusion", "summary", "budget",
@@ -51,34 +52,46 @@ class Facts:
 
 
 def gather(entries: Iterable[LedgerEntry]) -> Facts:
-    """Sort `entries`; nothing is refused, but what cannot be shown is remarked on."""
+    """Sort `entries`; nothing is refused, but what cannot be shown is remarked on.
+
+    A run writes everything it knows, also what it found in its cache; so the entries before the last start of a run are
+    left aside, but for the time that a stage really took.
+    """
+    entries = tuple(entries)
+    starts = [i for i, entry in enumerate(entries) if entry.kind == "run"]
+    earlier = [
+        entry.data for entry in entries if entry.kind == "stage" and isinstance(cast("object", entry.data), Mapping)
+    ]
+    entries = entries[starts[-1] :] if starts else entries
     by_kind: dict[str, list[Data]] = {kind: [] for kind in _KINDS}
     odd: Counter[str] = Counter()
     for entry in entries:
-        if entry.kind in _KINDS and isinstance(cast("object", entry.data), Mapping):
-            by_kind[entry.kind].append(entry.data)
+        kind = str(entry.kind)
+        if kind in _KINDS and isinstance(cast("object", entry.data), Mapping):
+            by_kind[kind].append(entry.data)
         else:
-            odd[str(entry.kind)] += 1
+            odd[kind] += 1
     artifacts = _last_of(by_kind["artifact"], "role", "format")
     stale = _stale_files(by_kind["artifact"], artifacts)
     kept = [m for m in by_kind["measurement"] if text(m, "artifact") not in stale]
     summary = _last(by_kind["summary"])
     return Facts(
         run=_last(by_kind["run"]),
-        stages=_unique_stages(by_kind["stage"]),
+        stages=_stages(by_kind["stage"], earlier),
         artifacts=artifacts,
         measurements=_last_of(kept, "role", "metric", "artifact", "runtime", "protocol", "conditions"),
         tensors=_last_of(by_kind["tensor"], "name"),
-        latency_samples=_last_of(by_kind["latency_samples"], "role", "runtime", "n_threads", "batch"),
+        # Of several compressed files, the first one written is the one that ran in turn with the dense one.
+        latency_samples=_last_of(by_kind["latency_samples"][::-1], "role", "runtime", "n_threads", "batch")[::-1],
         confusions={role: data for data in by_kind["confusion"] if (role := text(data, "role")) in ROLES},
         summary=summary,
         budget=_last(by_kind["budget"]) or _budget_of(summary),
-        remarks=_remarks(odd, n_runs=len(by_kind["run"]), n_stale=len(by_kind["measurement"]) - len(kept)),
+        remarks=_remarks(odd, n_runs=len(starts), n_stale=len(by_kind["measurement"]) - len(kept)),
     )
 
 
 def number(data: Data, key: str) -> float | None:
-    """Return the finite number under `key`, or None.
+    """Return the finite number under `key`, or None (NaN compares as not small enough).
 
     >>> number({"n": 3}, "n"), number({"n": float("nan")}, "n"), number({"n": "3"}, "n")
     (3, None, None)
@@ -117,7 +130,7 @@ def metric_name(measurement: Data) -> str:
 def _finite(value: object) -> float | None:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None
-    return value if math.isfinite(value) else None
+    return value if abs(value) < _HUGE else None
 
 
 def _last(found: list[Data]) -> Data:
@@ -131,12 +144,16 @@ def _last_of(found: list[Data], *keys: str) -> tuple[Data, ...]:
     return tuple(latest.values())
 
 
-def _unique_stages(found: list[Data]) -> tuple[Data, ...]:
-    """A resumed run writes a cached stage again, equal in all but its duration."""
-    first: dict[str, Data] = {}
-    for data in found:
-        first.setdefault(_identity({key: value for key, value in data.items() if key != "seconds"}), data)
-    return tuple(first.values())
+def _stages(found: list[Data], ever: list[Data]) -> tuple[Data, ...]:
+    """Give a stage that came from a cache the seconds that it took when it was first run."""
+    first: dict[str, Any] = {}
+    for stage in ever:
+        first.setdefault(_without_seconds(stage), stage.get("seconds"))
+    return tuple({**stage, "seconds": first.get(_without_seconds(stage))} for stage in found)
+
+
+def _without_seconds(stage: Data) -> str:
+    return _identity({key: value for key, value in stage.items() if key != "seconds"})
 
 
 def _identity(value: object) -> str:
@@ -150,19 +167,13 @@ def _stale_files(written: list[Data], current: tuple[Data, ...]) -> set[str]:
 
 def _budget_of(summary: Data) -> Data:
     budget = summary.get("budget")
-    if isinstance(budget, str):
-        return {"verdict": budget}
-    if isinstance(budget, list | tuple):
-        return {"bounds": list(cast("Iterable[Any]", budget))}
-    return table(summary, "budget") or ({"verdict": summary["verdict"]} if summary.get("verdict") else {})
+    return {"verdict": budget} if isinstance(budget, str) else table(summary, "budget")
 
 
 def _remarks(odd: Counter[str], *, n_runs: int, n_stale: int) -> tuple[str, ...]:
     remarks: list[str] = []
     if n_runs > 1:
-        remarks.append(
-            f"The ledger holds {n_runs} starts of a run; where a fact was written again, the last one is shown."
-        )
+        remarks.append(f"The ledger holds {n_runs} starts of a run; this page shows the last one.")
     if n_stale:
         remarks.append(f"{n_stale} measurements belong to files that were written anew since; they are left out.")
     if odd:

@@ -88,7 +88,7 @@ class Axis:
         """Return about `n` labels at round values.
 
         >>> [tick.label for tick in Axis(0, 1).ticks(4)]
-        ['0', '0.2', '0.4', '0.6', '0.8', '1']
+        ['0', '0.2', '0.4', '0.6', '0.8', '1.0']
         """
         step = nice_step((self.high - self.low) / n)
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)

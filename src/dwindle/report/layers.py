@@ -190,11 +190,10 @@ def _histogram_chart(tensor: Data) -> Chart:
     if inside:
         shapes += [Shape("centroid", rules(inside, x_axis, top=6)), Shape("centroid-head", _heads(inside, x_axis))]
         legend = [Legend("centroid", f"{len(centroids):,} centroid{'' if len(centroids) == 1 else 's'}")]
-    n_weights = number(tensor, "n_weights")
+    n_weights, n_counted = number(tensor, "n_weights"), sum(counts)
+    of_all = f" of {n_weights:,}" if n_weights is not None and n_weights != n_counted else ""
     note = " · ".join(
-        part
-        for part in (f"{n_weights:,} weights" if n_weights else "", "counts on a log scale" if is_log else "")
-        if part
+        part for part in (f"{n_counted:,.0f}{of_all} weights", "counts on a log scale" if is_log else "") if part
     )
     name = text(tensor, "name")
     return Chart(

@@ -15,7 +15,13 @@ from dwindle.report.words import duration, human_bytes, settings, shape_words
 
 _MAX_DECISION: Final = 2_000
 _MACHINE_LABELS: Final = {"cpu": "CPU", "n_cores": "Cores", "memory_bytes": "Memory", "os": "OS", "python": "Python"}
-_RUN_LABELS: Final = {"name": "Run", "version": "dwindle", "seed": "Seed", "command": "Command"}
+_RUN_LABELS: Final = {
+    "name": "Run",
+    "version": "dwindle",
+    "seed": "Seed",
+    "command": "Command",
+    "baseline": "Dense baseline",
+}
 _DATA_LABELS: Final = {
     "name": "Data set",
     "n_train": "Training examples",
@@ -23,6 +29,21 @@ _DATA_LABELS: Final = {
     "n_test": "Test examples",
     "input_shape": "Input shape",
 }
+
+_TIMED: Final = (
+    "One call at a time; loading and warm-up are not counted; repeated until the interval of the mean is narrow, or, "
+    "marked unstable, until a limit was reached."
+)
+_PROTOCOLS: Final = {
+    "bytes on disk": "The length of the file.",
+    "wilson": "Wilson score interval for a share of right answers.",
+    "t": "Mean over the examples with its t-interval.",
+    "paired": "Both networks answer the same examples; the interval is that of the difference.",
+    "latency": _TIMED,
+    "latency, interleaved": f"Dense and compressed take turns in short blocks. {_TIMED}",
+    "parity": "The same inputs through the file and through the compressed network in memory.",
+}
+"""Words of `Measurement.protocol`, in the words of people."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,15 +92,15 @@ def files_of(facts: Facts) -> list[tuple[str, ...]]:
     return rows
 
 
-def method_of(facts: Facts) -> list[tuple[str, str]]:
-    """Return each protocol with the metrics it was used for."""
+def method_of(facts: Facts) -> list[tuple[str, str, str]]:
+    """Return each protocol, what it means where that is known, and the metrics it was used for."""
     by_protocol: dict[str, list[str]] = {}
     for m in facts.measurements:
         name = metric_name(m).replace("_", " ")
         protocol = text(m, "protocol")
         if protocol and name not in by_protocol.setdefault(protocol, []):
             by_protocol[protocol].append(name)
-    return [(protocol, ", ".join(names)) for protocol, names in by_protocol.items()]
+    return [(protocol, _PROTOCOLS.get(protocol, ""), ", ".join(names)) for protocol, names in by_protocol.items()]
 
 
 def missing_from(facts: Facts) -> list[str]:

@@ -54,19 +54,20 @@ def fixed(value: float, n_decimals: int) -> str:
 
 
 def plain_number(value: float) -> str:
-    """Return a setting's or decision's number: integers exactly, floats to six digits.
+    """Return a setting's or decision's number: whole ones exactly, others to six digits.
 
     >>> plain_number(10_000), plain_number(0.9), plain_number(1 / 3)
     ('10,000', '0.9', '0.333333')
     """
-    return (f"{value:,}" if isinstance(value, int) else f"{value:,.6g}").replace("-", MINUS)
+    is_whole = isinstance(value, int) or (value.is_integer() and abs(value) < 1e15)
+    return (f"{value:,.0f}" if is_whole else f"{value:,.6g}").replace("-", MINUS)
 
 
 def duration(seconds: float) -> str:
     """Return a duration.
 
     >>> duration(0.25), duration(75), duration(7_300)
-    ('0.25 s', '1 min 15 s', '2 h 2 min')
+    ('0.250 s', '1 min 15 s', '2 h 1 min')
     """
     if seconds < 60:
         return f"{significant(seconds)} s" if seconds < 10 else f"{seconds:.1f} s"
