@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import pytest
 
@@ -49,7 +50,7 @@ def test_a_folder_that_lacks_files_is_an_error_not_a_download(tmp_path, monkeypa
 
 
 def test_a_download_that_fails_says_what_to_do():
-    with pytest.raises(DataError, match="could not be downloaded.*name it with DWINDLE_DATA"):
+    with pytest.raises(DataError, match=r"could not be downloaded.*name it with DWINDLE_DATA"):
         locate(SOURCE)
 
 
@@ -59,8 +60,7 @@ def test_what_is_downloaded_is_checked(tmp_path, monkeypatch):
 
     def fetch(content):
         def download(url, output_file, _pooch):
-            with open(output_file, "wb") as file:  # ruff: ignore[builtin-open] (pooch passes a string)
-                file.write(content)
+            Path(output_file).write_bytes(content)
 
         return download
 

@@ -43,7 +43,7 @@ def test_padding_is_that_of_tensorflow(size, before, after):
 def test_the_first_layer_is_he_normal_and_the_last_glorot():
     torch.manual_seed(0)
     network = quantnet(in_channels=64)
-    assert float(network.features[1].weight.std()) == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.05)
+    assert float(network.features[1].weight.detach().std()) == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.05)
     assert not network.head.bias.any()
 
 
