@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, NamedTuple
 
 import pytest
 import torch
@@ -38,119 +38,106 @@ from dwindle.testing.small import small_context, small_network
 Restructure = Callable[[Encoding], Encoding]
 
 
+class Case(NamedTuple):
+    """A start, how it looked before the technique was applied to it, and what came out."""
+
+    before: CompressedModel
+    fingerprint: str
+    observed: list[tuple[Any, ...]]
+    after: CompressedModel
+
+
 class TechniqueLaws:
     """What holds for every technique. Set `technique`, and `context` where it needs more than `small_context`."""
 
     technique: ClassVar[Technique]
     context: ClassVar[Context | None] = None
+    _computed: ClassVar[list[Case]]
 
     def network(self) -> nn.Module:
         """Return the network to compress; the same one at every call."""
         return small_network()
 
     def test_input_is_untouched(self) -> None:
-        for model in self._starts():
-            fingerprint_before, network_before = fingerprint(model), _observed(model.network)
-            self._apply(model)
-            assert fingerprint(model) == fingerprint_before
-            assert _observed(model.network) == network_before
+        for case in self._cases():
+            assert fingerprint(case.before) == case.fingerprint
+            assert _observed(case.before.network) == case.observed
 
     def test_weights_equal_their_decoded_encodings(self) -> None:
-        for model in self._starts():
-            after = self._apply(model)
-            tensors = after.network.state_dict()
-            assert set(tensors) == set(after.encodings) | set(after.aliases)
+        for case in self._cases():
+            tensors = case.after.network.state_dict()
+            assert set(tensors) == set(case.after.encodings) | set(case.after.aliases)
             for name, tensor in tensors.items():
-                encoding = after.encodings[after.aliases.get(name, name)]
-                assert decode(encoding).dtype == tensor.dtype, name
-                assert torch.equal(decode(encoding), tensor), name
+                decoded = decode(case.after.encodings[case.after.aliases.get(name, name)])
+                assert decoded.dtype == tensor.dtype, name
+                assert torch.equal(decoded, tensor), name
 
-    def test_same_seed_same_outcome(self) -> None:
-        for model in self._starts():
-            assert fingerprint(self._apply(model)) == fingerprint(self._apply(model))
-
-    def test_the_global_generator_is_neither_read_nor_moved(self) -> None:
-        for model in self._starts():
-            torch.manual_seed(1)
-            first = self._apply(model)
-            state = torch.random.get_rng_state()
+    def test_same_seed_same_outcome_whatever_the_global_generator(self) -> None:
+        for case in self._cases():
             torch.manual_seed(2)
-            moved = torch.random.get_rng_state()
-            second = self._apply(model)
-            assert first.digest() == second.digest()
-            assert torch.equal(torch.random.get_rng_state(), moved)
-            assert not torch.equal(state, moved)
+            state = torch.random.get_rng_state()
+            again = self._apply(case.before)
+            assert fingerprint(again) == fingerprint(case.after)
+            assert torch.equal(torch.random.get_rng_state(), state)
 
     def test_earlier_zeros_stay_zero(self) -> None:
         if Trait.SPARSE in self.technique.effect.removes:
             pytest.skip("this technique forgets zeros on purpose")
-        for model in self._starts():
-            after = self._apply(model)
-            for name, encoding in model.encodings.items():
+        for case in self._cases():
+            for name, encoding in case.before.encodings.items():
                 support = support_of(encoding)
                 if support is None:
                     continue
-                later = support_of(after.encodings[name])
+                later = support_of(case.after.encodings[name])
                 assert later is not None, name
                 assert not bool((later & ~support).any()), name
-                assert not bool(decode(after.encodings[name])[~support].any()), name
+                assert not bool(decode(case.after.encodings[name])[~support].any()), name
 
     def test_codebooks_do_not_grow(self) -> None:
         if Trait.CLUSTERED in self.technique.effect.removes:
             pytest.skip("this technique forgets codebooks on purpose")
-        for model in self._starts():
-            after = self._apply(model)
-            for name, encoding in model.encodings.items():
+        for case in self._cases():
+            for name, encoding in case.before.encodings.items():
                 if (before := codebook_of(encoding)) is None:
                     continue
-                later = codebook_of(after.encodings[name])
+                later = codebook_of(case.after.encodings[name])
                 assert later is not None, name
                 assert later.codebook_size <= before.codebook_size, name
 
     def test_history_grows_by_one_and_survives_json(self) -> None:
-        for model in self._starts():
-            after = self._apply(model)
-            assert after.history[:-1] == model.history
-            record = after.history[-1]
+        for case in self._cases():
+            assert case.after.history[:-1] == case.before.history
+            record = case.after.history[-1]
             assert record.technique == type(self.technique).__name__
-            assert record.digest == after.digest()
+            assert record.digest == case.after.digest()
             assert record_from_plain(json.loads(json.dumps(record_to_plain(record), allow_nan=False))) == record
 
     def test_replay_gives_the_same_digest(self) -> None:
         techniques = {type(self.technique).__name__: type(self.technique)}
-        for model in self._starts():
-            after = self._apply(model)
-            replayed = Recipe.replay(after.history[-1:], model, self._context(), techniques=techniques)
-            assert fingerprint(replayed) == fingerprint(after)
+        for case in self._cases():
+            replayed = Recipe.replay(case.after.history[-1:], case.before, self._context(), techniques=techniques)
+            assert fingerprint(replayed) == fingerprint(case.after)
 
     def test_recipe_in_toml_is_the_same_recipe(self) -> None:
         techniques = {type(self.technique).__name__: type(self.technique)}
         recipe = Recipe((self.technique,))
         assert Recipe.from_toml(recipe.to_toml(), techniques=techniques) == recipe
 
-    @pytest.mark.parametrize("is_training", [True, False])
-    def test_modes_types_and_hooks_are_left_as_found(self, *, is_training: bool) -> None:
-        for model in self._starts():
-            model.network.train(is_training)
-            handle = model.network.register_forward_hook(_do_nothing)
-            after = self._apply(model)
-            handle.remove()
-            kept = dict(after.network.named_modules())
-            for path, module in model.network.named_modules():
-                if type(kept[path]) is type(module):
-                    assert kept[path].training is is_training, path
-            assert len(vars(after.network)["_forward_hooks"]) == 1
-            assert not any(parametrize.is_parametrized(module) for module in after.network.modules())
-            types = {name: tensor.dtype for name, tensor in model.network.state_dict().items()}
-            for name, tensor in after.network.state_dict().items():
-                assert tensor.dtype == types.get(name, torch.float32), name
-            trained = {name: parameter.requires_grad for name, parameter in model.network.named_parameters()}
-            for name, parameter in after.network.named_parameters():
-                assert parameter.requires_grad == trained.get(name, True), name
+    def test_modes_and_types_are_left_as_found(self) -> None:
+        for case in self._cases():
+            _require_same_conduct(case.before.network, case.after.network)
 
-    def test_what_it_adds_is_what_it_declares(self) -> None:
-        for model in self._starts():
-            gained = traits_of(self._apply(model)) & ~traits_of(model)
+    def test_training_mode_and_hooks_are_left_as_found(self) -> None:
+        model = next(self._starts())
+        model.network.train()
+        model.network.register_forward_hook(_do_nothing)
+        after = self._apply(model)
+        _require_same_conduct(model.network, after.network)
+        assert len(vars(after.network)["_forward_hooks"]) == 1
+
+    def test_it_adds_no_trait_that_it_does_not_declare(self) -> None:
+        for case in self._cases():
+            gained = traits_of(case.after) & ~traits_of(case.before)
             assert gained & ~self.technique.effect.adds == Trait.NOTHING
 
     def test_a_selection_that_matches_nothing_raises(self) -> None:
@@ -166,6 +153,16 @@ class TechniqueLaws:
 
     def _context(self) -> Context:
         return small_context() if self.context is None else self.context
+
+    def _cases(self) -> list[Case]:
+        """Return every start with its outcome; computed once for a class, because models are never changed."""
+        cls = type(self)
+        if "_computed" not in vars(cls):
+            cls._computed = [
+                Case(model, fingerprint(model), _observed(model.network), self._apply(model))
+                for model in self._starts()
+            ]
+        return cls._computed
 
     def _starts(self) -> Iterator[CompressedModel]:
         """Yield the models that the technique accepts, by its `effect`."""
@@ -221,6 +218,21 @@ def _observed(network: nn.Module) -> list[tuple[Any, ...]]:
         )
         for path, module in network.named_modules()
     ]
+
+
+def _require_same_conduct(before: nn.Module, after: nn.Module) -> None:
+    """Require modes, types and what is trained as before in every module that stayed, and no parametrization left."""
+    earlier = dict(before.named_modules())
+    for path, module in after.named_modules():
+        assert not parametrize.is_parametrized(module), path
+        if path in earlier and type(earlier[path]) is type(module):
+            assert module.training is earlier[path].training, path
+    types = {name: tensor.dtype for name, tensor in before.state_dict().items()}
+    for name, tensor in after.state_dict().items():
+        assert tensor.dtype == types.get(name, torch.float32), name
+    is_trained = {name: parameter.requires_grad for name, parameter in before.named_parameters()}
+    for name, parameter in after.named_parameters():
+        assert parameter.requires_grad == is_trained.get(name, True), name
 
 
 def _do_nothing(*_: Any) -> None:
