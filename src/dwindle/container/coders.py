@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
-import constriction
 import numpy as np
 import numpy.typing as npt
+from constriction import stream  # pyright: ignore[reportAttributeAccessIssue] (a native module without stubs)
 
 from dwindle.container.bits import pack, packed_size, symbol_type, unpack
 from dwindle.container.frequencies import Frequencies, fit, read_frequencies
@@ -30,6 +30,9 @@ GAPS: Final = 3
 
 _LONGEST_GAPS: Final = (15, 31, 63, 127, 255)
 """Gap alphabets to choose from: a shorter one has a shorter table, a longer one fewer escapes."""
+
+_SLOWER: Final = 1.0025
+"""Gaps may be a quarter percent longer than plain ANS, because at 90 % sparsity they decode three times as fast."""
 
 
 class Coded(NamedTuple):
@@ -51,15 +54,18 @@ def encode(symbols: Symbols, alphabet_size: int) -> Coded:
     histogram = np.bincount(symbols, minlength=alphabet_size)
     if np.count_nonzero(histogram) == 1:
         return Coded(CONSTANT, varint(int(symbols[0])))
-    size = packed_size(symbols.size, alphabet_size)
-    choices: list[Coded] = []
-    if alphabet_size == 2 and symbols.size > _LONGEST_GAPS[0]:
-        choices.append(Coded(GAPS, _encode_gaps(symbols)))
     frequencies = fit(histogram)
-    if (frequencies.bits(histogram[frequencies.used]) + frequencies.n_table_bits()) / 8 < size:
-        choices.append(Coded(ANS, _encode_ans(symbols, frequencies)))
-    best = min(choices, key=_cost, default=Coded(PACKED, b""))
-    return best if best.payload and len(best.payload) < size else Coded(PACKED, pack(symbols, alphabet_size))
+    ans_bytes = frequencies.n_bytes(histogram)
+    size = packed_size(symbols.size, alphabet_size)
+    if alphabet_size == 2 and symbols.size > _LONGEST_GAPS[0]:
+        gaps = _encode_gaps(symbols)
+        if len(gaps) < min(size, _SLOWER * ans_bytes):
+            return Coded(GAPS, gaps)
+    if ans_bytes < size:
+        payload = _encode_ans(symbols, frequencies)
+        if len(payload) < size:
+            return Coded(ANS, payload)
+    return Coded(PACKED, pack(symbols, alphabet_size))
 
 
 def decode(coded: Coded, n_symbols: int, alphabet_size: int) -> Symbols:
@@ -97,11 +103,6 @@ def decode_support(coded: Coded, n_symbols: int) -> tuple[npt.NDArray[np.bool_],
     else:
         symbols = decode(coded, n_symbols, 2)
     return symbols.view(np.bool_), np.flatnonzero(symbols)
-
-
-def _cost(coded: Coded) -> float:
-    """Gaps may be a quarter percent longer, because at 90 % sparsity they decode three times as fast as plain ANS."""
-    return len(coded.payload) / (1.0025 if coded.coder == GAPS else 1.0)
 
 
 def varint(value: int) -> bytes:
@@ -147,7 +148,7 @@ def _encode_ans(symbols: Symbols, frequencies: Frequencies) -> bytes:
         ranks = np.zeros(int(frequencies.used[-1]) + 1, dtype=np.int32)
         ranks[frequencies.used] = np.arange(frequencies.used.size)
         ranks = ranks[symbols]
-    coder = constriction.stream.stack.AnsCoder()
+    coder = stream.stack.AnsCoder()
     coder.encode_reverse(ranks.astype(np.int32), frequencies.model())
     return frequencies.write() + coder.get_compressed().astype("<u4").tobytes().rstrip(b"\0")
 
@@ -157,7 +158,7 @@ def _decode_ans(payload: bytes, n_symbols: int, alphabet_size: int) -> Symbols:
     if payload[start:].endswith(b"\0"):
         raise ContainerError("a stream ends in a zero byte, which its writer leaves out")
     words = payload[start:] + bytes(-(len(payload) - start) % 4)
-    coder = constriction.stream.stack.AnsCoder(np.frombuffer(words, dtype="<u4").astype(np.uint32))
+    coder = stream.stack.AnsCoder(np.frombuffer(words, dtype="<u4").astype(np.uint32))
     ranks = coder.decode(frequencies.model(), n_symbols)
     if not coder.is_empty():
         raise ContainerError("a stream holds more than its symbols: the file or its reader is damaged")
@@ -173,14 +174,19 @@ def _encode_gaps(symbols: Symbols) -> bytes:
     """
     rare = int(2 * np.count_nonzero(symbols) <= symbols.size)
     gaps = np.diff(np.flatnonzero(symbols == rare), prepend=-1) - 1
-    best = b""
-    for longest in _LONGEST_GAPS:
-        coded = encode(_with_escapes(gaps, longest), longest + 1)
-        n_gap_symbols = int((gaps // longest + 1).sum())
-        payload = bytes([coded.coder << 1 | rare]) + varint(longest) + varint(n_gap_symbols) + coded.payload
-        if not best or len(payload) < len(best):
-            best = payload
-    return best
+    longest = min(_LONGEST_GAPS, key=lambda longest: _estimate_gaps(gaps, longest))
+    gap_symbols = _with_escapes(gaps, longest)
+    coded = encode(gap_symbols, longest + 1)
+    return bytes([coded.coder << 1 | rare]) + varint(longest) + varint(gap_symbols.size) + coded.payload
+
+
+def _estimate_gaps(gaps: Symbols, longest: int) -> float:
+    """Return about how many bytes the gaps take with this alphabet."""
+    histogram = np.bincount(gaps % longest, minlength=longest + 1)
+    histogram[longest] = int((gaps // longest).sum())
+    if np.count_nonzero(histogram) == 1:
+        return 1.0
+    return fit(histogram).n_bytes(histogram)
 
 
 def _with_escapes(gaps: Symbols, longest: int) -> Symbols:

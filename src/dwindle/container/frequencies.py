@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-import constriction
 import numpy as np
 import numpy.typing as npt
+from constriction import stream  # pyright: ignore[reportAttributeAccessIssue] (a native module without stubs)
 
 from dwindle.container.bits import BitReader, BitWriter, golomb_lengths
 from dwindle.errors import ContainerError
@@ -39,7 +39,7 @@ class Frequencies:
 
     def model(self) -> Any:
         """Return constriction's model over the ranks 0 .. K - 1."""
-        return constriction.stream.model.Categorical(self.counts.astype(np.float64), perfect=False)
+        return stream.model.Categorical(self.counts.astype(np.float64), perfect=False)
 
     def bits(self, histogram: npt.NDArray[np.int64]) -> float:
         """Return the bits that symbols with this histogram (K,) take under the model, the table left out."""
@@ -48,6 +48,10 @@ class Frequencies:
         left = ((edges * ((1 << PRECISION) - n_used)) >> self.log_total) + np.arange(n_used + 1)
         left[-1] = 1 << PRECISION
         return float((histogram * (PRECISION - np.log2(np.diff(left)))).sum())
+
+    def n_bytes(self, histogram: npt.NDArray[np.int64]) -> float:
+        """Return the bytes of table and symbols with this histogram (alphabet_size,)."""
+        return (self.bits(histogram[self.used]) + self.n_table_bits()) / 8
 
     def write(self) -> bytes:
         """Return the table: log_total, Golomb order, then the frequencies from symbol 0 on until they reach the total.

@@ -194,7 +194,7 @@ def _parse(record: object, shape: Shape, allowed: tuple[str, ...]) -> Any:
     streams = [_stream(fields[name]) for name in STREAMS[kind]]
     match kind:
         case "dense":
-            return DensePlan(shape, _dtype(fields["dtype"]), *streams)
+            return DensePlan(shape, _dtype(fields["dtype"]), streams[0])
         case "affine":
             return _affine(fields, shape, streams)
         case "codebook":
@@ -202,13 +202,17 @@ def _parse(record: object, shape: Shape, allowed: tuple[str, ...]) -> Any:
             centroids = _parse(fields["centroids"], (size,), ("dense", "affine"))
             if isinstance(centroids, AffinePlan) and centroids.granularity != ("tensor",):
                 raise HeaderError("centroids share one scale")
-            return CodebookPlan(shape, *streams, centroids)
+            return CodebookPlan(shape, streams[0], centroids)
         case "sparse":
             n_kept = _integer(fields["n_kept"], 0, math.prod(shape), "n_kept")
-            return SparsePlan(shape, n_kept, *streams, _parse(fields["record"], shape, ("dense", "affine", "codebook")))
+            return SparsePlan(
+                shape, n_kept, streams[0], _parse(fields["record"], shape, ("dense", "affine", "codebook"))
+            )
         case _:
             axis = _integer(fields["axis"], 0, len(shape) - 1, "axis")
-            return ScaledPlan(shape, axis, _parse(fields["record"], shape, ("affine", "codebook", "sparse")), *streams)
+            return ScaledPlan(
+                shape, axis, _parse(fields["record"], shape, ("affine", "codebook", "sparse")), streams[0]
+            )
 
 
 def _affine(fields: dict[str, Any], shape: Shape, streams: list[StreamPlan]) -> AffinePlan:
