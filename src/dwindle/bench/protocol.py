@@ -87,13 +87,16 @@ class Comparison:
     """Two actions, timed in turn.
 
     Attributes:
-        ratio: latency of a ÷ latency of b: geometric mean over pairs of neighbouring blocks, with its t-interval.
-            Pairs see the same state of the machine, so a slow phase cancels out.
+        ratio: latency of a ÷ latency of b: geometric mean, over pairs of neighbouring blocks, of the ratio of the
+            blocks' medians, with its t-interval. Both blocks of a pair see the same state of the machine, so a slow
+            phase cancels out, and a median does not see the single runs that another process interrupted.
+        is_stable: whether half the interval of the ratio is as narrow as the protocol asks.
     """
 
     a: Timing
     b: Timing
     ratio: Interval
+    is_stable: bool
 
 
 def time_action(action: Action, protocol: LatencyProtocol, *, clock: Clock = time.perf_counter) -> Timing:
@@ -130,7 +133,9 @@ def compare(a: Action, b: Action, protocol: LatencyProtocol, *, clock: Clock = t
             times.extend(_time_once(action, clock) for _ in range(protocol.block))
         n_pairs += 1
     timings = (Timing(samples_ms=tuple(s), level=protocol.level, stopped_by=stopped_by) for s in samples)
-    return Comparison(a=next(timings), b=next(timings), ratio=_paired_ratio(samples, protocol))
+    ratio = _paired_ratio(samples, protocol)
+    is_stable = ratio.half_width <= protocol.relative_width * ratio.value
+    return Comparison(a=next(timings), b=next(timings), ratio=ratio, is_stable=is_stable)
 
 
 def quantile_interval(samples: tuple[float, ...], quantile: float, *, level: float = 0.95) -> tuple[Interval, float]:
@@ -194,10 +199,10 @@ def _stop(sides: tuple[list[float], ...], protocol: LatencyProtocol, elapsed: fl
 
 def _is_narrow(samples: list[float], protocol: LatencyProtocol) -> bool:
     mean = mean_interval(samples, level=protocol.level)
-    return (mean.high - mean.low) / 2 <= protocol.relative_width * mean.value
+    return mean.half_width <= protocol.relative_width * mean.value
 
 
 def _paired_ratio(sides: tuple[list[float], ...], protocol: LatencyProtocol) -> Interval:
-    a, b = ([math.fsum(s[i : i + protocol.block]) for i in range(0, len(s), protocol.block)] for s in sides)
-    logs = mean_interval([math.log(x / y) for x, y in zip(a, b, strict=True)], level=protocol.level)
+    a, b = (np.median(np.reshape(times, (-1, protocol.block)), axis=1) for times in sides)
+    logs = mean_interval(np.log(a / b), level=protocol.level)
     return Interval(value=math.exp(logs.value), low=math.exp(logs.low), high=math.exp(logs.high), n=logs.n)

@@ -63,13 +63,18 @@ def measure_latency(
 
 def measure_speedup(subject: Subject, comparison: Comparison, *, baseline: str, batch: int = 1) -> Measurement:
     """Return how many times faster b is than a; `subject` is b, `baseline` the sha256 of a."""
-    conditions = {"batch": batch, "baseline": baseline, **_stability(comparison.a), **_stability(comparison.b)}
+    conditions = {"batch": batch, "baseline": baseline, **_level(comparison.a)}
+    if not comparison.is_stable:
+        conditions |= {"unstable": "yes", "stopped_by": comparison.a.stopped_by}
     return subject.measured(SPEEDUP, comparison.ratio, protocol=IN_TURN, conditions=conditions)
 
 
 def _stability(timing: Timing) -> dict[str, str | float]:
-    level: dict[str, str | float] = {} if timing.level == 0.95 else {"level": timing.level}
-    return level if timing.is_stable else {**level, "unstable": "yes", "stopped_by": timing.stopped_by}
+    return _level(timing) if timing.is_stable else _level(timing) | {"unstable": "yes", "stopped_by": timing.stopped_by}
+
+
+def _level(timing: Timing) -> dict[str, str | float]:
+    return {} if timing.level == 0.95 else {"level": timing.level}
 
 
 @contextmanager
