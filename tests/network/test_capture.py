@@ -67,7 +67,7 @@ class WritesAndDrops(nn.Module):
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_a_capture_answers_like_the_network_for_any_batch_size(batch_size: int) -> None:
     network = Residual().eval()
-    graph = capture(network, torch.randn(batch_size, 3, 6, 6)).module()
+    graph = capture(network, torch.randn(batch_size, 3, 6, 6)).module()[0]
     for n in (1, 2, 5):
         x = torch.randn(n, 3, 6, 6)
         torch.testing.assert_close(graph(x), network(x))
@@ -80,8 +80,15 @@ def test_sites_name_functions_and_every_call_of_a_reused_module() -> None:
     assert CallSite("<input>", 0) in sites
     assert {CallSite("conv", 0), CallSite("relu", 0), CallSite("relu", 1), CallSite("head", 0)} <= set(sites)
     assert {site.call for site in sites if not site.module} == set(range(6))
-    names = {node.name for node in captured.module().graph.nodes}
-    assert set(captured.sites) - names <= {"_native_batch_norm_legit_no_training"}
+    module, module_sites = captured.module()
+    assert set(module_sites) <= {node.name for node in module.graph.nodes}
+    assert sorted(module_sites.values()) == sorted(sites)
+
+
+def test_an_input_that_is_renamed_keeps_its_site() -> None:
+    module, sites = capture(nn.Sequential(nn.ReLU()), torch.randn(2, 3)).module()
+    (name,) = [node.name for node in module.graph.nodes if node.op == "placeholder"]
+    assert sites[name] == CallSite("<input>", 0)
 
 
 def test_sites_are_the_same_in_every_capture() -> None:

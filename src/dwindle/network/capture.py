@@ -53,9 +53,19 @@ class Captured:
     dynamic_batch: bool = True
     notes: tuple[str, ...] = ()
 
-    def module(self) -> fx.GraphModule:
-        """Return the graph as a runnable module whose nodes have the same names as those of `program`."""
-        return self.program.module(check_guards=False)
+    def module(self) -> tuple[fx.GraphModule, dict[str, CallSite]]:
+        """Return the graph as a runnable module, and the sites of its nodes (an input may be renamed on the way)."""
+        module = self.program.module(check_guards=False)
+        inputs = [node.name for node in module.graph.nodes if node.op == "placeholder"]
+        sites = {name: site for name, site in self.sites.items() if site.module != INPUT}
+        return module, sites | {name: CallSite(INPUT, position) for position, name in enumerate(inputs)}
+
+    def load_weights(self, network: nn.Module) -> None:
+        """Give the graph, in place, the weights that `network` has now; its structure must be as captured."""
+        tensors = network.state_dict()
+        with torch.no_grad():
+            for name, held in self.program.state_dict.items():
+                held.copy_(tensors[name])
 
 
 def capture(network: nn.Module, example: Tensor) -> Captured:

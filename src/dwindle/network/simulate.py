@@ -1,0 +1,106 @@
+"""This file computes what a model with quantized activations answers: the reference that parity is measured against."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, fx, nn
+
+from dwindle.core.affine import fake_quantize
+from dwindle.errors import NetworkError
+from dwindle.network.activations import ActivationQuantizer
+from dwindle.network.capture import Captured, capture
+from dwindle.network.compressed import CompressedModel
+
+
+def simulate(model: CompressedModel, example: Tensor) -> nn.Module:
+    """Return a network in eval mode that answers like `model` on an engine: activations pass through their codes.
+
+    Without activation quantizers it is a copy of the model's network. With them it is the captured graph, for inputs
+    like `example` and any batch size that the graph accepts; it cannot be trained.
+
+    Raises:
+        NetworkError: the network cannot be captured, or a quantizer belongs to a value that its graph does not have.
+    """
+    if not model.activations:
+        return copy.deepcopy(model.network).eval()
+    captured = capture(model.network, example)
+    unknown = set(model.activations) - set(captured.sites.values())
+    if unknown:
+        raise NetworkError(
+            f"the graph has no value {min(unknown)}, for which the model has a quantizer; "
+            "capture it with the example that QuantizeStatic had"
+        )
+    graph, sites = captured.module()
+    for node in list(graph.graph.nodes):
+        site = sites.get(node.name)
+        quantizer = None if site is None else model.activations.get(site)
+        if quantizer is not None:
+            _insert(graph, node, FakeQuantize(quantizer).to(example.device))
+    graph.graph.lint()
+    graph.recompile()
+    return Simulated(graph, captured, example)
+
+
+class FakeQuantize(nn.Module):
+    """Rounds a value to the codes of its quantizer and back."""
+
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(self, quantizer: ActivationQuantizer) -> None:
+        super().__init__()
+        self.n_bits, self.signed = quantizer.n_bits, quantizer.signed
+        # Tensors, not numbers: torch may multiply by the reciprocal of a number, and ONNX divides.
+        self.register_buffer("scale", torch.tensor(quantizer.scale, dtype=torch.float32), persistent=False)
+        self.register_buffer("zero_point", torch.tensor(quantizer.zero_point, dtype=torch.int32), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `x` as its codes say it; any shape."""
+        return fake_quantize(x, self.scale, self.zero_point, n_bits=self.n_bits, signed=self.signed)
+
+
+class Simulated(nn.Module):
+    """A captured graph in eval mode for good."""
+
+    def __init__(self, graph: fx.GraphModule, captured: Captured, example: Tensor) -> None:
+        super().__init__()
+        self.graph = graph
+        self.training = False
+        self._input_shape = tuple(example.shape[1:])
+        self._batch_size = None if captured.dynamic_batch else example.shape[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the answer for `x`, (batch, ...) shaped like the example.
+
+        Raises:
+            NetworkError: `x` has another shape than the example.
+        """
+        n = x.shape[0] if self._batch_size is None else self._batch_size
+        if tuple(x.shape) != (n, *self._input_shape):
+            raise NetworkError(
+                f"the captured graph accepts inputs of shape {(n, *self._input_shape)}, got {tuple(x.shape)}"
+            )
+        return self.graph(x)
+
+    def train(self, mode: bool = True) -> Simulated:  # ruff: ignore[boolean-default-value-positional-argument, boolean-type-hint-positional-argument]
+        """Refuse to train; eval mode is what it has.
+
+        Raises:
+            NetworkError: `mode` is True.
+        """
+        if mode:
+            raise NetworkError("a simulated network cannot be trained; train model.network before QuantizeStatic")
+        return self
+
+
+def _insert(graph: fx.GraphModule, node: fx.Node, quantizer: FakeQuantize) -> None:
+    name = f"quantize_{node.name}"
+    graph.add_submodule(name, quantizer)
+    anchor = node
+    while anchor.next.op in {"placeholder", "get_attr"} and node.op == "placeholder":
+        anchor = anchor.next
+    with graph.graph.inserting_after(anchor):
+        quantized = graph.graph.call_module(name, (node,))
+    node.replace_all_uses_with(quantized, delete_user_cb=lambda user: user is not quantized)
