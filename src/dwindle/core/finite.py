@@ -24,7 +24,7 @@ def require_finite(values: Tensor, what: str) -> tuple[float, float]:
         raise SettingError(f"{what}: expected floating point values, got {values.dtype}")
     if values.numel() == 0:
         return 0.0, 0.0
-    low, high = (float(v) for v in values.aminmax())
+    low, high = (float(v) for v in values.detach().aminmax())
     if not (low >= -MAX_FLOAT and high <= MAX_FLOAT):
         n_bad = int((~(values.abs() <= MAX_FLOAT)).sum())
         raise SettingError(

@@ -1,8 +1,9 @@
 """This file lets k-means touch millions of weights only three times: histogram, exact edges, assignment.
 
 Lloyd on 2^16 bins (exact counts and sums in each) differs from Lloyd on the weights only in the few bins that a border
-between two clusters crosses. It stalls there once its steps are shorter than a bin; so those bins are opened into their
-single weights and Lloyd goes on, with exact means. Everything works on pieces that stay in the cache.
+between two clusters crosses. First such a bin is split in proportion, so that steps shorter than a bin still count; once
+the borders rest, those bins are opened into their single weights and Lloyd ends on these. Everything works on pieces
+that stay in the cache.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from dwindle.core.points import Floats, Points, lloyd, midpoints
 N_BINS: Final = 1 << 16
 PIECE: Final = 1 << 18
 MAX_ROUNDS: Final = 4
-"""Rounds of opening bins, each a pass over the weights; what later ones would gain is below a part in 10^4."""
+"""Rounds of opening bins, each a pass over the weights; borders at rest seldom need a second."""
+RESTING: Final = 1e-4
+"""Steps, in bins, below which the borders count as resting."""
 HEAVY_SHARE: Final = 1.0 / 256.0
 """A bin that holds more than this share of all weights is opened from the start, or one outlier would blur the rest."""
 
@@ -77,15 +80,35 @@ class Histogram:
 
 
 def settle(histogram: Histogram, centroids: Floats, *, n_iterations: int) -> Floats:
-    """Run Lloyd from `centroids` (k,) on the bins, then on the weights of the bins that a border crosses."""
+    """Run Lloyd from ascending `centroids` (k,) on the bins, then on the weights of the bins that a border crosses."""
+    if n_iterations == 0:
+        return centroids
     opened = np.zeros(N_BINS, np.bool_)
-    centroids = lloyd(histogram.points(opened), centroids, n_iterations=n_iterations)
+    centroids = _glide(histogram, centroids, n_iterations=n_iterations)
     for _ in range(MAX_ROUNDS):
         crossed = np.unique(histogram.keys(float_borders(centroids)))
         if opened[crossed].all():
             break
         opened[np.clip(np.concatenate([crossed - 1, crossed, crossed + 1]), 0, N_BINS - 1)] = True
         centroids = lloyd(histogram.points(opened), centroids, n_iterations=n_iterations)
+    return centroids
+
+
+def _glide(histogram: Histogram, centroids: Floats, *, n_iterations: int) -> Floats:
+    """Run Lloyd on the bins; a border splits the count and the sum of its bin in proportion to its place in it."""
+    moments = np.stack([histogram.counts, histogram.sums])
+    before = np.concatenate([np.zeros((2, 1)), np.cumsum(moments, axis=1)], axis=1)
+    low, per_unit = float(histogram.low), float(histogram.per_unit)
+    for _ in range(n_iterations):
+        places = np.clip((midpoints(centroids) - low) * per_unit, 0.0, N_BINS - 0.5)
+        bins = places.astype(np.intp)
+        inner = before[:, bins] + (places - bins) * moments[:, bins]
+        counts, sums = np.diff(inner, axis=1, prepend=0.0, append=before[:, -1:])
+        moved = np.divide(sums, counts, out=centroids.copy(), where=counts > 0.0)
+        step = float(np.abs(moved - centroids).max()) * per_unit
+        centroids = np.sort(moved)
+        if step < RESTING:
+            break
     return centroids
 
 
@@ -112,7 +135,7 @@ def assign(histogram: Histogram, centroids: Values) -> Assigned:
         unsure = np.flatnonzero(labels < 0)
         labels[unsure] = np.searchsorted(borders, piece[unsure])
         indices[where] = labels
-        residuals = piece - centroids[labels]
+        residuals = (piece - centroids[labels]).astype(np.float64)
         squared_error += float(residuals @ residuals)
     return indices, squared_error / histogram.values.size
 

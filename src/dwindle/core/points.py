@@ -67,10 +67,10 @@ def lloyd(points: Points, centroids: Floats, *, n_iterations: int) -> Floats:
     An empty cluster keeps its centroid, as in S. P. Lloyd, "Least squares quantization in PCM", IEEE Transactions on
     Information Theory 28, 1982.
     """
-    cuts = np.empty(0, np.intp)
+    cuts: NDArray[np.intp] | None = None
     for _ in range(n_iterations):
         inner = np.searchsorted(points.values, midpoints(centroids), side="right")
-        if np.array_equal(inner, cuts):
+        if cuts is not None and np.array_equal(inner, cuts):
             break
         cuts = inner
         ends = np.concatenate([[0], cuts, [points.values.size]])
