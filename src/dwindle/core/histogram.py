@@ -1,9 +1,9 @@
 """This file lets k-means touch millions of weights only three times: histogram, exact edges, assignment.
 
 Lloyd on 2^16 bins (exact counts and sums in each) differs from Lloyd on the weights only in the few bins that a border
-between two clusters crosses. First such a bin is split in proportion, so that steps shorter than a bin still count; once
-the borders rest, those bins are opened into their single weights and Lloyd ends on these. Everything works on pieces
-that stay in the cache.
+between two clusters crosses. First such a bin is split in proportion, so that steps shorter than a bin still count;
+once the borders rest, those bins are opened into their single weights and Lloyd ends on these. Everything works on
+pieces that stay in the cache.
 """
 
 from __future__ import annotations
