@@ -215,11 +215,11 @@ def realistic(seed=0):
     )  # fmt: skip
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def entries() -> tuple[Entry, ...]:
     return realistic()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_entry() -> Callable[..., Entry]:
     return entry

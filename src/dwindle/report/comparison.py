@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from dwindle.report.facts import Data, Facts, metric_name, number, table, text
-from dwindle.report.words import bare_value, human_bytes, metric_value, settings
+from dwindle.report.words import NO_BREAK, bare_value, human_bytes, metric_value, settings
 
 _LABELS: Final = {
     "size": "File size",
@@ -235,7 +235,7 @@ def _row(facts: Facts, before: Data | None, after: Data | None) -> Row:
 
 
 def _conditions(conditions: Data, files: Mapping[str, str]) -> str:
-    """Return conditions in words: a file by its name instead of its digest, and not the format, which the name shows."""
+    """Return conditions in words: a file by its name instead of its digest; its name shows the format already."""
     named = {"n_threads": "threads"}
     shown = {
         named.get(key, key.replace("_", " ")): files.get(str(value), str(value)[:12]) if key == "baseline" else value
@@ -266,11 +266,9 @@ def _bound(facts: Facts, name: str, verdict: str) -> Bound:
     metric = table(measurement, "metric")
     unit, better = text(metric, "unit"), number(metric, "better")
     side = "bound" if better is None else "at least" if better > 0 else "at most"
-    words = (
-        f"{_LABELS.get(name, name.replace('_', ' '))}: {side} {metric_value(limit, unit) if limit is not None else '?'}"
-    )
+    label = _LABELS.get(name, name.replace("_", " "))
+    words = f"{label}: {side} {metric_value(limit, unit) if limit is not None else 'unknown'}"
     value = number(measurement, "value")
-    measured = (
-        f", measured {metric_value(value, unit)} {interval_of(measurement)}".rstrip() if value is not None else ""
-    )
+    interval = interval_of(measurement).replace(" ", NO_BREAK)
+    measured = f", measured {metric_value(value, unit)} {interval}".rstrip() if value is not None else ""
     return Bound(words + measured, verdict, verdict if verdict in {"met", "violated"} else "undecided")

@@ -8,7 +8,7 @@ from typing import Final
 
 from dwindle.report.facts import Data, Facts, items
 from dwindle.report.figures import Shape
-from dwindle.report.words import MINUS, fixed
+from dwindle.report.words import MINUS, as_name, fixed
 
 _MAX_TABLE: Final = 20
 _MAX_PICTURE: Final = 200
@@ -88,7 +88,7 @@ def _counts(data: Data) -> Counts | None:
 
 
 def _names(data: Data, n_classes: int) -> tuple[str, ...]:
-    names = [str(name) for name in items(data, "class_names")]
+    names = [as_name(name) for name in items(data, "class_names")]
     return tuple(names) if len(names) == n_classes else tuple(f"class {i}" for i in range(n_classes))
 
 

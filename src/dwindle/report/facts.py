@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
 
+from dwindle.report.words import as_name
+
 Data = Mapping[str, Any]
 _HUGE: Final = 1e100
 """No measured figure comes near it; beyond, the arithmetic of an axis could overflow."""
@@ -100,9 +102,9 @@ def number(data: Data, key: str) -> float | None:
 
 
 def text(data: Data, key: str) -> str:
-    """Return what stands under `key` as text; empty where it is absent."""
+    """Return what stands under `key` as text, without separators in numbers; empty where it is absent."""
     value = data.get(key)
-    return "" if value is None else str(value)
+    return "" if value is None else as_name(value)
 
 
 def table(data: Data, key: str) -> Data:

@@ -181,35 +181,33 @@ def _histogram_chart(tensor: Data) -> Chart:
     centroids = numbers(tensor, "centroids")
     x_axis = Axis(edges[0], edges[-1])
     inside = [c for c in centroids if edges[0] <= c <= edges[-1]]
-    filled = sorted(count for count in counts if count > 0)
-    is_log = filled[-1] > _LOG_SCALE_FROM * filled[len(filled) // 2]
-    heights = [_log_height(count) if is_log else count for count in counts]
-    y_axis = Axis(0, max(heights) * 1.12)
-    shapes = [Shape("first", steps(edges, heights, axes=(x_axis, y_axis)))]
-    legend: list[Legend] = []
+    is_log = _spans_magnitudes(counts)
+    heights = [math.log2(1 + count) for count in counts] if is_log else counts  # log2(1 + 0) = 0, log2(1 + 1) = 1
+    shapes = [Shape("first", steps(edges, heights, axes=(x_axis, Axis(0, 1.12 * max(heights)))))]
     if inside:
         shapes += [Shape("centroid", rules(inside, x_axis, top=6)), Shape("centroid-head", _heads(inside, x_axis))]
-        legend = [Legend("centroid", f"{len(centroids):,} centroid{'' if len(centroids) == 1 else 's'}")]
-    n_weights, n_counted = number(tensor, "n_weights"), sum(counts)
-    of_all = f" of {n_weights:,}" if n_weights is not None and n_weights != n_counted else ""
-    note = " · ".join(
-        part for part in (f"{n_counted:,.0f}{of_all} weights", "counts on a log scale" if is_log else "") if part
-    )
     name = text(tensor, "name")
+    n_centroids = f"{len(centroids):,} centroid{'' if len(centroids) == 1 else 's'}"
     return Chart(
         title=name,
-        description=f"Weights of {name} from {edges[0]:g} to {edges[-1]:g}, {len(centroids)} centroids marked",
+        description=f"Weights of {name} from {edges[0]:g} to {edges[-1]:g}; {n_centroids} marked",
         shapes=tuple(shapes),
         x_ticks=x_axis.ticks(4),
-        legend=tuple(legend),
-        note=note,
+        legend=(Legend("centroid", n_centroids),) if inside else (),
+        note=_counted_words(tensor, sum(counts)) + (", on a log scale" if is_log else ""),
     )
+
+
+def _spans_magnitudes(counts: Sequence[float]) -> bool:
+    filled = sorted(count for count in counts if count > 0)
+    return filled[-1] > _LOG_SCALE_FROM * filled[len(filled) // 2]
+
+
+def _counted_words(tensor: Data, n_counted: float) -> str:
+    n_weights = number(tensor, "n_weights")
+    of_all = f" of {n_weights:,}" if n_weights is not None and n_weights != n_counted else ""
+    return f"{n_counted:,.0f}{of_all} weights"
 
 
 def _heads(values: Sequence[float], x_axis: Axis) -> str:
     return "".join(f"M{x_axis.at(value):.2f} 6h0" for value in values)
-
-
-def _log_height(count: float) -> float:
-    """log2(1 + count): zero stays zero, and one weight is still seen."""
-    return math.log2(1 + count)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from dwindle.bench.ledger import Ledger
 from dwindle.report import comparison, confusion, curves, layers, story
@@ -28,6 +29,11 @@ def write_report(ledger: Ledger, path: Path) -> Path:
 
 def render(entries: Iterable[LedgerEntry], *, n_torn: int = 0) -> str:
     """Return the report's HTML; `n_torn` lines of the ledger were cut off in the middle of a write."""
+    return _template().render(_view(gather(entries), n_torn))
+
+
+@functools.cache
+def _template() -> Template:
     environment = Environment(
         loader=PackageLoader("dwindle", "report/templates"),
         autoescape=True,
@@ -35,7 +41,7 @@ def render(entries: Iterable[LedgerEntry], *, n_torn: int = 0) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("page.html.j2").render(_view(gather(entries), n_torn))
+    return environment.get_template("page.html.j2")
 
 
 def _view(facts: Facts, n_torn: int) -> Mapping[str, Any]:

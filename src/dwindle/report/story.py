@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -11,7 +10,7 @@ from dwindle.report.confusion import confusion_of
 from dwindle.report.curves import learning_charts
 from dwindle.report.facts import ROLES, Data, Facts, items, metric_name, number, table, text
 from dwindle.report.layers import histograms_of
-from dwindle.report.words import duration, human_bytes, settings, shape_words
+from dwindle.report.words import as_name, duration, human_bytes, settings, shape_words
 
 _MAX_DECISION: Final = 2_000
 _MACHINE_LABELS: Final = {"cpu": "CPU", "n_cores": "Cores", "memory_bytes": "Memory", "os": "OS", "python": "Python"}
@@ -66,7 +65,7 @@ def stages_of(facts: Facts) -> list[Stage]:
 
 def run_details(facts: Facts) -> list[tuple[str, str]]:
     """Return name, version, seed, command and data set of the run, as far as they are known."""
-    run = [(label, _written(facts.run[key])) for key, label in _RUN_LABELS.items() if facts.run.get(key) is not None]
+    run = [(label, as_name(facts.run[key])) for key, label in _RUN_LABELS.items() if facts.run.get(key) is not None]
     data = table(facts.run, "data")
     shown = [(_DATA_LABELS.get(key, _label(key)), _shape_or_text(key, value)) for key, value in data.items()]
     seconds = number(facts.summary, "seconds")
@@ -148,11 +147,6 @@ def _shortened(words: str) -> str:
 def _label(key: str) -> str:
     words = key.removeprefix("n_").replace("_", " ")
     return words if any(letter.isupper() or letter == "." for letter in words) else words[:1].upper() + words[1:]
-
-
-def _written(value: Any) -> str:
-    """Seeds and versions are names, not amounts: no separators."""
-    return settings(value) if isinstance(value, Mapping | list | tuple | bool) else str(value)
 
 
 def _shape_or_text(key: str, value: Any) -> str:

@@ -13,6 +13,7 @@ _SUPERSCRIPTS: Final = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸
 MINUS: Final = "\N{MINUS SIGN}"
 DASH: Final = "\N{EN DASH}"
 """Stands in a table where the ledger has nothing."""
+NO_BREAK: Final = "\N{NO-BREAK SPACE}"
 _TIMES: Final = "\N{MULTIPLICATION SIGN}"
 
 
@@ -59,6 +60,8 @@ def plain_number(value: float) -> str:
     >>> plain_number(10_000), plain_number(0.9), plain_number(1 / 3)
     ('10,000', '0.9', '0.333333')
     """
+    if not math.isfinite(value):
+        return "not a finite number"
     is_whole = isinstance(value, int) or (value.is_integer() and abs(value) < 1e15)
     return (f"{value:,.0f}" if is_whole else f"{value:,.6g}").replace("-", MINUS)
 
@@ -110,9 +113,20 @@ def bare_value(value: float, unit: str) -> str:
             return significant(value)
 
 
+def as_name(value: Any) -> str:
+    """Return a seed, a version, a name: text as it is, whole numbers without separators.
+
+    >>> as_name(20261122), as_name("v1"), as_name([1, 2])
+    ('20261122', 'v1', '1, 2')
+    """
+    if isinstance(value, str):
+        return value
+    return str(value) if isinstance(value, int) else settings(value)
+
+
 def shape_words(shape: Any) -> str:
     """Return a shape's numbers with multiplication signs; empty where it is not a list."""
-    return f" {_TIMES} ".join(map(str, cast("Iterable[Any]", shape))) if isinstance(shape, list | tuple) else ""
+    return f" {_TIMES} ".join(map(as_name, cast("Iterable[Any]", shape))) if isinstance(shape, list | tuple) else ""
 
 
 def settings(value: Any, *, depth: int = 0) -> str:
