@@ -44,14 +44,16 @@ class Trait(enum.Flag):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effect:
-    """What a step does to the traits of a model: it cannot follow any of `refuses`; it forgets `removes`, leaves `adds`.
+    """What a step does to the traits of a model.
 
+    It needs all of `requires` and cannot follow any of `refuses`; then it forgets `removes` and leaves `adds` behind.
     `because` ends the sentence "cannot follow a step that ..., because ...".
     """
 
     adds: Trait = Trait.NOTHING
     removes: Trait = Trait.NOTHING
     refuses: Trait = Trait.NOTHING
+    requires: Trait = Trait.NOTHING
     because: str = ""
 
 
@@ -89,7 +91,7 @@ class Context:
 
 
 class Technique(Protocol):
-    """One way to compress. Implementations are frozen keyword-only dataclasses: settings are fields, data is the context."""
+    """One way to compress: a frozen keyword-only dataclass; settings are its fields, data is the context."""
 
     @property
     def needs(self) -> Needs:
@@ -114,7 +116,7 @@ def recorded(
     decisions: Mapping[str, Any] | None = None,
     curve: tuple[Mapping[str, float], ...] = (),
 ) -> CompressedModel:
-    """Return `model`, the outcome of `technique`, with the step appended to its history; the last line of every `apply`."""
+    """Return `model`, the outcome of `technique`, with the step in its history; the last line of every `apply`."""
     settings = {key: value for key, value in to_plain(technique).items() if key != TAG}
     record = Record(
         technique=type(technique).__name__,

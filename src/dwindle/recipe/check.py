@@ -120,11 +120,16 @@ def _covers(outer: Scope, inner: Scope) -> bool:
 
 def _order_problems(steps: Sequence[Technique], number: int, *, scope: Scope, held: Sequence[_Held]) -> list[str]:
     step = steps[number - 1]
+    met = [h for h in held if _overlap(scope, h.scope)]
+    missing = [WORDS[trait] for trait in step.effect.requires if not any(h.trait is trait for h in met)]
+    problems = (
+        [f"needs a model that has {' and '.join(missing)}; put a step that leaves them before it"] if missing else []
+    )
     clashes: dict[int, Trait] = {}
-    for h in held:
-        if h.trait & step.effect.refuses and _overlap(scope, h.scope):
-            clashes[h.cause] = clashes.get(h.cause, Trait.NOTHING) | h.trait
-    return [_describe_clash(steps, number, cause=cause, clash=clash) for cause, clash in clashes.items()]
+    for trait in step.effect.refuses:  # the earliest cause is enough: a step that comes before it comes before all
+        if causes := [h.cause for h in met if h.trait is trait]:
+            clashes[min(causes)] = clashes.get(min(causes), Trait.NOTHING) | trait
+    return problems + [_describe_clash(steps, number, cause=cause, clash=clash) for cause, clash in clashes.items()]
 
 
 def _describe_clash(steps: Sequence[Technique], number: int, *, cause: int, clash: Trait) -> str:

@@ -75,6 +75,7 @@ class QuantizeStatic:
         return Effect(
             adds=Trait.INTEGER | Trait.QUANTIZED_ACTIVATIONS | folded,
             refuses=twice if self.weights is None else twice | Trait.INTEGER,
+            requires=Trait.INTEGER if self.weights is None else Trait.NOTHING,
             because="integer codes have no float values left to quantize (weights=None keeps integer weights)",
         )
 
