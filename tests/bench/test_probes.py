@@ -123,8 +123,8 @@ def test_what_is_no_batch_is_an_error(item: object, message: str) -> None:
 @pytest.mark.parametrize(
     ("error", "raised", "message"),
     [
-        (ValueError("expected 3 channels\nat ..."), DataError, r"m\.dwn cannot run the inputs of batch 0 \(.2, 3. float64\): "
-                                                               "expected 3 channels; give inputs"),
+        (ValueError("3 channels\nat ..."), DataError, r"m\.dwn cannot run the inputs of batch 0 \(.2, 3. float64\): "
+                                                               "3 channels; give inputs"),
         (NetworkError("wants (batch, 4)"), DataError, r"m\.dwn cannot run the inputs of batch 0: wants \(batch, 4\)"),
         (MeasurementError("the engine failed"), MeasurementError, "^the engine failed$"),
     ],

@@ -1,0 +1,145 @@
+"""This file tests the torch runtime: a file's weights in a network of the user's own code."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dwindle.artifact import Artifact
+from dwindle.container import Contents, write
+from dwindle.errors import MeasurementError, NetworkError, SettingError
+from dwindle.exporters.native import to_contents
+from dwindle.network.activations import INPUT, ActivationQuantizer, CallSite
+from dwindle.network.batchnorm import fold_batchnorms
+from dwindle.network.compressed import CompressedModel
+from dwindle.runtimes.torch import TorchRuntime
+from dwindle.technique import Context
+from dwindle.techniques.cluster import Cluster
+from dwindle.techniques.prune_weights import PruneWeights
+
+EXAMPLE = torch.linspace(-1, 1, 2 * 36).reshape(2, 1, 6, 6)
+
+
+def build() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 5))
+
+
+@pytest.fixture
+def model() -> CompressedModel:
+    network = build()
+    network(torch.randn(16, 1, 6, 6))  # gives the batch norm statistics of its own
+    return CompressedModel.dense(network.eval())
+
+
+def export(model: CompressedModel, folder: Path) -> Artifact:
+    path = folder / "model.dwn"
+    write(path, to_contents(model, graph=b"", metadata={}))  # torch needs no graph, and capturing one is slow
+    return Artifact.of(path)
+
+
+def pruned_and_shared(model: CompressedModel) -> CompressedModel:
+    model = PruneWeights(sparsity=0.5).apply(model, Context())
+    return Cluster(codebook_size=4).apply(model, Context())
+
+
+def folded(model: CompressedModel) -> CompressedModel:
+    return fold_batchnorms(model, EXAMPLE)[0]
+
+
+@pytest.mark.parametrize("compress", [copy.copy, pruned_and_shared, lambda m: folded(pruned_and_shared(m))])
+def test_it_answers_with_the_bits_of_the_model(
+    model: CompressedModel, tmp_path: Path, compress: Callable[[CompressedModel], CompressedModel]
+) -> None:
+    compressed = compress(model)
+    with TorchRuntime(network=build).load(export(compressed, tmp_path)) as session:
+        (answer,) = session.run(EXAMPLE.numpy())
+    with torch.no_grad():
+        np.testing.assert_array_equal(answer, compressed.network(EXAMPLE).numpy())
+
+
+def test_a_network_given_stays_as_it_is(model: CompressedModel, tmp_path: Path) -> None:
+    network = build()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    with TorchRuntime(network=network).load(export(folded(model), tmp_path)) as session:
+        assert session.input_names == ("input",)
+        (answer,) = session.run(EXAMPLE.numpy())
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(answer), model.network(EXAMPLE))
+    assert network.training
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_threads_are_pinned_inside_and_restored_after(model: CompressedModel, tmp_path: Path) -> None:
+    artifact = export(model, tmp_path)
+    torch.set_num_threads(1)
+    runtime = TorchRuntime(network=build)
+    with runtime.load(artifact, n_threads=2):
+        assert torch.get_num_threads() == 2
+    assert torch.get_num_threads() == 1
+    with pytest.raises(KeyError, match="stop"), runtime.load(artifact, n_threads=2):
+        raise KeyError("stop")
+    assert torch.get_num_threads() == 1
+    with pytest.raises(SettingError, match="n_threads must be at least 1, got 0"), runtime.load(artifact, n_threads=0):
+        pass
+
+
+def test_another_architecture_is_an_error(model: CompressedModel, tmp_path: Path) -> None:
+    artifact = export(model, tmp_path)
+    with (
+        pytest.raises(
+            NetworkError, match=r"does not fit Sequential: Missing key.*build the network that was compressed"
+        ),
+        TorchRuntime(network=lambda: nn.Sequential(build(), nn.ReLU())).load(artifact),
+    ):
+        pass
+
+
+def test_other_formats_and_quantized_activations_are_refused(model: CompressedModel, tmp_path: Path) -> None:
+    runtime = TorchRuntime(network=build)
+    onnx = Artifact(path=tmp_path / "m.onnx", format="onnx", sha256="0", size_bytes=1)
+    with pytest.raises(MeasurementError, match=r"loads dwn, not 'onnx'"), runtime.load(onnx):
+        pass
+    quantizer = ActivationQuantizer(scale=0.1, zero_point=0)
+    quantized = CompressedModel(
+        network=model.network,
+        encodings=model.encodings,
+        n_dense_weights=model.n_dense_weights,
+        activations={CallSite(INPUT, 0): quantizer},
+    )
+    with pytest.raises(MeasurementError, match="quantized activations"), runtime.load(export(quantized, tmp_path)):
+        pass
+
+
+class Mapped(nn.Module):
+    def forward(self, x: torch.Tensor) -> object:
+        return {"y": x}
+
+
+class Twice(nn.Module):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return x, x + 1
+
+
+def test_outputs_are_tensors_or_a_tuple_of_them(tmp_path: Path) -> None:
+    write(tmp_path / "empty.dwn", Contents({}))
+    artifact = Artifact.of(tmp_path / "empty.dwn")
+    with TorchRuntime(network=Twice).load(artifact) as session:
+        assert [a.tolist() for a in session.run(np.zeros(2))] == [[0, 0], [1, 1]]
+    with (
+        TorchRuntime(network=Mapped).load(artifact) as session,
+        pytest.raises(NetworkError, match="the network returns dict"),
+    ):
+        session.run(np.zeros(2))
+
+
+def test_it_is_there_wherever_dwindle_is() -> None:
+    runtime = TorchRuntime(network=build)
+    assert runtime.unavailable() is None
+    assert runtime.name == f"torch {torch.__version__}"
