@@ -30,7 +30,6 @@ from dwindle.network.compressed import CompressedModel
 from dwindle.network.train import Progress
 from dwindle.recipe import Recipe, Stage
 from dwindle.report.page import write_report
-from dwindle.settings import to_plain
 from dwindle.technique import Context
 from dwindle.version import VERSION
 
@@ -92,13 +91,11 @@ def run_job(job: Job, *, report_progress: Progress | None = None, started: float
     deployment = deploy(model, example, job.out, formats=job.formats, metadata=_metadata(job))
     reference = deploy(baseline, example, job.out, formats=("onnx",), name="dense").artifacts["onnx"]
     _say(report_progress, "write the files", 1)
-    for parity in deployment.parity:
-        ledger.append("measurement", {"role": "compressed", **_plain_measurement(parity)})
     _record_tensors(ledger, model, deployment)
     _say(report_progress, "measure the files", 0)
     measured = _measure(job, ledger, deployment, reference=reference)
     _say(report_progress, "measure the files", 1)
-    verdict = _judge(job, ledger, (*measured.measurements, *deployment.parity))
+    verdict = _judge(job, ledger, measured.measurements)
     summary = _summary(measured, verdict=verdict, seconds=time.perf_counter() - started)
     ledger.append("summary", summary)
     _write_whole(job.out / "summary.json", json.dumps(summary, indent=2) + "\n")
@@ -208,11 +205,6 @@ def _words(recipe: Recipe) -> str:
 
 def _metadata(job: Job) -> dict[str, Any]:
     return {**job.metadata, "name": job.name, "class_names": list(job.data.class_names)}
-
-
-def _plain_measurement(measurement: Measurement) -> dict[str, Any]:
-    plain: dict[str, Any] = to_plain(measurement)
-    return plain
 
 
 def _say(report_progress: Progress | None, what: str, done: int) -> None:
