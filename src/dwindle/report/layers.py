@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from dwindle.report.facts import Data, Facts, number, numbers, table, text
 from dwindle.report.figures import Axis, Chart, Legend, Shape, rules, steps
-from dwindle.report.words import DASH, fixed, human_bytes, metric_value, shape_words, significant
+from dwindle.report.words import DASH, fixed, human_bytes, metric_value, shape_words, shortened, significant
 
 _N_BARS: Final = 14
+_BAR_NAME: Final = 30
+_CHART_NAME: Final = 36
 _N_SEGMENTS: Final = 40
 _N_HISTOGRAMS: Final = 6
 _N_TABLE_ROWS: Final = 1_000
@@ -21,9 +23,10 @@ _LOG_SCALE_FROM: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A tensor's bytes before and after, in per cent of the largest tensor's raw bytes."""
+    """A tensor's bytes before and after, in per cent of the largest tensor's; the rest together has no bar."""
 
     name: str
+    full_name: str
     raw: float
     encoded: float
     words: str
@@ -67,12 +70,14 @@ def bars_of(facts: Facts) -> list[Bar]:
     if not sized:
         return []
     sized.sort(key=lambda t: -t[1])
-    if len(sized) > _N_BARS + 1:
-        rest = sized[_N_BARS:]
+    n_bars = len(sized) if len(sized) <= _N_BARS + 1 else _N_BARS
+    shown, rest = sized[:n_bars], sized[n_bars:]
+    widest = max(max(raw, encoded) for _, raw, encoded in shown) or 1.0
+    bars = [_bar(name, raw, encoded, widest=widest) for name, raw, encoded in shown]
+    if rest:
         others = (f"{len(rest):,} smaller tensors", sum(t[1] for t in rest), sum(t[2] for t in rest))
-        sized = [*sized[:_N_BARS], others]
-    widest = max(max(t[1], t[2]) for t in sized) or 1.0
-    return [_bar(name, raw, encoded, widest=widest) for name, raw, encoded in sized]
+        bars.append(replace(_bar(*others, widest=widest), raw=0.0, encoded=0.0))
+    return bars
 
 
 def strips_of(facts: Facts) -> Strips | None:
@@ -125,7 +130,7 @@ def _sized(facts: Facts) -> list[tuple[str, float, float]]:
 def _bar(name: str, raw: float, encoded: float, *, widest: float) -> Bar:
     ratio = metric_value(raw / encoded, "x") if encoded else ""
     words = f"{human_bytes(raw)} → {human_bytes(encoded)}"
-    return Bar(name, 100 * raw / widest, 100 * encoded / widest, words, ratio)
+    return Bar(shortened(name, _BAR_NAME), name, 100 * raw / widest, 100 * encoded / widest, words, ratio)
 
 
 def _segments(parts: Sequence[tuple[str, float]], total: float) -> tuple[Segment, ...]:
@@ -189,7 +194,7 @@ def _histogram_chart(tensor: Data) -> Chart:
     name = text(tensor, "name")
     n_centroids = f"{len(centroids):,} centroid{'' if len(centroids) == 1 else 's'}"
     return Chart(
-        title=name,
+        title=shortened(name, _CHART_NAME),
         description=f"Weights of {name} from {edges[0]:g} to {edges[-1]:g}; {n_centroids} marked",
         shapes=tuple(shapes),
         x_ticks=x_axis.ticks(4),

@@ -37,7 +37,7 @@ def significant(value: float, n_digits: int = 3) -> str:
     """
     if value == 0:
         return "0"
-    exponent = math.floor(math.log10(abs(value)) + 1e-12)
+    exponent = int(f"{value:.{n_digits - 1}e}".partition("e")[2])  # of the rounded value: 0.9996 is 1.00
     if exponent < -4 or exponent > 11:
         mantissa = f"{value / 10.0**exponent:.{n_digits - 1}f}"
         return f"{mantissa} {_TIMES} 10{str(exponent).translate(_SUPERSCRIPTS)}".replace("-", MINUS)
@@ -122,6 +122,18 @@ def as_name(value: Any) -> str:
     if isinstance(value, str):
         return value
     return str(value) if isinstance(value, int) else settings(value)
+
+
+def shortened(name: str, n_characters: int) -> str:
+    """Return a name cut in its middle: the ends of layer names tell them apart.
+
+    >>> shortened("backbone.layers.7.attention.weight", 22)
+    'backbon...ntion.weight'
+    """
+    if len(name) <= n_characters:
+        return name
+    n_head = (n_characters - 3) // 3 + 1
+    return f"{name[:n_head]}...{name[n_head + 3 - n_characters :]}"
 
 
 def shape_words(shape: Any) -> str:
