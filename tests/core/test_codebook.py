@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from dwindle.core import codebook
+from dwindle.core import codebook, histogram
 from dwindle.core.codebook import kmeans_1d
 from dwindle.core.histogram import N_BINS, Histogram
 from dwindle.core.near_optimal import MAX_POINTS, join
@@ -134,6 +134,14 @@ def test_hard_distributions(values, init, monkeypatch):
         assert clustering.distortion <= by_sorting.distortion * 1.01 + 1e-12 * scale**2
 
 
+@pytest.mark.parametrize(("n_rounds", "n_iterations"), [(1, 1000), (4, 3)])
+def test_work_cut_short_still_assigns_to_the_nearest(n_rounds, n_iterations, monkeypatch):
+    monkeypatch.setattr(codebook, "MAX_SORTED", 1000)
+    monkeypatch.setattr(histogram, "MAX_ROUNDS", n_rounds)
+    values = torch.randn(20_000, generator=seeded())
+    check_assignment(values, kmeans_1d(values, 16, n_iterations=n_iterations))
+
+
 @pytest.mark.parametrize("n_bits", [8, 10])
 def test_large_codebooks(n_bits, monkeypatch):
     values = torch.randn(30_000, generator=seeded())
@@ -239,13 +247,13 @@ def test_bins_never_fall_as_values_rise(low, width):
     values = (low + np.sort(np.random.default_rng(0).random(1000)) * width).astype(np.float32)
     if not values[-1] > values[0]:
         return
-    histogram = Histogram.of(values, float(values[0]), float(values[-1]))
-    keys = histogram.keys(values)
+    bins = Histogram.of(values, float(values[0]), float(values[-1]))
+    keys = bins.keys(values)
     assert (np.diff(keys) >= 0).all()
     assert keys[0] == 0
     assert keys[-1] == N_BINS - 1
-    assert histogram.counts.sum() == 1000
-    assert histogram.sums.sum() == pytest.approx(values.astype(np.float64).sum(), rel=1e-9, abs=1e-9 * width)
+    assert bins.counts.sum() == 1000
+    assert bins.sums.sum() == pytest.approx(values.astype(np.float64).sum(), rel=1e-9, abs=1e-9 * width)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ inference", CVPR 2018, section 2.1. Codes are rounded half to even, as ONNX Quan
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, assert_never
 
 import torch
 from torch import Tensor
@@ -138,5 +138,7 @@ def value_ranges(values: Tensor, granularity: Granularity) -> tuple[Tensor, Tens
             n_rows, n_columns = row_shape(tuple(values.shape))
             rows = values.reshape(n_rows, n_columns)
             sets = pad(rows, (0, -n_columns % size)).reshape(n, size)  # zeros, which the range includes anyway
+        case _:
+            assert_never(granularity)
     low, high = torch.aminmax(sets, dim=1)
     return low.clamp(max=0.0), high.clamp(min=0.0)
