@@ -156,7 +156,7 @@ def test_the_ledger_holds_all_of_it(measured: Measured, tmp_path: Path) -> None:
     assert "type" not in found["dense", "accuracy"]
     assert len(by_kind["measurement"]) == len(measured.measurements) + len(measured.dense.measurements)  # type: ignore[union-attr]
     samples = by_kind["latency_samples"][1]
-    assert samples.keys() == {"role", "runtime", "n_threads", "batch", "samples_ms"}
+    assert samples.keys() == {"role", "artifact", "runtime", "n_threads", "batch", "samples_ms"}
     assert tuple(samples["samples_ms"]) == measured.samples.samples_ms  # type: ignore[union-attr]
     confusion = by_kind["confusion"][1]
     assert confusion["class_names"] == list("abcdef")

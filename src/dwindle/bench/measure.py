@@ -60,8 +60,9 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Samples:
-    """The single timed runs behind a latency."""
+    """The single timed runs behind a latency; `artifact` is the sha256 of the file."""
 
+    artifact: str
     runtime: str
     n_threads: int
     batch: int
@@ -162,7 +163,11 @@ class _Side:
         samples = None
         if timing is not None:
             samples = Samples(
-                runtime=self.subject.runtime, n_threads=plan.n_threads, batch=batch, samples_ms=timing.samples_ms
+                artifact=self.artifact.sha256,
+                runtime=self.subject.runtime,
+                n_threads=plan.n_threads,
+                batch=batch,
+                samples_ms=timing.samples_ms,
             )
         return Measured(
             artifacts=(self.artifact,),
