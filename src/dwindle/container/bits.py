@@ -92,11 +92,11 @@ class BitReader:
         self._text += (np.unpackbits(np.frombuffer(chunk, dtype=np.uint8)) + ord("0")).tobytes().decode("ascii")
 
 
-def golomb_lengths(values: npt.NDArray[Any], order: int) -> int:
-    """Return how many bits `values` take in all as exponential Golomb numbers."""
-    quotients = (values.astype(np.int64) >> order) + 1
-    exponents = np.frexp(quotients.astype(np.float64))[1]  # exact below 2^53; frexp returns floor(log2) + 1
-    return int((2 * exponents.astype(np.int64) - 1 + order).sum())
+def golomb_lengths(values: npt.NDArray[Any], orders: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return (n_orders,) how many bits `values` (n,) take in all as exponential Golomb numbers of each order."""
+    quotients = (values.astype(np.int64)[None, :] >> orders[:, None]) + 1
+    exponents = np.frexp(quotients)[1].astype(np.int64)  # exact below 2^53; frexp returns floor(log2) + 1
+    return (2 * exponents - 1).sum(axis=1) + orders * values.size
 
 
 def symbol_width(alphabet_size: int) -> int:

@@ -58,30 +58,30 @@ class Frequencies:
 
         A frequency of zero is followed by how many more zeros come.
         """
-        order = self._best_order()
+        order, _ = self._best_order()
         bits = BitWriter()
         bits.fixed(self.log_total, _TOTAL_BITS)
         bits.fixed(order, _ORDER_BITS)
-        gaps = np.diff(self.used, prepend=-1) - 1
-        for gap, count in zip(gaps.tolist(), self.counts.tolist(), strict=True):
-            if gap:
+        runs = np.diff(self.used, prepend=-1) - 1
+        for run, count in zip(runs.tolist(), self.counts.tolist(), strict=True):
+            if run:
                 bits.golomb(0, order)
-                bits.golomb(gap - 1, 0)
+                bits.golomb(run - 1, 0)
             bits.golomb(count, order)
         return bits.payload()
 
     def n_table_bits(self) -> int:
         """Return the length of the table before padding."""
-        return self._table_bits(self._best_order())
+        return self._best_order()[1]
 
-    def _best_order(self) -> int:
-        return min(range(1 << _ORDER_BITS), key=self._table_bits)
-
-    def _table_bits(self, order: int) -> int:
-        gaps = np.diff(self.used, prepend=-1) - 1
-        gaps = gaps[gaps > 0]
-        zeros = gaps.size * (1 + order) + golomb_lengths(gaps - 1, 0)
-        return _TOTAL_BITS + _ORDER_BITS + zeros + golomb_lengths(self.counts, order)
+    def _best_order(self) -> tuple[int, int]:
+        """Return the Golomb order that makes the table shortest, and its bits."""
+        runs = np.diff(self.used, prepend=-1) - 1
+        runs = runs[runs > 0]
+        orders = np.arange(1 << _ORDER_BITS)
+        lengths = golomb_lengths(self.counts, orders) + runs.size * (1 + orders)
+        best = int(np.argmin(lengths))
+        return best, _TOTAL_BITS + _ORDER_BITS + int(lengths[best]) + int(golomb_lengths(runs - 1, orders[:1])[0])
 
 
 def read_frequencies(payload: bytes, alphabet_size: int) -> tuple[Frequencies, int]:
