@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import torch
 from torch import Tensor
@@ -46,6 +46,8 @@ class Cluster:
             raise SettingError(
                 f"Cluster: codebook_size must be in [1, {MAX_CODEBOOK_SIZE}], got {self.codebook_size}; 16 is usual"
             )
+        if self.init not in get_args(Init):
+            raise SettingError(f"Cluster: init must be one of {', '.join(get_args(Init))}, got {self.init!r}")
 
     @property
     def needs(self) -> Needs:
