@@ -85,6 +85,12 @@ def test_dropout_is_seen_through() -> None:
     assert (own, shared) == ({"<input>:0:0", "relu:0:0"}, {"pool:0:0": "relu:0:0"})
 
 
+def test_a_view_with_a_computed_size_moves_codes() -> None:
+    own, shared = _place(lambda n, x: n.head(n.relu(n.a(x)).mean((2, 3)).view(x.size(0), -1)))
+    assert own == {"<input>:0:0", "relu:0:0", ":0:0"}
+    assert shared == {":1:0": ":0:0"}
+
+
 def test_what_has_no_integer_kernel_is_quantized_only_where_a_layer_needs_it() -> None:
     own, _ = _place(lambda n, x: n.b(functional.silu(n.norm(n.a(x)))))
     assert own == {"<input>:0:0", "a:0:0", ":0:0"}

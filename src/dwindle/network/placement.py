@@ -75,7 +75,7 @@ def place(captured: Captured, integer_weights: Collection[str], *, quantize_outp
     for node in nodes:
         if node.name not in captured.sites or not _is_float(node):
             continue
-        sources = [_origin_before_moves(source) for source in node.all_input_nodes]
+        sources = [_origin_before_moves(source) for source in _tensor_inputs(node)]
         ready = bool(sources) and all(source in quantizer_of or source in fused for source in sources)
         if _name(node) in TRANSPARENT:
             continue
@@ -107,6 +107,11 @@ def _input(node: fx.Node) -> fx.Node:
     return node.all_input_nodes[0]
 
 
+def _tensor_inputs(node: fx.Node) -> list[fx.Node]:
+    """Return the tensors that `node` reads, without the sizes that a view may be given."""
+    return [source for source in node.all_input_nodes if isinstance(source.meta.get("val"), Tensor)]
+
+
 def _origin_before_moves(node: fx.Node) -> fx.Node:
     """Return the value that `node` passes on unchanged."""
     while _name(node) in TRANSPARENT:
@@ -134,7 +139,7 @@ def _before(nodes: set[fx.Node]) -> set[fx.Node]:
 
 
 def _has_kernel(node: fx.Node) -> bool:
-    return _name(node) in ALONE or (_name(node) in COMBINING and len(node.all_input_nodes) > 1)
+    return _name(node) in ALONE or (_name(node) in COMBINING and len(_tensor_inputs(node)) > 1)
 
 
 def _only_clamped(node: fx.Node) -> bool:
