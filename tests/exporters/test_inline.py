@@ -1,0 +1,107 @@
+"""This file holds the law of written weights: onnxruntime unfolds the very bits that the record decodes to."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import helper
+
+from dwindle.container.integer import integer_form
+from dwindle.container.records import (
+    AffineRecord,
+    CodebookRecord,
+    DenseRecord,
+    ScaledRecord,
+    SparseRecord,
+    decode_record,
+)
+from dwindle.exporters.inline import Unfolding, unfold_codes, unfold_floats
+
+SHAPE = (4, 3, 2)
+
+
+@st.composite
+def affine(draw, shape=SHAPE, *, granularities=("tensor", "channel", "group", "odd group")):
+    rng = np.random.default_rng(draw(st.integers(0, 10**6)))
+    n_bits, signed = draw(st.integers(2, 10)), draw(st.booleans())
+    kind = draw(st.sampled_from(granularities))
+    granularity, n_scales = {
+        "tensor": (("tensor",), 1),
+        "channel": (("channel", 1), shape[-2] if len(shape) > 1 else 1),
+        "group": (("group", 2), 12),
+        "odd group": (("group", 4), 8),
+    }[kind]
+    low, high = (-(1 << (n_bits - 1)), (1 << (n_bits - 1)) - 1) if signed else (0, (1 << n_bits) - 1)
+    codes = rng.integers(low, high + 1, shape).astype(np.int32)
+    zero_point = rng.integers(low, high + 1, n_scales) * draw(st.integers(0, 1))
+    scale = rng.uniform(0.01, 1.0, n_scales).astype(np.float32)
+    return AffineRecord(codes, scale, np.clip(zero_point, low, high).astype(np.int32), granularity, n_bits, signed)
+
+
+@st.composite
+def codebook(draw):
+    size = draw(st.sampled_from([1, 2, 15, 16, 17, 255, 256, 300]))
+    rng = np.random.default_rng(draw(st.integers(0, 10**6)))
+    indices = rng.integers(0, size, SHAPE).astype(np.uint8 if size <= 256 else np.int32)
+    floats = DenseRecord(rng.standard_normal(size).astype(np.float32))
+    return CodebookRecord(indices, draw(st.just(floats) | affine((size,), granularities=("tensor",))))
+
+
+@st.composite
+def sparse(draw):
+    rng = np.random.default_rng(draw(st.integers(0, 10**6)))
+    dense = DenseRecord(rng.standard_normal(SHAPE).astype(np.float32))
+    return SparseRecord(rng.random(SHAPE) < 0.5, draw(codebook() | affine() | st.just(dense)))
+
+
+@st.composite
+def scaled(draw):
+    axis = draw(st.integers(0, 1))
+    rng = np.random.default_rng(draw(st.integers(0, 10**6)))
+    return ScaledRecord(
+        draw(codebook() | affine() | sparse()), rng.uniform(-1, 1, SHAPE[axis]).astype(np.float32), axis
+    )
+
+
+def unfolded(unfolding: Unfolding, outputs: list[str]) -> list[np.ndarray]:
+    graph = helper.make_graph(
+        unfolding.nodes,
+        "weights",
+        [],
+        [onnx.ValueInfoProto(name=name) for name in outputs],
+        unfolding.initializers,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(outputs, {})
+
+
+@settings(max_examples=150, deadline=None)
+@given(codebook() | affine() | sparse() | scaled())
+def test_floats_unfold_to_the_bits_of_the_record(record):
+    (values,) = unfolded(unfold_floats("w", record), ["w"])
+    np.testing.assert_array_equal(values, decode_record(record))
+
+
+@settings(max_examples=150, deadline=None)
+@given(codebook() | affine() | sparse() | scaled())
+def test_codes_unfold_to_the_integers_of_the_record(record):
+    form = integer_form(record)
+    if form is None:
+        return
+    parts = unfolded(unfold_codes("w", record, form), ["w/codes", "w/scale", "w/zero_point"])
+    for part, expected in zip(parts, (form.codes, form.scale, form.zero_point), strict=True):
+        np.testing.assert_array_equal(part, expected)
+        assert part.dtype == expected.dtype
+
+
+def test_fifteen_centroids_and_zero_take_half_a_byte_each():
+    support = np.array([True, False, True, True])
+    indices = np.array([14, 3, 0, 7], dtype=np.uint8)
+    record = SparseRecord(support, CodebookRecord(indices, DenseRecord(np.arange(1, 16, dtype=np.float32))))
+    stored = {tensor.name: tensor for tensor in unfold_floats("w", record).initializers}
+    assert stored["w/indices"].data_type == onnx.TensorProto.UINT4
+    assert stored["w/indices"].raw_data == bytes([14 | 15 << 4, 0 | 7 << 4])

@@ -1,0 +1,96 @@
+"""This file tests the onnxruntime adapter on a graph written by hand."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import parser
+
+from dwindle.artifact import Artifact
+from dwindle.errors import MeasurementError, NetworkError, RuntimeUnavailableError
+from dwindle.runtimes.onnxruntime import OnnxRuntime
+
+MODEL = """<ir_version: 10, opset_import: ["" : 21]>
+g (float[batch,3] x) => (float[batch,3] y, float[batch,3] z) { y = Neg (x)  z = Relu (x) }"""
+
+
+@pytest.fixture
+def artifact(tmp_path: Path) -> Artifact:
+    path = tmp_path / "model.onnx"
+    onnx.save(parser.parse_model(MODEL), path)
+    return Artifact.of(path)
+
+
+def test_it_runs_any_batch(artifact):
+    with OnnxRuntime().load(artifact, n_threads=1) as session:
+        assert session.input_names == ("x",)
+        for n in (1, 5):
+            x = np.full((n, 3), 2.0, dtype=np.float32)
+            y, z = session.run(x)
+            np.testing.assert_array_equal(y, -x)
+            np.testing.assert_array_equal(z, x)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (np.zeros((2, 4), np.float32), r"'x' must be float32 of shape \('batch', 3\), got float32 of shape \(2, 4\)"),
+        (np.zeros((2, 3, 1), np.float32), r"got float32 of shape \(2, 3, 1\)"),
+        (np.zeros((2, 3), np.float64), r"must be float32 .* got float64"),
+    ],
+)
+def test_a_wrong_input_is_refused(artifact, x, message):
+    with OnnxRuntime().load(artifact) as session, pytest.raises(NetworkError, match=message):
+        session.run(x)
+
+
+def test_a_wrong_number_of_inputs_is_refused(artifact):
+    x = np.zeros((1, 3), np.float32)
+    with OnnxRuntime().load(artifact) as session, pytest.raises(NetworkError, match=r"takes 1 inputs .* got 2"):
+        session.run(x, x)
+
+
+def test_a_failure_of_the_engine_names_the_shapes(tmp_path):
+    path = tmp_path / "model.onnx"
+    text = MODEL.replace(
+        "y = Neg (x)  z = Relu (x)", "y = Add (x, x)  c = Constant <value_ints: ints = [7, 7]> ()  z = Reshape (x, c)"
+    )
+    onnx.save(parser.parse_model(text), path)
+    x = np.zeros((1, 3), np.float32)
+    with (
+        OnnxRuntime().load(Artifact.of(path)) as session,
+        pytest.raises(MeasurementError, match=r"failed on inputs of shape \[\(1, 3\)\]"),
+    ):
+        session.run(x)
+
+
+def test_a_broken_file_is_refused(tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"not a model")
+    with pytest.raises(MeasurementError, match=r"cannot load .*model\.onnx"), OnnxRuntime().load(Artifact.of(path)):
+        pass
+
+
+def test_an_unknown_format_is_refused(tmp_path):
+    path = tmp_path / "model.tflite"
+    path.write_bytes(b"x")
+    with pytest.raises(MeasurementError, match="loads onnx and dwn, not 'tflite'"):
+        OnnxRuntime().load(Artifact.of(path))
+
+
+def test_without_the_package_it_says_what_to_install(artifact, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    runtime = OnnxRuntime()
+    assert runtime.name == "onnxruntime not installed"
+    with pytest.raises(RuntimeUnavailableError, match="pip install onnxruntime"):
+        runtime.load(artifact)
+
+
+def test_the_name_tells_the_version_and_the_arithmetic():
+    assert OnnxRuntime().name.split()[1][0].isdigit()
+    assert OnnxRuntime(is_exact=False).name.endswith(" (saturating)")
+    assert OnnxRuntime().formats == ("onnx", "dwn")
