@@ -49,6 +49,7 @@ FINITE = st.floats(-1e9, 1e9)
         (plain_number(44_800_040.0), "44,800,040"),
         (plain_number(math.nan), "not a finite number"),
         (settings({}), "none"),
+        (settings({"a": [], "select": {"type": "Select", "names": []}, "rule": {"type": "Mse"}}), "rule Mse"),
         (settings([None, True, {"type": "T"}]), "none, yes, T"),
     ],
 )
@@ -176,6 +177,15 @@ def test_many_classes_become_a_picture(make_entry):
     assert found.class_names[29] == "class 29"
 
 
+def test_a_metric_written_twice_is_shown_once(entries):
+    typed = tuple(
+        replace(e, data={"type": "Measurement", **e.data, "metric": {"type": "Metric", **e.data["metric"]}})
+        for e in entries
+        if e.kind == "measurement"
+    )
+    assert len(comparison.rows_of(gather((*entries, *typed)))) == len(comparison.rows_of(gather(entries)))
+
+
 def test_a_dense_partner_ran_in_the_same_runtime(entries):
     moved = tuple(
         replace(e, data={**e.data, "runtime": "other 1.0"}) if e.data.get("role") == "dense" else e for e in entries
@@ -187,7 +197,7 @@ def test_a_dense_partner_ran_in_the_same_runtime(entries):
 
 @pytest.mark.parametrize(
     ("low", "high", "words"),
-    [(0.1, 0.5, "less accurate"), (-0.5, -0.1, "more accurate"), (-0.1, 0.1, "cannot be told apart")],
+    [(0.1, 0.5, "less accurate"), (-0.5, -0.1, "more accurate"), (-0.1, 0.1, "a loss of 0.10 points is not ruled out")],
 )
 def test_the_verdict_reads_its_interval(make_entry, low, high, words):
     summary = {"accuracy_drop_points": (low + high) / 2, "accuracy_drop_low": low, "accuracy_drop_high": high}

@@ -183,7 +183,10 @@ def _reading(low: float | None, high: float | None) -> str:
         return "The interval lies above zero: the compressed network is less accurate than the dense one."
     if high < 0:
         return "The interval lies below zero: the compressed network is more accurate than the dense one."
-    return "The interval includes zero: on these examples, the two networks cannot be told apart."
+    return (
+        "The interval includes zero: on these examples, the two networks cannot be told apart; "
+        f"a loss of {metric_value(high, 'points')} is not ruled out."
+    )
 
 
 def _file_bytes(facts: Facts, ratio: Data | None) -> float | None:

@@ -142,7 +142,8 @@ def _last(found: list[Data]) -> Data:
 def _last_of(found: list[Data], *keys: str) -> tuple[Data, ...]:
     latest: dict[str, Data] = {}
     for data in found:
-        latest[_identity([data.get(key) for key in keys])] = data
+        # A metric by its name: it may have been written with or without the name of its class.
+        latest[_identity([metric_name(data) if key == "metric" else data.get(key) for key in keys])] = data
     return tuple(latest.values())
 
 

@@ -142,7 +142,7 @@ def shape_words(shape: Any) -> str:
 
 
 def settings(value: Any, *, depth: int = 0) -> str:
-    """Return plain JSON settings in one line.
+    """Return plain JSON settings in one line; empty ones are left out.
 
     >>> settings({"sparsity": 0.9, "schedule": {"type": "Polynomial", "power": 3}, "stable": True})
     'sparsity 0.9, schedule Polynomial (power 3), stable yes'
@@ -153,10 +153,19 @@ def settings(value: Any, *, depth: int = 0) -> str:
         return plain_number(value)
     if isinstance(value, Mapping):
         mapping = cast("Mapping[str, Any]", value)
-        inner = ", ".join(f"{k} {settings(v, depth=depth + 1)}" for k, v in mapping.items() if k != "type")
+        said = {key: item for key, item in mapping.items() if key != "type" and not _says_nothing(item)}
+        inner = ", ".join(f"{key} {settings(item, depth=depth + 1)}" for key, item in said.items())
         name = str(mapping.get("type", ""))
         wrapped = f"({inner})" if inner and depth else inner
         return " ".join(part for part in (name, wrapped) if part) or "none"
     if isinstance(value, list | tuple):
         return ", ".join(settings(item, depth=depth + 1) for item in cast("Iterable[Any]", value)) or "none"
     return "none" if value is None else str(value)
+
+
+def _says_nothing(value: Any) -> bool:
+    """Empty lists, and settings of which every one is empty, such as a selection that selects everything."""
+    if isinstance(value, Mapping):
+        fields = [item for key, item in cast("Mapping[str, Any]", value).items() if key != "type"]
+        return ("type" not in value or bool(fields)) and all(map(_says_nothing, fields))
+    return value is None or (isinstance(value, list | tuple) and not value)
