@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import TensorDataset
 
 import dwindle as dw
 from dwindle.core.encoding import Scaled, decode, describe
@@ -234,6 +235,16 @@ class TestCache:
             case _:
                 context = replace(context, trainer=replace(context.trainer, batch_size=4))
         assert self.run(dw.Recipe((step,)), model, context)[1] == [False]
+
+    def test_other_training_data_make_another_entry(self, dense, tmp_path):
+        def trainer(targets: int) -> dw.FabricTrainer:
+            data = TensorDataset(torch.zeros(8, 1, 8, 8), torch.full((8,), targets))
+            return dw.FabricTrainer(train=data, batch_size=4, report_progress=lambda *_: None)
+
+        recipe = dw.Recipe((dw.FineTune(epochs=1), dw.FineTune(epochs=1)))
+        assert self.run(recipe, dense, dw.Context(workdir=tmp_path, trainer=trainer(0)))[1] == [False, False]
+        assert self.run(recipe, dense, dw.Context(workdir=tmp_path, trainer=trainer(0)))[1] == [True, True]
+        assert self.run(recipe, dense, dw.Context(workdir=tmp_path, trainer=trainer(1)))[1] == [False, False]
 
     @pytest.mark.parametrize("damage", ["bit", "truncated", "empty", "no checksum", "wrong checksum", "garbage"])
     def test_a_damaged_entry_is_ignored_and_written_again(self, dense, tmp_path, damage):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import dwindle as dw
-from dwindle.core.encoding import codebook_of, decode, restrict, support_of
+from dwindle.core.encoding import Dense, codebook_of, decode, restrict, support_of
 from dwindle.errors import SettingError
 
 INITS = ("linear", "kmeans++", "random", "density", "near_optimal")
@@ -40,7 +40,9 @@ def test_a_tensor_keeps_so_many_values_and_no_more(init, codebook_size, seed):
 
 
 def test_only_weights_that_stayed_pull_at_the_centroids():
-    pruned = dw.PruneWeights(sparsity=0.8).apply(layered(30, 20), dw.Context())
+    positive = layered(30, 20).encodings["0.weight"].values.abs()
+    model = layered(30, 20).with_encodings({"0.weight": Dense(positive)})
+    pruned = dw.PruneWeights(sparsity=0.5).apply(model, dw.Context())
     without = dw.Cluster(codebook_size=5).apply(pruned, dw.Context())
     with_zeros = dw.Cluster(codebook_size=5, include_zeros=True).apply(pruned, dw.Context())
     support = support_of(pruned.encodings["0.weight"])

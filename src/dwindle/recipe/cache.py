@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from dwindle.errors import DwindleError
 from dwindle.network.compressed import CompressedModel
+from dwindle.network.train import Trainer
 from dwindle.recipe.pack import (
     fingerprint,
     pack,
@@ -39,7 +40,7 @@ class StageCache:
     written last. An entry that is torn, changed or unreadable counts as absent and is written again.
 
     The hash covers the model, the settings, the seed, the version, the calibration batches, and of the trainer its
-    public numbers and words and its `fingerprint` if it has one; not the source of your network. One folder, one job.
+    settings, the names of its functions and a probe of its data; not the source of your network: one folder, one job.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -99,15 +100,23 @@ def _offered(step: Technique, context: Context) -> dict[str, Any]:
     if Needs.EXAMPLE in step.needs and context.example is not None:
         offered["example"] = [str(context.example.dtype), list(context.example.shape[1:])]
     if Needs.TRAINING in step.needs and context.trainer is not None:
-        public = cast("dict[str, Any]", getattr(context.trainer, "__dict__", {}))
-        offered["trainer"] = {
-            name: value
-            for name, value in public.items()
-            if not name.startswith("_") and isinstance(value, bool | int | float | str)
-        }
+        offered["trainer"] = _described(context.trainer)
         offered["steps_per_epoch"] = context.trainer.steps_per_epoch
-        offered["fingerprint"] = str(getattr(context.trainer, "fingerprint", ""))
     return offered
+
+
+def _described(trainer: Trainer) -> dict[str, Any]:
+    """Return what decides how `trainer` trains, as far as it can be read: settings, names of functions, data."""
+    described: dict[str, Any] = {}
+    for name, value in cast("dict[str, Any]", getattr(trainer, "__dict__", {})).items():
+        if isinstance(value, bool | int | float | str):
+            described[name] = value
+        elif callable(value) and not name.startswith(("_", "report")):
+            described[name] = str(getattr(value, "__qualname__", type(value).__qualname__))
+    fingerprint_data = getattr(getattr(trainer, "train_batches", None), "fingerprint", None)
+    if callable(fingerprint_data):
+        described["data"] = fingerprint_data()
+    return described
 
 
 def _sha256(path: Path) -> str:
