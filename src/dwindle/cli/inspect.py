@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
 
 from dwindle.cli.console import print_json, stdout
@@ -16,6 +18,9 @@ File = Annotated[Path, typer.Argument(help="A .dwn file.", metavar="FILE.DWN")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 WithZip = Annotated[bool, typer.Option("--zip/--no-zip", help="Compare with a zip of the decoded fp32 weights (slow).")]
 
+WIDEST: Final = 200
+"""Characters a table row may take; a narrow terminal wraps rows, which keeps every figure whole."""
+
 
 def inspect(file: File, *, as_json: AsJson = False, with_zip: WithZip = True) -> None:
     """Print where the bytes of a file went: for each tensor and in total, dense, encoded and as a runtime holds it."""
@@ -24,7 +29,7 @@ def inspect(file: File, *, as_json: AsJson = False, with_zip: WithZip = True) ->
     if as_json:
         print_json(_plain(sizes, zip_bytes))
     else:
-        stdout.print(_table(sizes))
+        Console(width=WIDEST, highlight=False).print(_table(sizes), crop=False)
         for line in _totals(sizes, zip_bytes):
             stdout.print(line)
 
@@ -48,9 +53,9 @@ def _plain(sizes: FileSizes, zip_bytes: int | None) -> dict[str, Any]:
 
 
 def _table(sizes: FileSizes) -> Table:
-    table = Table(title=str(sizes.path), title_justify="left", header_style="bold")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in ("tensor", "shape", "structure"):
-        table.add_column(name, overflow="fold")
+        table.add_column(name)
     for name in ("weights", "sparsity", "fp32 bytes", "encoded", "bits/weight", "in runtime"):
         table.add_column(name, justify="right")
     for t in sizes.tensors:

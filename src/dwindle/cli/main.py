@@ -7,8 +7,8 @@ undecided (an interval straddles a bound); 130 interrupted (call again to resume
 from __future__ import annotations
 
 import sys
+from typing import Final
 
-import click
 import typer
 
 from dwindle.cli.compress import compress
@@ -18,7 +18,9 @@ from dwindle.cli.inspect import inspect
 from dwindle.errors import DwindleError
 from dwindle.version import VERSION
 
-ERROR, INTERRUPTED = 1, 130
+ERROR, WRONG_CALL, INTERRUPTED = 1, 2, 130
+UsageError: Final[type[Exception]] = typer.BadParameter.__mro__[1]
+"""What every wrong call raises; typer carries its own copy of click, so it cannot be imported by name."""
 
 app = typer.Typer(
     name="dwindle",
@@ -50,12 +52,13 @@ def run() -> None:
     except DwindleError as error:
         print_error(error)
         sys.exit(ERROR)
-    except (KeyboardInterrupt, click.exceptions.Abort):
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except UsageError as error:
+        stderr.print(f"[bold red]wrong call:[/] {error}; see --help")
+        sys.exit(WRONG_CALL)
+    if code == INTERRUPTED:  # typer itself turns Ctrl-C inside a command into this code
         stderr.print("interrupted; the same call goes on where it was")
-        sys.exit(INTERRUPTED)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
     sys.exit(code if isinstance(code, int) else 0)
 
 

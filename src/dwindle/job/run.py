@@ -15,21 +15,23 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from dwindle.artifact import Artifact
 from dwindle.bench.budget import Verdict
-from dwindle.bench.deployment import Deployment, deploy
+from dwindle.bench.deployment import EXPORTERS, Deployment, deploy
 from dwindle.bench.ledger import Ledger
 from dwindle.bench.machine import this_machine
 from dwindle.bench.measure import Measured, Plan, measure, record
 from dwindle.bench.measurement import ACCURACY, ACCURACY_DROP, COMPRESSION_RATIO, SIZE, Measurement
 from dwindle.bench.protocol import LatencyProtocol
 from dwindle.container.inspect import inspect_file
-from dwindle.errors import DataError, LedgerError, RecipeError
+from dwindle.errors import DataError, LedgerError, RecipeError, SettingError
 from dwindle.job.control import control_recipe
 from dwindle.job.job import Examples, Job
 from dwindle.job.tensors import tensor_entries
+from dwindle.network.batches import Batches, all_targets, are_classes, require_labels, try_first_batch
 from dwindle.network.compressed import CompressedModel
 from dwindle.network.train import Progress
 from dwindle.recipe import Recipe, Stage
 from dwindle.report.page import write_report
+from dwindle.settings import nearest
 from dwindle.technique import Context
 from dwindle.version import VERSION
 
@@ -54,11 +56,13 @@ def check_job(job: Job) -> None:
     """Find whatever can be found wrong before any work.
 
     Raises:
-        DwindleError: an empty data set, rejected inputs, NaN weights, a recipe that cannot run.
+        DwindleError: an empty data set, rejected inputs, labels out of range, NaN weights, a recipe that cannot run.
     """
     for part in ("train", "validation", "test"):
-        if _length(getattr(job.data, part)) == 0:
-            raise DataError(f"{job.data.name}: the {part} split is empty; give at least one example")
+        _check_split(job, part)
+    for name in job.formats:
+        if name not in EXPORTERS:
+            raise SettingError(f"unknown format {name!r}; {nearest(name, EXPORTERS)}")
     if problems := job.recipe.check(_context(job), model=CompressedModel.dense(job.network)):
         raise RecipeError("the recipe cannot run:\n" + "\n".join(f"- {problem}" for problem in problems))
 
@@ -104,6 +108,16 @@ def run_job(job: Job, *, report_progress: Progress | None = None, started: float
     return Outcome(
         model=model, deployment=deployment, measured=measured, report=report, summary=summary, verdict=verdict
     )
+
+
+def _check_split(job: Job, part: str) -> None:
+    data = getattr(job.data, part)
+    if _length(data) == 0:
+        raise DataError(f"{job.data.name}: the {part} split is empty; give at least one example")
+    batches = Batches(data=data, batch_size=BATCH_SIZE, what=part)
+    output, targets = try_first_batch(job.network, batches, torch.device("cpu")), all_targets(batches)
+    if isinstance(output, Tensor) and targets is not None and are_classes(output, targets):
+        require_labels(targets, output.shape[1], part)
 
 
 def _context(job: Job, report_progress: Progress | None = None) -> Context:

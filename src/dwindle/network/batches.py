@@ -111,6 +111,11 @@ def hash_bytes(tensor: Tensor) -> bytes:
     return sha.digest()
 
 
+def are_classes(output: Any, targets: Tensor) -> bool:
+    """Return whether `output` holds scores (batch, classes) and `targets` class numbers (batch,)."""
+    return isinstance(output, Tensor) and output.ndim == 2 and targets.ndim == 1 and not targets.is_floating_point()
+
+
 def try_first_batch(network: nn.Module, batches: Batches, device: torch.device) -> Any:
     """Return the network's output (eval mode, no gradient) for two examples: what is wrong shows before any step.
 

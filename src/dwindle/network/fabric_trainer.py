@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dwindle.errors import NetworkError, SettingError
-from dwindle.network.batches import Batches, Data, all_targets, hash_bytes, require_labels, try_first_batch
+from dwindle.network.batches import Batches, Data, all_targets, are_classes, hash_bytes, require_labels, try_first_batch
 from dwindle.network.train import AfterStep, Batch, Loss, Progress
 from dwindle.network.train_state import read_state, write_state
 
@@ -248,17 +248,17 @@ class _Run:
         if batches is None:
             return {}
         self.network.eval()
-        total, n_right, n, are_classes = 0.0, 0, 0, False
+        total, n_right, n, has_classes = 0.0, 0, 0, False
         for batch in batches.ordered():
             inputs, targets = self.fabric.to_device(batch)
             output = self.model(inputs)
             total += float(self.trainer.base_loss(output, targets)) * len(targets)
             n += len(targets)
-            are_classes = _are_classes(output, targets)
-            if are_classes:
+            has_classes = are_classes(output, targets)
+            if has_classes:
                 n_right += int((output.argmax(1) == targets).sum())
         figures = {"validation_loss": total / n}
-        if are_classes:
+        if has_classes:
             figures["validation_accuracy"] = n_right / n
         self._remember_best((figures.get("validation_accuracy", 0.0), -figures["validation_loss"]))
         return figures
@@ -383,10 +383,6 @@ def _wants_channels_last(network: nn.Module, inputs: Tensor) -> bool:
 def _is_channels_last(network: nn.Module) -> bool:
     kernels = [p for p in network.parameters() if p.ndim == 4 and min(p.shape[1:]) > 1]
     return bool(kernels) and all(p.is_contiguous(memory_format=torch.channels_last) for p in kernels)
-
-
-def _are_classes(output: Any, targets: Tensor) -> bool:
-    return isinstance(output, Tensor) and output.ndim == 2 and targets.ndim == 1 and not targets.is_floating_point()
 
 
 def _file_name(stage: str) -> str:
