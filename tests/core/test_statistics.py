@@ -48,6 +48,16 @@ def test_paired_interval_is_published_method_10(cells, low, high):
     assert (interval.low, interval.high) == pytest.approx((100 * low, 100 * high), abs=0.011)
 
 
+@pytest.mark.parametrize(("cells", "phi"), [((3, 1, 1, 3), 0.25), ((2, 1, 1, 2), 0.0), ((5, 2, 2, 1), 0.0)])
+def test_positive_correlation_is_corrected_for_continuity(cells, phi):
+    interval = paired_drop_interval(*answers(*cells))
+    n = sum(cells)
+    wilson = wilson_interval(cells[0] + cells[1], n)  # the margins are alike, so both sides have this interval
+    below, above = wilson.value - wilson.low, wilson.high - wilson.value
+    half = math.sqrt(below**2 - 2 * phi * below * above + above**2)
+    assert (interval.low, interval.high) == pytest.approx((-100 * half, 100 * half))
+
+
 @given(st.tuples(*[st.integers(0, 40)] * 4).filter(lambda cells: sum(cells) > 0))
 def test_paired_interval_holds_its_value_and_mirrors(cells):
     dense, compressed = answers(*cells)
