@@ -224,7 +224,19 @@ def test_machine_and_run_are_told(entries, make_entry):
     assert story.machine_details(gather([lone])) == [("Machine", "a board")]
 
 
+def test_decisions_about_layers_have_a_line_each(make_entry):
+    decisions = {"tensors": {f"layer{i}": {"sparsity": 0.5} for i in range(70)}}
+    (stage,) = story.stages_of(gather([make_entry("stage", technique="T", decisions=decisions)]))
+    ((label, lines),) = stage.decisions
+    assert (label, lines[0], lines[-1], len(lines)) == (
+        "Tensors",
+        "layer0: sparsity 0.5",
+        "and 10 more in the ledger",
+        61,
+    )
+
+
 def test_long_decisions_are_cut_and_say_so(make_entry):
     (stage,) = story.stages_of(gather([make_entry("stage", technique="T", decisions={"found": "x" * 5_000})]))
-    assert len(stage.decisions[0][1]) < 2_100
-    assert stage.decisions[0][1].endswith("the ledger has all of it)")
+    assert len(stage.decisions[0][1][0]) < 2_100
+    assert stage.decisions[0][1][0].endswith("the ledger has all of it)")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from dwindle.report.comparison import best
 from dwindle.report.confusion import confusion_of
@@ -13,6 +14,7 @@ from dwindle.report.layers import histograms_of
 from dwindle.report.words import as_name, duration, human_bytes, settings, shape_words
 
 _MAX_DECISION: Final = 2_000
+_MAX_LINES: Final = 60
 _MACHINE_LABELS: Final = {"cpu": "CPU", "n_cores": "Cores", "memory_bytes": "Memory", "os": "OS", "python": "Python"}
 _RUN_LABELS: Final = {
     "name": "Run",
@@ -55,7 +57,7 @@ class Stage:
     epochs: str
     seconds: str
     digest: str
-    decisions: tuple[tuple[str, str], ...]
+    decisions: tuple[tuple[str, tuple[str, ...]], ...]
 
 
 def stages_of(facts: Facts) -> list[Stage]:
@@ -136,8 +138,18 @@ def _stage(stage: Data) -> Stage:
         epochs=f"{len(curve):,} epoch{'' if len(curve) == 1 else 's'}" if curve else "",
         seconds="" if seconds is None else duration(seconds),
         digest=text(stage, "digest"),
-        decisions=tuple((_label(str(key)), _shortened(settings(value))) for key, value in decisions.items()),
+        decisions=tuple((_label(str(key)), _lines(value)) for key, value in decisions.items()),
     )
+
+
+def _lines(value: Any) -> tuple[str, ...]:
+    """One line for each layer where a decision was made for several, else one line in all."""
+    if not isinstance(value, Mapping) or len(cast("Data", value)) < 2:
+        return (_shortened(settings(value)),)
+    lines = [f"{key}: {_shortened(settings(item))}" for key, item in cast("Data", value).items()]
+    if len(lines) > _MAX_LINES:
+        lines[_MAX_LINES:] = [f"and {len(lines) - _MAX_LINES:,} more in the ledger"]
+    return tuple(lines)
 
 
 def _shortened(words: str) -> str:
