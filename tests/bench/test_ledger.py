@@ -130,3 +130,12 @@ def test_every_line_is_json_for_other_readers(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.jsonl")
     ledger.append("run", {"name": "größe\n"})
     assert json.loads(ledger.path.read_text()).keys() == {"time", "kind", "data"}
+
+
+def test_an_entry_is_on_the_disk_before_append_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger, synced = Ledger(tmp_path / "ledger.jsonl"), []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
+    ledger.append("run", {})
+    ledger.append("run", {})
+    file, folder = ledger.path.stat().st_ino, tmp_path.stat().st_ino
+    assert synced == [file, folder, file]  # a new file's name is synced too

@@ -80,6 +80,7 @@ def test_it_stops_as_soon_as_the_interval_is_narrow_and_not_before() -> None:
     protocol = LatencyProtocol()
     timing = time_action(action_of(runtime), protocol, clock=runtime.clock)
     assert timing.mean.half_width <= 0.05 * timing.mean.value
+    assert len(timing.samples_ms) % protocol.block == 0
     before = type(timing)(samples_ms=timing.samples_ms[: -protocol.block], level=0.95, stopped_by="")
     assert before.mean.half_width > 0.05 * before.mean.value
 
@@ -132,8 +133,29 @@ def test_a_comparison_ends_at_its_limits_too() -> None:
     runs = [action_of(FakeRuntime(latency_ms=5, noise=1.0, clock=clock, seed=seed)) for seed in (1, 2)]
     found = compare(*runs, LatencyProtocol(max_repeats=50), clock=clock)
     assert (found.a.stopped_by, len(found.a.samples_ms), len(found.b.samples_ms)) == ("repeats", 50, 50)
+    start = clock()
     found = compare(*runs, LatencyProtocol(seconds=0.3), clock=clock)
+    assert 0.6 <= clock() - start < 1.2  # the limit holds for each side
     assert found.a.stopped_by == found.b.stopped_by == "time"
+
+
+@pytest.mark.parametrize("noises", [(0.0, 0.5), (0.5, 0.0)])
+def test_a_comparison_goes_on_until_both_sides_are_narrow(noises: tuple[float, float]) -> None:
+    clock = FakeClock()
+    found = compare(
+        *(action_of(FakeRuntime(noise=noise, clock=clock)) for noise in noises), LatencyProtocol(), clock=clock
+    )
+    assert found.a.is_stable
+    assert found.b.is_stable
+    assert all(side.mean.half_width <= 0.05 * side.mean.value for side in (found.a, found.b))
+
+
+def test_the_ratio_says_itself_whether_it_is_stable() -> None:
+    clock = FakeClock()
+    runs = [action_of(FakeRuntime(noise=noise, clock=clock)) for noise in (0.0, 1.0)]
+    found = compare(*runs, LatencyProtocol(max_repeats=30), clock=clock)
+    assert not found.is_stable
+    assert found.ratio.half_width > 0.05 * found.ratio.value
 
 
 def test_a_clock_that_stands_still_is_an_error() -> None:
