@@ -2,7 +2,8 @@
 
 All sides store the same tensors: the weights of a trained ResNet-18, 90 % pruned by magnitude and shared among 16
 centroids per tensor. Every table is counted on every side: our figure is the whole `.dwn` file, header and checksums
-included. Times are the best of the repeats, on one core, from bytes in memory to float32 arrays and back.
+included. Times are CPU seconds of the process, the best of the repeats, from bytes in memory to float32 arrays and
+back: every side computes in one thread, so this is the time of one core, whatever else the machine does.
 
     .venv/bin/python benchmarks/coder.py [--quick] [--checkpoint FILE]
 """
@@ -108,9 +109,9 @@ def compressed_tensors(network: nn.Module, *, n_tensors: int | None) -> list[Sha
 def best_time(work: Callable[[], object], *, repeats: int) -> float:
     times: list[float] = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.process_time()
         work()
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     return min(times)
 
 
@@ -134,9 +135,9 @@ def measure_dwn(tensors: list[Shared], *, repeats: int) -> Result:
 
 def measure_zstd(tensors: list[Shared]) -> Result:
     compressor, decompressor = zstandard.ZstdCompressor(level=19), zstandard.ZstdDecompressor()
-    start = time.perf_counter()
+    start = time.process_time()
     frames = [compressor.compress(t.levels.tobytes()) for t in tensors]
-    encode_s = time.perf_counter() - start
+    encode_s = time.process_time() - start
 
     def decode() -> list[Array]:
         tables = [np.concatenate([np.zeros(1, np.float32), t.centroids]) for t in tensors]
@@ -148,10 +149,10 @@ def measure_zstd(tensors: list[Shared]) -> Result:
 
 
 def measure_huffman(tensors: list[Shared]) -> Result:
-    start = time.perf_counter()
+    start = time.process_time()
     coded = [(huffman_encode(gaps), huffman_encode(values)) for gaps, values in map(gaps_and_values, tensors)]
-    encode_s = time.perf_counter() - start
-    start = time.perf_counter()
+    encode_s = time.process_time() - start
+    start = time.process_time()
     for tensor, (gaps, values) in zip(tensors, coded, strict=True):
         positions = np.cumsum(huffman_decode(*gaps).astype(np.int64) + 1) - 1
         levels = np.zeros(tensor.levels.size, dtype=np.uint8)
@@ -159,7 +160,7 @@ def measure_huffman(tensors: list[Shared]) -> Result:
         decoded = np.concatenate([np.zeros(1, np.float32), tensor.centroids])[levels]
         if not np.array_equal(decoded, tensor.floats.reshape(-1)):
             raise SystemExit(f"{tensor.name}: Huffman decoded something else than was encoded")
-    decode_s = time.perf_counter() - start
+    decode_s = time.process_time() - start
     n_bytes = sum(table_bytes(lengths) + len(payload) for pair in coded for lengths, payload, _ in pair) + sum(
         t.centroids.nbytes for t in tensors
     )

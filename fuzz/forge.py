@@ -76,5 +76,3 @@ def resealed(data: bytes) -> bytes:
 
 def _sealed(front: bytes) -> bytes:
     return front[:-4] + zlib.crc32(front[:-4]).to_bytes(4, "little")
-
-

@@ -41,9 +41,9 @@ def seeds() -> list[bytes]:
         rng.binomial(255, 0.5, shape).astype(np.int32) - 128,
         rng.uniform(0.1, 1, 40).astype(np.float32),
         np.zeros(40, np.int32),
-        ("channel", 0),
-        8,
-        True,
+        granularity=("channel", 0),
+        n_bits=8,
+        signed=True,
     )
     records = {
         "dense": DenseRecord(rng.normal(size=300).astype(np.float32)),

@@ -1,4 +1,5 @@
 """This file lists attacks on the reader, one function for each idea; each returns the bytes of a file that lies."""
+# ruff: file-ignore[undocumented-public-function] (the name of each function says what it does)
 
 from __future__ import annotations
 
@@ -257,5 +258,7 @@ def a_constant_of_a_billion_weights_with_a_wrong_symbol() -> bytes:
 
 
 ATTACKS: tuple[Callable[[], bytes], ...] = tuple(
-    attack for name, attack in list(globals().items()) if callable(attack) and getattr(attack, "__module__", "") == __name__
+    attack
+    for name, attack in list(globals().items())
+    if callable(attack) and getattr(attack, "__module__", "") == __name__
 )

@@ -101,6 +101,10 @@ def test_a_sparse_support_is_coded_as_gaps():
     support = (np.random.default_rng(1).random(200_000) < 0.1).view(np.uint8)
     assert encode(support, 2).coder == GAPS
     assert encode(1 - support, 2).coder == GAPS
+    for kept in (support, 1 - support):
+        mask, places = decode_support(encode(kept, 2), kept.size)
+        assert np.array_equal(mask, kept)
+        assert np.array_equal(places, np.flatnonzero(kept))
 
 
 @pytest.mark.parametrize("distance", [0, 14, 15, 16, 254, 255, 256, 30_000])
@@ -226,11 +230,14 @@ BROKEN = [
     ("gaps, more than symbols", GAPS, b"\x01\x0f\x0a" + bytes(5), 9, 2, "cannot cover"),
     ("a huge gap", GAPS, b"\x01\x0f\x02\xff", 9, 2, "reach position"),
     ("gaps, no counts", GAPS, b"\x01", 9, 2, "cut off"),
+    ("gaps, wide alphabet", GAPS, b"\x01\x0f\x01\0", 9, 300, "two symbols"),
     ("unknown coder", 9, b"", 9, 2, "coder 9 is unknown"),
 ]
 
 
-@pytest.mark.parametrize(("coder", "payload", "n", "alphabet_size", "words"), [b[1:] for b in BROKEN], ids=[b[0] for b in BROKEN])
+@pytest.mark.parametrize(
+    ("coder", "payload", "n", "alphabet_size", "words"), [b[1:] for b in BROKEN], ids=[b[0] for b in BROKEN]
+)
 def test_broken_payloads(coder, payload, n, alphabet_size, words):
     with pytest.raises(ContainerError, match=words):
         decode(Coded(coder, payload), n, alphabet_size)

@@ -108,7 +108,9 @@ def test_metadata_tells_how_the_model_came_to_be(model):
 
     told = replace(
         model,
-        history=(Record(technique="PruneWeights", settings={"sparsity": 0.5}, seed=3, version="1", curve=({"loss": 1.0},)),),
+        history=(
+            Record(technique="PruneWeights", settings={"sparsity": 0.5}, seed=3, version="1", curve=({"loss": 1.0},)),
+        ),
         edits=(FoldedBatchNorm("first", "norm"),),
         activations={CallSite("first", 0): ActivationQuantizer(scale=0.5, zero_point=3)},
     )
