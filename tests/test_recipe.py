@@ -141,6 +141,16 @@ class TestCheck:
         with pytest.raises(SettingError, match="Recipe: st"):
             dw.Recipe(steps)
 
+    def test_the_remedy_names_the_first_step_in_the_way(self):
+        partly = dw.Select(names=("head*",))
+        steps = (
+            dw.QuantizeWeights(select=partly),
+            dw.QuantizeWeights(select=dw.Select(names=("stem*",))),
+            dw.Cluster(),
+        )
+        (problem,) = dw.Recipe(steps).check(dw.Context())
+        assert problem.endswith("put step 3 before step 1")
+
     def test_a_list_becomes_a_tuple(self):
         assert dw.Recipe([dw.Cluster()]) == dw.Recipe((dw.Cluster(),))
 

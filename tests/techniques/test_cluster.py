@@ -70,6 +70,14 @@ def test_chance_depends_on_the_seed_and_the_name_but_not_on_the_order(init):
     assert len(outcomes) > 1
 
 
+def test_equal_tensors_of_different_names_draw_different_starts():
+    model = layered(20, 20, 20)
+    equal = model.with_encodings({"1.weight": model.encodings["0.weight"]})
+    cluster = dw.Cluster(codebook_size=6, init="random")
+    after = [cluster.apply(equal, dw.Context(seed=seed)).network.state_dict() for seed in range(6)]
+    assert any(not torch.equal(state["0.weight"], state["1.weight"]) for state in after)
+
+
 def test_a_codebook_is_clustered_again_and_never_grows():
     first = dw.Cluster(codebook_size=5).apply(layered(12, 9), dw.Context())
     assert dw.Cluster(codebook_size=16).apply(first, dw.Context()).digest() == first.digest()

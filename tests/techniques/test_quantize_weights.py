@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import dwindle as dw
-from dwindle.core.encoding import Affine, affine_of, codebook_of, decode, support_of
+from dwindle.core.encoding import Affine, Dense, affine_of, codebook_of, decode, restrict, support_of
 from dwindle.core.granularity import Granularity
 from dwindle.errors import EncodingError, NetworkError, SettingError
 
@@ -65,6 +65,16 @@ def test_pruned_weights_do_not_widen_the_grid_and_stay_zero():
     support = support_of(pruned.encodings["weight"])
     assert torch.equal(support_of(after.encodings["weight"]), support)
     assert not decode(after.encodings["weight"])[~support].any()
+
+
+def test_the_grid_covers_only_what_stayed():
+    model = model_of(nn.Linear(10, 6))
+    weight = decode(model.encodings["weight"]).clone()
+    weight[0, 0] = 1000.0
+    support = torch.ones_like(weight, dtype=torch.bool)
+    support[0, 0] = False
+    after = dw.QuantizeWeights().apply(model.with_encodings({"weight": restrict(Dense(weight), support)}), dw.Context())
+    assert float(affine_of(after.encodings["weight"]).scale) < 0.01
 
 
 def test_a_network_without_a_weight_in_a_tensor_has_no_error():
