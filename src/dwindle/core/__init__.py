@@ -1,0 +1,1 @@
+"""Tensors in, tensors out: encodings and the arithmetic of compression; pure."""

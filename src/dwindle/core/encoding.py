@@ -60,7 +60,8 @@ class Affine:
                 f"Affine: {self.granularity} of shape {tuple(self.codes.shape)} has {expected} scales, "
                 f"got {self.scale.numel()} scales and {self.zero_point.numel()} zero points"
             )
-        _require_range("Affine: codes", self.codes, *code_range(self.n_bits, signed=self.signed))
+        low, high = code_range(self.n_bits, signed=self.signed)
+        _require_range("Affine: codes", self.codes, low=low, high=high)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,7 +81,7 @@ class Codebook:
             raise EncodingError(f"Codebook: centroids share one scale, got {self.centroids.granularity}")
         if self.codebook_size < 1 and self.indices.numel():
             raise EncodingError("Codebook: a tensor with weights needs at least one centroid")
-        _require_range("Codebook: indices", self.indices, 0, max(self.codebook_size - 1, 0))
+        _require_range("Codebook: indices", self.indices, low=0, high=max(self.codebook_size - 1, 0))
 
     @property
     def codebook_size(self) -> int:
@@ -105,7 +106,7 @@ class Sparse:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scaled:
-    """`values` times one float32 `factor` for each index along `axis`; a factor may be negative (batch norm folding)."""
+    """`values` times one float32 `factor` for each index along `axis`; batch norm folding may make it negative."""
 
     values: Affine | Codebook | Sparse
     factor: Tensor
@@ -201,21 +202,12 @@ def rewrite(encoding: Encoding, fit: Fit) -> Encoding:
     match encoding:
         case Dense(values):
             return fit(values, torch.ones_like(values, dtype=torch.bool), is_codebook=False)
-        case Codebook(indices, Dense(values)):
-            inner = fit(values, torch.ones_like(values, dtype=torch.bool), is_codebook=True)
-            if isinstance(inner, Codebook):
-                return Codebook(
-                    inner.indices.index_select(0, indices.flatten().to(torch.int32)).reshape(indices.shape),
-                    inner.centroids,
-                )
-            return Codebook(indices, inner)
+        case Codebook(_, Dense()):
+            return _rewrite_codebook(encoding, fit)
         case Sparse(support, Dense(values)):
             return Sparse(support, fit(values, support, is_codebook=False))
-        case Sparse(support, Codebook() as values):
-            nested = rewrite(values, fit)
-            if not isinstance(nested, Codebook):  # a rewritten codebook is a codebook: this cannot happen
-                raise EncodingError(f"a codebook was rewritten as {type(nested).__name__}")
-            return Sparse(support, nested)
+        case Sparse(support, Codebook(_, Dense()) as values):
+            return Sparse(support, _rewrite_codebook(values, fit))
         case Scaled(values, factor, axis):
             inner = rewrite(values, fit)
             if isinstance(inner, Dense | Scaled):
@@ -223,12 +215,19 @@ def rewrite(encoding: Encoding, fit: Fit) -> Encoding:
                     f"a structured tensor was rewritten as {type(inner).__name__}, which forgets its structure"
                 )
             return Scaled(inner, factor, axis)
-        case Affine() | Codebook() | Sparse():
-            raise EncodingError(
-                f"{describe(encoding)} has no float values left to re-encode; put this step before the one that quantizes"
-            )
         case _:
-            assert_never(encoding)
+            raise EncodingError(
+                f"{describe(encoding)} has no floats left to re-encode; put this step before the one that quantizes"
+            )
+
+
+def _rewrite_codebook(codebook: Codebook, fit: Fit) -> Codebook:
+    centroids, indices = decode(codebook.centroids), codebook.indices
+    inner = fit(centroids, torch.ones_like(centroids, dtype=torch.bool), is_codebook=True)
+    if isinstance(inner, Codebook):  # clusters of clusters
+        merged = inner.indices.index_select(0, indices.flatten().to(torch.int32)).reshape(indices.shape)
+        return Codebook(merged, inner.centroids)
+    return Codebook(indices, inner)
 
 
 def restrict(encoding: Encoding, support: Tensor) -> Sparse | Scaled:
@@ -328,10 +327,7 @@ def streams(encoding: Encoding) -> Iterator[Stream]:
                 yield stream._replace(name=f"centroids.{stream.name}")
         case Sparse(support, values):
             yield Stream("support", support.flatten(), 2)
-            inside = support.flatten()
-            for stream in streams(values):
-                kept = stream.symbols[inside] if stream.name in {"values", "codes", "indices"} else stream.symbols
-                yield stream._replace(name=f"values.{stream.name}", symbols=kept)
+            yield from (_kept(stream, support.flatten()) for stream in streams(values))
         case Scaled(values, factor, _):
             for stream in streams(values):
                 yield stream._replace(name=f"scaled.{stream.name}")
@@ -340,7 +336,13 @@ def streams(encoding: Encoding) -> Iterator[Stream]:
             assert_never(encoding)
 
 
-def _require_range(what: str, symbols: Tensor, low: int, high: int) -> None:
+def _kept(stream: Stream, inside: Tensor) -> Stream:
+    """Leave out what lies outside the support, in the streams that hold one symbol for each weight."""
+    has_all = stream.name in {"values", "codes", "indices"}
+    return Stream(f"values.{stream.name}", stream.symbols[inside] if has_all else stream.symbols, stream.alphabet_size)
+
+
+def _require_range(what: str, symbols: Tensor, *, low: int, high: int) -> None:
     if symbols.numel() == 0:
         return
     smallest, largest = (int(v) for v in symbols.aminmax())

@@ -1,0 +1,1 @@
+"""Networks in, networks out: selection, capture, training, structural edits."""

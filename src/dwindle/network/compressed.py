@@ -1,4 +1,4 @@
-"""This file holds the value that travels through a recipe: a network, how each of its tensors is encoded, and its history.
+"""This file holds the value that travels through a recipe: a network, how its tensors are encoded, its history.
 
 Invariant, at every technique boundary: each parameter and buffer equals `decode(its encoding)`, bit for bit.
 """

@@ -1,4 +1,4 @@
-"""This file says which weights a technique works on: name globs, else module types, else the default; minus exclusions."""
+"""This file says which weights a technique takes: name globs, else module types, else the default; minus exclusions."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class Trainer(Protocol):
         """Optimizer steps in one pass over the training data."""
         ...
 
-    def __call__(  # noqa: PLR0913 (the whole seam in one signature)
+    def __call__(  # ruff: ignore[too-many-arguments] (the whole seam in one signature)
         self,
         network: nn.Module,
         *,

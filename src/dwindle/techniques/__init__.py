@@ -1,0 +1,1 @@
+"""One file for each way to compress; they never import each other."""
