@@ -177,6 +177,7 @@ def test_an_empty_cluster_keeps_its_centroid():
 def test_equally_near_goes_to_the_lower_centroid():
     clustering = kmeans_1d(torch.tensor([0.0, 1.0, 2.0]), 2, n_iterations=0)
     assert clustering.indices.tolist() == [0, 0, 1]
+    assert kmeans_1d(torch.tensor([0.0, 1.0, 2.0]), 2).centroids.tolist() == [0.5, 2.0]
 
 
 @pytest.mark.parametrize("init", ["random", "kmeans++"])
