@@ -30,7 +30,8 @@ def test_codes_fit_their_width_and_are_off_by_half_a_step(n_bits: int, granulari
     assert (encoding.n_bits, encoding.granularity) == (n_bits, granularity)
     assert not symmetric or not encoding.zero_point.any()
     difference = (decode(encoding) - decode(before.encodings["weight"])).double()
-    assert difference.abs().max() <= 0.5001 * float(encoding.scale.max())
+    rounding = 2e-7 * float(decode(encoding).abs().max())  # of the decoded value itself, in float32
+    assert difference.abs().max() <= 0.5 * float(encoding.scale.max()) + rounding
     found = after.history[-1].decisions["tensors"]["weight"]["root_mean_square_error"]
     assert found == pytest.approx(float(difference.square().mean().sqrt()))
     assert affine_of(after.encodings["bias"]) is None
