@@ -124,7 +124,7 @@ Encoding = Dense | Affine | Codebook | Sparse | Scaled
 
 
 class Stream(NamedTuple):
-    """Symbols that reach the file: flat `symbols`, whole numbers below `alphabet_size`, or raw values where it is None."""
+    """Symbols that reach the file: flat, whole numbers below `alphabet_size`, or raw values where that is None."""
 
     name: str
     symbols: Tensor
