@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import gc
+import subprocess
 import sys
 import zlib
 
 import numpy as np
 import pytest
 
-from dwindle.container import Contents, read, write
+from dwindle.container import Contents, parse, read, serialize, write
 from dwindle.container.inspect import inspect_file
 from dwindle.container.records import AffineRecord, CodebookRecord, DenseRecord, SparseRecord
 from dwindle.container.references import external_names
@@ -150,3 +151,39 @@ def test_the_ledger_of_nothing(tmp_path):
     write(tmp_path / "m.dwn", Contents({"e": DenseRecord(np.zeros((0,), np.float32))}))
     sizes = inspect_file(tmp_path / "m.dwn")
     assert (sizes.n_weights, sizes.sparsity, sizes.compression_ratio) == (0, 0.0, None)
+
+
+DEVICE = """
+import sys
+for name in ("torch", "onnx", "scipy", "lightning_fabric", "sklearn"):
+    sys.modules[name] = None
+from pathlib import Path
+import numpy as np
+from dwindle.container import read
+from dwindle.container.session import open_session
+contents = read(Path(sys.argv[1]))
+(y,) = open_session(contents).run(None, {"x": np.ones((1, 200), np.float32)})
+expected = np.ones((1, 200), np.float32) @ contents.state_dict()["q"] @ contents.state_dict()["w"]
+print(float(np.abs(y - expected).max() / np.abs(expected).max()) < 1e-4)
+"""
+
+
+def test_a_device_without_torch_runs_the_file(contents, tmp_path):
+    write(tmp_path / "m.dwn", contents)
+    command = [sys.executable, "-c", DEVICE, str(tmp_path / "m.dwn")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "True", done.stderr
+
+
+def test_damage_anywhere_in_a_large_file_is_noticed(contents):
+    data = bytearray(serialize(contents))
+    assert len(data) > 10_000
+    rng = np.random.default_rng(3)
+    for position, bit in zip(rng.integers(0, len(data), 400).tolist(), rng.integers(0, 8, 400).tolist(), strict=True):
+        data[position] ^= 1 << bit
+        with pytest.raises(ContainerError, match=r"."):
+            parse(bytes(data))
+        data[position] ^= 1 << bit
+    for length in rng.integers(0, len(data), 100).tolist():
+        with pytest.raises(ContainerError, match=r"."):
+            parse(bytes(data[:length]))

@@ -30,6 +30,7 @@ from dwindle.network.batches import Batches, all_targets, are_classes, require_l
 from dwindle.network.compressed import CompressedModel
 from dwindle.network.train import Progress
 from dwindle.recipe import Recipe, Stage
+from dwindle.recipe.plain import describe_step
 from dwindle.report.page import write_report
 from dwindle.settings import nearest
 from dwindle.technique import Context
@@ -214,7 +215,8 @@ def _describe(job: Job) -> dict[str, Any]:
 
 
 def _words(recipe: Recipe) -> str:
-    return f"the dense network after the same training: {recipe.to_plain()['steps']}" if recipe.steps else "as given"
+    steps = ", ".join(describe_step(step) for step in recipe.steps)
+    return f"the dense network after as much training: {steps}" if steps else "the network as given"
 
 
 def _metadata(job: Job) -> dict[str, Any]:

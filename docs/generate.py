@@ -1,0 +1,78 @@
+"""Rebuild the generated pages: docs/orders.md, and the tables of docs/results/ from the ledgers beside them.
+
+python docs/generate.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dwindle.bench.ledger import Ledger
+from dwindle.recipe.orders import orders_table
+
+DOCS = Path(__file__).resolve().parent
+UNITS = {"bytes": ",.0f", "x": ".2f", "fraction": ".4f", "points": ".2f", "ms": ".3f"}
+
+
+def results_page(path: Path) -> str:
+    """Return the page of one ledger: every measurement with its interval, n and runtime, and where it ran."""
+    entries = Ledger(path).read()
+    run = next(entry.data for entry in entries if entry.kind == "run")
+    summary = [entry.data for entry in entries if entry.kind == "summary"][-1]
+    machine = summary["machine"]
+    lines = [f"# {run['name']}", "", f"Generated from `{path.name}` by `docs/generate.py`. Machine: {machine}.", ""]
+    lines += [f"Baseline: {run['baseline']}.", "", "Wall time of each step (training included):", ""]
+    lines += ["| step | seconds |", "|---|--:|"]
+    stages = [entry.data for entry in entries if entry.kind == "stage"]
+    lines += [f"| {stage['technique']} {_settings(stage['settings'])} | {_seconds(stage):,.0f} |" for stage in stages]
+    lines += [
+        "",
+        "| metric | file | dense | compressed | 95 % interval | n | runtime |",
+        "|---|---|--:|--:|---|--:|---|",
+    ]
+    lines += [_row(entry.data, entries) for entry in entries if _is_of_compressed(entry)]
+    lines += ["", "```toml", run["recipe_toml"].strip(), "```", ""]
+    return "\n".join(lines)
+
+
+def _is_of_compressed(entry: Any) -> bool:
+    return entry.kind == "measurement" and entry.data["role"] == "compressed"
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    shown = {k: v for k, v in settings.items() if isinstance(v, int | float | str) and v != "layer"}
+    return ", ".join(f"{key}={value}" for key, value in shown.items())
+
+
+def _seconds(stage: Mapping[str, Any]) -> float:
+    trained = sum(epoch["seconds"] for epoch in stage["curve"])
+    return max(trained, stage["seconds"])
+
+
+def _row(m: Mapping[str, Any], entries: Any) -> str:
+    metric, form = m["metric"], UNITS.get(m["metric"]["unit"], ".4g")
+    dense = [
+        entry.data
+        for entry in entries
+        if entry.kind == "measurement" and entry.data["role"] == "dense" and entry.data["metric"] == metric
+    ]
+    before = format(dense[0]["value"], form) if dense else "-"
+    interval = "exact" if m["low"] == m["high"] else f"[{format(m['low'], form)}, {format(m['high'], form)}]"
+    unit = "" if metric["unit"] in metric["name"] else f" ({metric['unit']})"
+    formats = {entry.data["sha256"]: entry.data["format"] for entry in entries if entry.kind == "artifact"}
+    file = formats.get(m["artifact"], "")
+    value = format(m["value"], form)
+    return f"| {metric['name']}{unit} | {file} | {before} | **{value}** | {interval} | {m['n']:,} | {m['runtime']} |"
+
+
+def main() -> None:
+    """Write every page."""
+    (DOCS / "orders.md").write_text(orders_table(), encoding="utf-8")
+    for ledger in sorted((DOCS / "results").glob("*.jsonl")):
+        ledger.with_suffix(".md").write_text(results_page(ledger), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
