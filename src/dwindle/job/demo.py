@@ -27,7 +27,7 @@ DENSE_EPOCHS: Final = 12
 RECIPE: Final = Recipe(
     (
         PruneWeights(sparsity=0.92, scope="global", schedule=Polynomial(), epochs=8),
-        Cluster(codebook_size=16),
+        Cluster(codebook_size=16, init="near_optimal"),
         FineTune(epochs=2, learning_rate=0.002),
         QuantizeStatic(),
     )
