@@ -5,6 +5,7 @@ import os
 import struct
 import subprocess
 import sys
+import tracemalloc
 import zlib
 from dataclasses import replace
 
@@ -151,14 +152,6 @@ def test_a_real_full_disk(contents):
         write(Path("/dev/full/m.dwn"), contents)
 
 
-def test_where_folders_cannot_be_synced(contents, tmp_path, monkeypatch):
-    from dwindle.container import writer
-
-    monkeypatch.setattr(writer.os, "name", "nt")
-    writer._sync_folder(tmp_path / "absent")
-    write(tmp_path / "m.dwn", contents)
-
-
 def dense(*shape, dtype=np.float32):
     return DenseRecord(np.zeros(shape, dtype))
 
@@ -272,6 +265,23 @@ def test_memory_that_does_not_suffice(contents, monkeypatch):
     monkeypatch.setattr(StreamReader, "record", refuse)
     with pytest.raises(ContainerError, match="does not fit the memory"):
         parse(serialize(contents))
+
+
+@pytest.mark.parametrize("is_sparse", [False, True])
+def test_a_group_longer_than_a_row_costs_no_more_than_the_row(is_sparse):
+    affine = AffineRecord(
+        np.arange(12, dtype=np.int32).reshape(4, 3), np.ones(4), np.zeros(4), ("group", 1 << 30), 8, signed=True
+    )
+    record = SparseRecord(affine.codes % 2 == 0, affine) if is_sparse else affine
+    expected = affine.codes * (record.support if is_sparse else 1)
+    tracemalloc.start()
+    try:
+        found = parse(serialize(Contents({"w": record}))).state_dict()["w"]
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert np.array_equal(found, expected)
+    assert peak_bytes < 1 << 26
 
 
 def test_preamble_knows_the_size(contents):

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dwindle.core.affine import quantize
 from dwindle.core.granularity import PerChannel, PerGroup, PerTensor, expand, n_scales, row_shape
 from dwindle.errors import SettingError
 
@@ -39,6 +40,11 @@ def test_groups_are_runs_inside_a_row(shape, size):
         for column in range(n_columns):
             assert numbers[row, column] == row * per_row + column // size
     assert n_scales(shape, PerGroup(size)) == n_rows * per_row
+
+
+def test_a_group_longer_than_a_row_costs_no_more_than_the_row():
+    assert expand(torch.arange(4), PerGroup(1 << 60), (4, 3)).shape == (4, 3)
+    assert quantize(torch.ones(4, 3), n_bits=4, granularity=PerGroup(1 << 60)).scale.shape == (4,)
 
 
 def test_a_vector_is_one_row():

@@ -49,6 +49,12 @@ def test_a_folder_that_does_not_exist_leaves_nothing_behind(model, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_file_is_as_readable_as_any_other_new_file(model, tmp_path):
+    (tmp_path / "other").touch()
+    OnnxExporter().export(model, torch.zeros(1, 3, 8, 8), tmp_path / "model.onnx")
+    assert (tmp_path / "model.onnx").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def test_weights_beyond_one_message_are_an_obstacle(model, tmp_path, monkeypatch):
     assert OnnxExporter().obstacles(model) == []
     monkeypatch.setattr(exporter_module, "LARGEST_FILE", 100)

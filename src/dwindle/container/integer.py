@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,8 @@ from dwindle.container.records import (
     shape_of_record,
 )
 
+PARTS: Final = ("codes", "scale", "zero_point")
+"""Names of the arrays that an engine computes with; a graph refers to them behind the weight's name and a slash."""
 _LOW, _HIGH = -128, 127
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, assert_never, cast
 
 from dwindle.container.limits import MAX_ALPHABET, MAX_NAME_BYTES, MAX_RANK, Limits
+from dwindle.container.records import row_shape
 from dwindle.container.values import DTYPES
 from dwindle.errors import HeaderError
 
@@ -137,12 +138,12 @@ def parse_name(name: object) -> str:
 
 
 def n_scales(shape: Shape, granularity: Granularity) -> int:
-    """Return how many scales a tensor of `shape` has; a row is everything behind one index of the first axis."""
+    """Return how many scales a tensor of `shape` has."""
     match granularity:
         case ("channel", int(axis)):
             return shape[axis]
         case ("group", int(size)):
-            n_rows, n_columns = (shape[0], math.prod(shape[1:])) if len(shape) >= 2 else (1, math.prod(shape))
+            n_rows, n_columns = row_shape(shape)
             return n_rows * math.ceil(n_columns / size)
         case _:
             return 1

@@ -78,6 +78,15 @@ def shape_of_record(record: Record) -> tuple[int, ...]:
             assert_never(record)
 
 
+def row_shape(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return (rows, weights in a row) of a tensor of `shape`, as groups count them.
+
+    >>> row_shape((2, 3, 4)), row_shape((7,))
+    ((2, 12), (1, 7))
+    """
+    return (shape[0], math.prod(shape[1:])) if len(shape) >= 2 else (1, math.prod(shape))
+
+
 def describe_record(record: Record) -> str:
     """Return the structure in one line, in the words of `dwindle.core.encoding.describe`.
 
@@ -129,7 +138,9 @@ def _decode_sparse(record: SparseRecord) -> Array:
         if centroids.size < 256:
             # One look-up for both, with zero as entry 0: half the time of a look-up followed by a choice.
             entries = np.concatenate([np.zeros(1, dtype=centroids.dtype), centroids])
-            return np.take(entries, (values.indices + np.uint8(1)) * support.view(np.uint8))
+            places = values.indices + np.uint8(1)
+            places *= support.view(np.uint8)
+            return np.take(entries, places)
     decoded = _decode(values)
     return np.where(support, decoded, decoded.dtype.type(0))
 
@@ -139,7 +150,8 @@ def _expand(scales: Array, granularity: tuple[str] | tuple[str, int], shape: tup
         case ("channel", int(axis)):
             return scales.reshape([-1 if i == axis else 1 for i in range(len(shape))])
         case ("group", int(size)):
-            n_rows, n_columns = (shape[0], math.prod(shape[1:])) if len(shape) >= 2 else (1, math.prod(shape))
+            n_rows, n_columns = row_shape(shape)
+            size = min(size, max(n_columns, 1))  # a header may promise groups of 2^30 in a row of three
             spread = np.repeat(scales.reshape(n_rows, math.ceil(n_columns / size)), size, axis=1)
             return spread[:, :n_columns].reshape(shape)
         case _:

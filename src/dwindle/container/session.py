@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dwindle.container.contents import Contents
-from dwindle.container.integer import integer_form
+from dwindle.container.integer import PARTS, integer_form
 from dwindle.container.records import Array, decode_record
 from dwindle.container.references import external_names
 from dwindle.errors import ContainerError, RuntimeUnavailableError
@@ -16,7 +16,6 @@ from dwindle.errors import ContainerError, RuntimeUnavailableError
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-PARTS = ("codes", "scale", "zero_point")
 LEFT_OUT = ("WeightBiasQuantization",)
 """Optimizations that change the model: this one rounds float weights to 8 bits wherever activations are quantized."""
 

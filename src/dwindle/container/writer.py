@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import zlib
 from pathlib import Path
 
+from dwindle.container.atomic import replace_file
 from dwindle.container.blocks import compress
 from dwindle.container.contents import Contents
 from dwindle.container.header import Preamble, check_aliases, dump_json
@@ -23,17 +23,8 @@ def write(path: Path, contents: Contents) -> None:
         ContainerError: the contents cannot be stored, or the disk refuses them (nothing is left behind then).
     """
     data = serialize(contents)
-    sibling = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        try:
-            with sibling.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            sibling.replace(path)
-        finally:
-            sibling.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        replace_file(path, data)
     except OSError as error:
         raise ContainerError(
             f"cannot write the {len(data)} bytes of {path}: {error.strerror or error}; "
@@ -78,14 +69,3 @@ def serialize(contents: Contents) -> bytes:
         streams_crc=zlib.crc32(streams.section),
     )
     return preamble.pack() + header + graph + bytes(streams.section)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name durable, where the system can open folders."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -136,7 +136,7 @@ def value_ranges(values: Tensor, granularity: Granularity) -> tuple[Tensor, Tens
             sets = values.movedim(axis, 0).reshape(n, -1)
         case PerGroup(size):
             n_rows, n_columns = row_shape(tuple(values.shape))
-            rows = values.reshape(n_rows, n_columns)
+            rows, size = values.reshape(n_rows, n_columns), min(size, n_columns)
             sets = pad(rows, (0, -n_columns % size)).reshape(n, size)  # zeros, which the range includes anyway
         case _:
             assert_never(granularity)

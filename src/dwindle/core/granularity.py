@@ -78,5 +78,6 @@ def expand(scales: Tensor, granularity: Granularity, shape: tuple[int, ...]) -> 
             return scales.reshape([-1 if i == axis else 1 for i in range(len(shape))])
         case PerGroup(size):
             n_rows, n_columns = row_shape(shape)
+            size = min(size, max(n_columns, 1))  # a group longer than a row must not cost its length in memory
             spread = scales.reshape(n_rows, math.ceil(n_columns / size)).repeat_interleave(size, dim=1)
             return spread[:, :n_columns].reshape(shape)

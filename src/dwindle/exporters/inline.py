@@ -33,6 +33,8 @@ from dwindle.container.records import (
     ScaledRecord,
     SparseRecord,
     decode_record,
+    row_shape,
+    shape_of_record,
 )
 from dwindle.exporters.tidy import node_for
 
@@ -126,7 +128,7 @@ def unfold_codes(name: str, record: Record, form: IntegerForm) -> Unfolding:
 def _floats(unfolding: Unfolding, record: Record) -> str:
     match record:
         case ScaledRecord(values, factor, axis) if _is_foldable(values):
-            shape = [-1 if i == axis else 1 for i in range(_n_axes(values))]
+            shape = [-1 if i == axis else 1 for i in range(len(shape_of_record(values)))]
             factors = unfolding.data("factor", factor.reshape(shape).astype(np.float32))
             return unfolding.step("Mul", [_floats(unfolding, values), factors], "scaled")
         case CodebookRecord(indices, centroids):
@@ -141,21 +143,11 @@ def _floats(unfolding: Unfolding, record: Record) -> str:
             return unfolding.data("", decode_record(record))
 
 
-def _n_axes(record: AffineRecord | CodebookRecord | SparseRecord) -> int:
-    match record:
-        case AffineRecord(codes=codes):
-            return codes.ndim
-        case CodebookRecord(indices, _):
-            return indices.ndim
-        case SparseRecord(support, _):
-            return support.ndim
-
-
 def _is_foldable(record: Record) -> bool:
     """Return whether ONNX nodes unfold `record`: all but dense floats, and groups that do not divide a row."""
     match record:
         case AffineRecord(codes=codes, granularity=("group", int(size))):
-            return codes.ndim >= 2 and int(np.prod(codes.shape[1:])) % size == 0
+            return codes.ndim >= 2 and codes.size > 0 and row_shape(codes.shape)[1] % size == 0
         case SparseRecord(_, values):
             return _is_foldable(values)
         case DenseRecord():

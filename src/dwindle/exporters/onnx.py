@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +10,8 @@ import onnx
 from torch import Tensor
 
 from dwindle.artifact import Artifact
-from dwindle.container.integer import integer_form
+from dwindle.container.atomic import replace_file
+from dwindle.container.integer import PARTS, integer_form
 from dwindle.container.records import Record
 from dwindle.core.encoding import describe
 from dwindle.errors import ExportError
@@ -20,7 +19,7 @@ from dwindle.exporters.graph import build_graph
 from dwindle.exporters.inline import unfold_codes, unfold_floats
 from dwindle.exporters.native import to_record
 from dwindle.exporters.preprocessing import Preprocessing, prepend
-from dwindle.exporters.references import PARTS, is_reference
+from dwindle.exporters.references import is_reference
 from dwindle.exporters.tidy import drop_unread, fold_constants, replace_nodes
 from dwindle.network.compressed import CompressedModel
 from dwindle.version import VERSION
@@ -101,19 +100,9 @@ def fill_references(graph: onnx.GraphProto, records: Mapping[str, Record]) -> No
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Write beside `path` and rename, so that nobody ever sees half a file."""
-    temporary: str | None = None
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".part", delete=False) as file:
-            temporary = file.name
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
+        replace_file(path, data)
     except OSError as error:
         raise ExportError(
             f"cannot write {len(data)} bytes to {path}: {error}; free space or choose another folder"
         ) from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)

@@ -21,12 +21,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from dwindle.container.integer import IntegerForm, integer_form
+from dwindle.container.integer import PARTS, IntegerForm, integer_form
 from dwindle.container.records import Record, decode_record
 from dwindle.exporters.qdq import quantized_scale
 from dwindle.exporters.tidy import node_for, replace_nodes
 
-PARTS: Final = ("codes", "scale", "zero_point")
 LARGEST_BIAS_CODE: Final = 2**31 - 1
 
 
@@ -61,9 +60,8 @@ def refer_to_weights(graph: onnx.GraphProto, records: Mapping[str, Record]) -> N
         gone.update(use.transpose.name for use in uses if use.transpose is not None)
         for use in uses:
             fronts.extend(_quantize_bias(name, use))
-        _add_reference(graph, f"{name}/codes", form.codes)
-        _add_reference(graph, f"{name}/scale", form.scale)
-        _add_reference(graph, f"{name}/zero_point", form.zero_point)
+        for part in PARTS:
+            _add_reference(graph, f"{name}/{part}", getattr(form, part))
     _empty(graph, records)
     replace_nodes(graph, [*fronts, *(node for node in graph.node if node.name not in gone)])
 
