@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -10,6 +12,7 @@ from torch.utils.data import TensorDataset
 from dwindle.core.encoding import Affine, Codebook, Dense, Sparse, codebook_of, decode, support_of
 from dwindle.core.granularity import PerTensor
 from dwindle.errors import RecipeError, SettingError
+from dwindle.network.activations import ActivationQuantizer, CallSite
 from dwindle.network.compressed import CompressedModel
 from dwindle.network.fabric_trainer import FabricTrainer
 from dwindle.settings import from_plain, to_plain
@@ -67,9 +70,25 @@ def test_integer_codes_are_refused_by_name():
     codes = torch.zeros(2, 8, dtype=torch.int32)
     affine = Affine(codes, torch.tensor([0.1]), torch.zeros(1, dtype=torch.int32), PerTensor(), 8, signed=True)
     quantized = model().with_encodings({"3.weight": affine})
-    assert FineTune().effect.refuses == Trait.INTEGER
+    assert Trait.INTEGER in FineTune().effect.refuses
     with pytest.raises(RecipeError, match=r"'3.weight' is Affine\(8 bit\), and integer codes cannot be trained"):
         FineTune().apply(quantized, Context(trainer=trainer()))
+
+
+def test_quantized_activations_are_refused_though_the_weights_were_densified():
+    quantized = replace(model(), activations={CallSite("0", 0): ActivationQuantizer(scale=0.1, zero_point=0)})
+    assert Trait.QUANTIZED_ACTIVATIONS in FineTune().effect.refuses
+    with pytest.raises(RecipeError, match=r"1 activations are quantized.*fine-tune before QuantizeStatic"):
+        FineTune().apply(quantized, Context(trainer=trainer()))
+
+
+def test_another_rule_for_centroids_never_goes_on_from_the_other_ones_checkpoint(tmp_path):
+    context = Context(trainer=replace(trainer(), workdir=tmp_path))
+    rules = ("mean", "sum", "mean")
+    kept = [FineTune(centroid_gradient=rule).apply(model(), context).digest() for rule in rules]
+    alone = [FineTune(centroid_gradient=rule).apply(model(), Context(trainer=trainer())).digest() for rule in rules]
+    assert kept == alone
+    assert kept[0] != kept[1]
 
 
 def test_a_trainer_is_needed():

@@ -244,6 +244,8 @@ def test_settings_that_cannot_work_are_refused() -> None:
         QuantizeStatic(activations=4)
     with pytest.raises(SettingError, match="no integer kernels for PerGroup"):
         QuantizeStatic(granularity=PerGroup(4))
+    with pytest.raises(SettingError, match=r"no integer kernels for PerChannel\(axis=1\); use PerChannel\(0\)"):
+        QuantizeStatic(granularity=PerChannel(1))
 
 
 def test_missing_or_wrong_data_is_refused() -> None:

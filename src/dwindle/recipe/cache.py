@@ -7,12 +7,14 @@ import json
 import os
 import tempfile
 import warnings
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, cast
 
 import safetensors.torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from dwindle.errors import DwindleError
 from dwindle.network.compressed import CompressedModel
@@ -52,8 +54,10 @@ class StageCache:
         parts = [FORMAT, VERSION, to_plain(step), context.seed, fingerprint(model), _offered(step, context)]
         sha.update(json.dumps(parts, sort_keys=True, default=repr).encode())
         if Needs.CALIBRATION in step.needs:
-            for batch in context.calibration or ():
-                update_with_tensor(sha, "calibration", batch)
+            offered: Iterable[object] = context.calibration or ()
+            for batch in offered:
+                if isinstance(batch, Tensor):  # whatever else it is, the step says why it cannot be
+                    update_with_tensor(sha, "calibration", batch)
         return sha.hexdigest()[:32]
 
     def load(self, key: str, base: CompressedModel) -> CompressedModel | None:
@@ -113,9 +117,13 @@ def _described(trainer: Trainer) -> dict[str, Any]:
             described[name] = value
         elif callable(value) and not name.startswith(("_", "report")):
             described[name] = str(getattr(value, "__qualname__", type(value).__qualname__))
-    fingerprint_data = getattr(getattr(trainer, "train_batches", None), "fingerprint", None)
-    if callable(fingerprint_data):
-        described["data"] = fingerprint_data()
+    sources = {"data": "train_batches"}
+    if described.get("patience") is not None:  # then the validation data decide which epoch is kept
+        sources["validation"] = "validation_batches"
+    for key, attribute in sources.items():
+        fingerprint_data = getattr(getattr(trainer, attribute, None), "fingerprint", None)
+        if callable(fingerprint_data):
+            described[key] = fingerprint_data()
     return described
 
 

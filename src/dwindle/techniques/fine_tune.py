@@ -11,7 +11,8 @@ from dwindle.network.compressed import CompressedModel
 from dwindle.network.parametrize import CentroidGradient, trainable
 from dwindle.technique import Context, Effect, Needs, Trait, recorded
 
-_BECAUSE = "integer codes cannot be trained; fine-tune before quantizing"
+_CODES = "integer codes cannot be trained"
+_RANGES = "the ranges of quantized activations would no longer fit the trained weights"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,29 +44,41 @@ class FineTune:
 
     @property
     def effect(self) -> Effect:
-        """Leaves structure as it is."""
-        return Effect(refuses=Trait.INTEGER, because=_BECAUSE)
+        """Leaves structure as it is; comes before whatever its weights are measured for."""
+        return Effect(refuses=Trait.INTEGER | Trait.QUANTIZED_ACTIVATIONS, because=f"{_CODES}, and {_RANGES}")
 
     def apply(self, model: CompressedModel, context: Context) -> CompressedModel:
         """Return the trained copy of `model`; the record holds the learning curve.
 
         Raises:
-            RecipeError: there is no trainer, or a weight is stored as integer codes.
+            RecipeError: there is no trainer, a weight is stored as integer codes, or activations are quantized.
         """
         trainer = context.trainer
         if trainer is None:
             raise RecipeError("FineTune needs training data; give the context a trainer")
         for name, encoding in model.encodings.items():
             if affine_of(encoding) is not None:
-                raise RecipeError(f"FineTune: {name!r} is {describe(encoding)}, and {_BECAUSE}")
+                raise RecipeError(
+                    f"FineTune: {name!r} is {describe(encoding)}, and {_CODES}; fine-tune before quantizing"
+                )
+        if model.activations:
+            raise RecipeError(
+                f"FineTune: {len(model.activations)} activations are quantized, and {_RANGES}; fine-tune before "
+                "QuantizeStatic"
+            )
         steps = max(1, round(self.epochs * trainer.steps_per_epoch))
         with trainable(model, centroid_gradient=self.centroid_gradient) as copy:
             curve = trainer(
                 copy.network,
                 steps=steps,
                 seed=context.seed,
-                stage=f"fine_tune_{len(model.history) + 1}",
+                stage=self._stage(model),
                 learning_rate=self.learning_rate,
             )
             trained = model.with_encodings(copy.finish())
         return recorded(self, trained, context, decisions={"steps": steps}, curve=curve)
+
+    def _stage(self, model: CompressedModel) -> str:
+        """Name the checkpoint; a trainer sees all that decides the outcome but the rule of the gradient."""
+        rule = "" if self.centroid_gradient == "mean" else f"_{self.centroid_gradient}"
+        return f"fine_tune_{len(model.history) + 1}{rule}"

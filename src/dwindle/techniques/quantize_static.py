@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from dwindle.core.affine import quantize
 from dwindle.core.encoding import MIN_BITS, Affine, Encoding, Scaled, affine_of, decode, rewrite
-from dwindle.core.granularity import Granularity, PerChannel, PerGroup, PerTensor
+from dwindle.core.granularity import Granularity, PerChannel, PerTensor
 from dwindle.errors import EncodingError, NetworkError, RecipeError, SettingError
 from dwindle.network.activations import ActivationQuantizer, CallSite
 from dwindle.network.batchnorm import fold_batchnorms
@@ -21,6 +21,9 @@ from dwindle.network.observe import N_BITS, Calibration, Mse, observe
 from dwindle.network.placement import Placement, matmul_weights, place
 from dwindle.network.select import Select
 from dwindle.technique import Context, Effect, Needs, Trait, recorded
+
+KERNEL_GRANULARITIES: Final = (PerTensor(), PerChannel(0))
+"""Which weights may share a scale where a layer is to run on integers: all of them, or those of one output."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +59,7 @@ class QuantizeStatic:
             raise SettingError(
                 f"QuantizeStatic: activations must be {N_BITS}, the width that engines have, got {self.activations}"
             )
-        if isinstance(self.granularity, PerGroup):
+        if self.granularity not in KERNEL_GRANULARITIES:
             raise SettingError(
                 f"QuantizeStatic: engines have no integer kernels for {self.granularity}; "
                 "use PerChannel(0) or PerTensor(), or QuantizeWeights"
@@ -146,7 +149,7 @@ def _has_kernel(encoding: Encoding) -> bool:
     """Tell whether engines run a layer with this weight on integers: 8 bits or less, scaled whole or by output."""
     codes = affine_of(encoding)
     by_output = not isinstance(encoding, Scaled) or encoding.axis == 0
-    return codes is not None and codes.n_bits <= 8 and by_output and codes.granularity in {PerTensor(), PerChannel(0)}
+    return codes is not None and codes.n_bits <= 8 and by_output and codes.granularity in KERNEL_GRANULARITIES
 
 
 def _decisions(
