@@ -115,6 +115,10 @@ def a_name_that_is_half_a_character() -> bytes:
     return forge(header(aliases={"\ud800": "\ud801"}))
 
 
+def a_tensor_whose_name_is_half_a_character() -> bytes:
+    return forge(header(tensor(dense(), name="\ud800")), FOUR)
+
+
 def an_alias_of_nothing() -> bytes:
     return forge(header(aliases={"a": "b"}))
 

@@ -153,6 +153,12 @@ def test_the_ledger_of_nothing(tmp_path):
     assert (sizes.n_weights, sizes.sparsity, sizes.compression_ratio) == (0, 0.0, None)
 
 
+@pytest.mark.parametrize("claimed", [10**4000, -5, 0, True, "many"])
+def test_a_number_of_weights_that_cannot_be_is_not_believed(claimed, tmp_path):
+    write(tmp_path / "m.dwn", Contents({}, metadata={"n_dense_weights": claimed}))
+    assert inspect_file(tmp_path / "m.dwn").compression_ratio is None
+
+
 DEVICE = """
 import sys
 for name in ("torch", "onnx", "scipy", "lightning_fabric", "sklearn"):

@@ -214,8 +214,8 @@ def test_code_range(n_bits, signed, ends):
     assert code_range(n_bits, signed=signed) == ends
 
 
-def make_affine(*, codes=(0, 1), n_scales=1, n_bits=4, granularity=None):
-    scale, zero_point = torch.ones(n_scales), torch.zeros(n_scales, dtype=torch.int32)
+def make_affine(*, codes=(0, 1), n_scales=1, n_bits=4, granularity=None, dtype=torch.float32, zero_point=0):
+    scale, zero_point = torch.ones(n_scales, dtype=dtype), torch.full((n_scales,), zero_point, dtype=torch.int32)
     return Affine(
         torch.tensor(codes, dtype=torch.int32), scale, zero_point, granularity or PerTensor(), n_bits, signed=True
     )
@@ -228,6 +228,9 @@ def make_affine(*, codes=(0, 1), n_scales=1, n_bits=4, granularity=None):
         (lambda: make_affine(n_bits=17), "got 17"),
         (lambda: make_affine(n_scales=2), "has 1 scales, got 2 scales"),
         (lambda: make_affine(codes=(0, 8)), r"\[-8, 7\], got \[0, 8\]"),
+        (lambda: make_affine(zero_point=8), r"zero points must lie in \[-8, 7\], got \[8, 8\]"),
+        (lambda: make_affine(dtype=torch.float64), "scale must be float32, got torch.float64"),
+        (lambda: Scaled(make_affine(), torch.ones(2, dtype=torch.float16), 0), "factor must be float32"),
         (lambda: make_affine(codes=(-9, 0)), r"got \[-9, 0\]"),
         (
             lambda: Codebook(torch.zeros(3, dtype=torch.uint8), make_affine(n_scales=2, granularity=PerChannel(0))),

@@ -20,6 +20,8 @@ from dwindle.container.references import external_names
 from dwindle.errors import ContainerError
 
 FP32_BYTES = 4
+_MOST_WEIGHTS = 1 << 63
+"""Metadata may claim any number; from here on it is no number of weights."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +124,7 @@ def inspect_file(path: Path) -> FileSizes:
         graph_bytes=opened.preamble.graph_stored,
         overhead_bytes=PREAMBLE_BYTES,
         tensors=tuple(_tensors(opened.header.plans, records, codes)),
-        n_dense_weights=n_dense if isinstance(n_dense, int) else None,
+        n_dense_weights=n_dense if type(n_dense) is int and 0 < n_dense < _MOST_WEIGHTS else None,
         metadata=opened.header.metadata,
     )
     n_accounted = sizes.header_bytes + sizes.graph_bytes + sizes.overhead_bytes + sizes.encoded_bytes

@@ -68,10 +68,18 @@ class StreamWriter:
                 inner = self._record(centroids, None)
                 return {"kind": "codebook", "size": size, "indices": stream, "centroids": inner}
             case SparseRecord(support, values):
+                if support.dtype != np.bool_ or support.shape != shape_of_record(values):
+                    raise ContainerError(
+                        f"a support must be bool of shape {shape_of_record(values)}, "
+                        f"not {support.dtype} of shape {support.shape}"
+                    )
                 stream = self._append(coders.encode(support.reshape(-1).view(np.uint8), 2))
                 kept = np.flatnonzero(support)
                 return {"kind": "sparse", "n_kept": kept.size, "support": stream, "record": self._record(values, kept)}
             case ScaledRecord(values, factor, axis):
+                shape = shape_of_record(values)
+                if not 0 <= axis < len(shape) or factor.shape != (shape[axis],):
+                    raise ContainerError(f"a factor of shape {factor.shape} does not fit axis {axis} of {shape}")
                 inner = self._record(values, inside)
                 stream = self._append(encode_values(factor.astype(np.float32, copy=False)))
                 return {"kind": "scaled", "axis": axis, "factor": stream, "record": inner}
@@ -104,6 +112,8 @@ class StreamWriter:
             raise ContainerError(
                 f"a codebook of {alphabet_size} centroids cannot be stored; use at most {MAX_ALPHABET}"
             )
+        if flat.dtype.kind not in "ui":
+            raise ContainerError(f"symbols must be whole numbers, not {flat.dtype}")
         if flat.size and not (int(flat.min()) >= 0 and int(flat.max()) < alphabet_size):
             raise ContainerError(f"symbols in [{flat.min()}, {flat.max()}] do not fit an alphabet of {alphabet_size}")
         return self._append(coders.encode(flat, alphabet_size))

@@ -130,10 +130,14 @@ def parse_name(name: object) -> str:
     """Return a tensor's name.
 
     Raises:
-        HeaderError: it is not a text of 1 to 1024 bytes.
+        HeaderError: it is not a text of 1 to 1024 bytes in UTF-8.
     """
-    if not isinstance(name, str) or not 0 < len(name.encode("utf-8", "replace")) <= MAX_NAME_BYTES:
-        raise HeaderError(f"a name must be a text of 1 to {MAX_NAME_BYTES} bytes, not {str(name)[:60]!r}")
+    try:
+        n_bytes = len(name.encode("utf-8")) if isinstance(name, str) else 0
+    except UnicodeEncodeError:  # half a surrogate pair, which JSON can spell and nothing could print
+        n_bytes = 0
+    if not isinstance(name, str) or not 0 < n_bytes <= MAX_NAME_BYTES:
+        raise HeaderError(f"a name must be a text of 1 to {MAX_NAME_BYTES} bytes in UTF-8, not {ascii(name)[:60]}")
     return name
 
 

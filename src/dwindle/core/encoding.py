@@ -62,6 +62,8 @@ class Affine:
             )
         low, high = code_range(self.n_bits, signed=self.signed)
         _require_range("Affine: codes", self.codes, low=low, high=high)
+        _require_range("Affine: zero points", self.zero_point, low=low, high=high)
+        _require_float32("Affine: scale", self.scale)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -118,6 +120,7 @@ class Scaled:
             raise EncodingError(
                 f"Scaled: factor of shape {tuple(self.factor.shape)} does not fit axis {self.axis} of {shape}"
             )
+        _require_float32("Scaled: factor", self.factor)
 
 
 Encoding = Dense | Affine | Codebook | Sparse | Scaled
@@ -348,3 +351,9 @@ def _require_range(what: str, symbols: Tensor, *, low: int, high: int) -> None:
     smallest, largest = (int(v) for v in symbols.aminmax())
     if smallest < low or largest > high:
         raise EncodingError(f"{what} must lie in [{low}, {high}], got [{smallest}, {largest}]")
+
+
+def _require_float32(what: str, values: Tensor) -> None:
+    """The file holds float32; another type would decode to other bits here than there."""
+    if values.dtype != torch.float32:
+        raise EncodingError(f"{what} must be float32, got {values.dtype}")
