@@ -95,6 +95,7 @@ def test_everything_is_measured_on_the_file_that_the_engine_loads(
     assert drop.low < drop.value < drop.high
     assert measured.find("speedup").low <= 3.0 <= measured.find("speedup").high
     assert measured.find("latency").value == pytest.approx(2.0, rel=0.1)
+    assert {measured.find(name).protocol for name in ("latency", "latency_p90", "speedup")} == {"latency, interleaved"}
     for name in ("accuracy", "latency", "accuracy_drop", "speedup"):
         assert measured.find(name).artifact == files["small.dwn"].sha256
     assert measured.samples is not None

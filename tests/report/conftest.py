@@ -183,8 +183,9 @@ def confusion_entry(generator, role, right):
 def latency_entry(generator, role, middle):
     samples = middle * (1 + 0.02 * generator.standard_normal(400)) + generator.exponential(0.05 * middle, 400)
     return entry(
-        "latency_samples", role=role, runtime="onnxruntime 1.25.1", n_threads=1, batch=1, samples_ms=samples.tolist()
-    )
+        "latency_samples", role=role, artifact=DENSE if role == "dense" else DWN, runtime="onnxruntime 1.25.1",
+        n_threads=1, batch=1, samples_ms=samples.tolist(),
+    )  # fmt: skip
 
 
 def realistic(seed=0):

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dwindle.bench.ledger import Entry, Ledger
+from dwindle.errors import LedgerError
 from dwindle.report.page import render, write_report
 
 VOID = {"meta", "link", "br", "img", "path", "rect"}
@@ -124,6 +125,23 @@ def test_is_accessible(entries):
     assert {value[1:] for value in page.values("href") if value.startswith("#")} <= targets
     sizes = [float(size) for size in re.findall(r"font-size: (\.?[0-9.]+)rem", html)]
     assert min(sizes) >= 0.75
+
+
+def test_a_report_that_cannot_be_written_is_one_error_and_spoils_no_earlier_one(entries, tmp_path, monkeypatch):
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger.append(entries[0].kind, entries[0].data)
+    with pytest.raises(LedgerError, match=r"ledger\.jsonl/report\.html cannot be written .*choose another folder"):
+        write_report(ledger, ledger.path / "report.html")
+    written = write_report(ledger, tmp_path / "report.html")
+    earlier = written.read_bytes()
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(written), "write_text", full)
+    with pytest.raises(LedgerError, match=r"No space left on device.*make room"):
+        write_report(ledger, written)
+    assert written.read_bytes() == earlier
 
 
 def test_same_ledger_gives_same_bytes_and_a_small_file(entries, tmp_path):

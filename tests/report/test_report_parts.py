@@ -144,10 +144,24 @@ def test_latency_keeps_slow_runs_from_squeezing_the_rest(make_entry):
     assert [item.label for item in chart.legend] == ["Dense", "Compressed"]
 
 
-def test_the_first_compressed_samples_are_those_beside_the_dense_ones(entries, make_entry):
+def test_only_the_file_that_ran_in_turn_is_drawn_over_the_dense_one(entries):
     later = next(e for e in entries if e.kind == "latency_samples" and e.data["role"] == "compressed")
-    later = replace(later, data={**later.data, "samples_ms": [99.0]})
-    assert curves.latency_charts(gather((*entries, later))) == curves.latency_charts(gather(entries))
+    onnx = next(e.data["sha256"] for e in entries if e.kind == "artifact" and e.data["path"] == "model.onnx")
+    later = replace(later, data={**later.data, "artifact": onnx, "samples_ms": [99.0]})
+    (alone,) = curves.latency_charts(gather(entries))
+    beside, other = curves.latency_charts(gather((*entries, later)))
+    assert [item.label for item in other.legend] == ["Compressed"]
+    assert (beside.shapes, beside.legend) == (alone.shapes, alone.legend)
+    assert beside.title == f"model.dwn, {alone.title}"
+    assert other.title == f"model.onnx, {alone.title}"
+
+
+def test_samples_of_a_file_that_was_written_anew_are_left_out(entries, make_entry):
+    old = make_entry("artifact", role="compressed", path="model.dwn", format="dwn", sha256="old")
+    stale = make_entry("latency_samples", role="compressed", artifact="old", runtime="r", samples_ms=[1.0, 2.0])
+    at = next(i for i, e in enumerate(entries) if e.kind == "artifact")
+    with_stale = (*entries[:at], old, stale, *entries[at:])
+    assert curves.latency_charts(gather(with_stale)) == curves.latency_charts(gather(entries))
 
 
 def test_confusion_tells_the_change_and_the_worst_pairs(make_entry):

@@ -156,12 +156,12 @@ class _Side:
     session: Session
     subject: Subject
 
-    def found(self, answers: accuracy.Answers, timing: Timing | None, plan: Plan) -> Measured:
-        scores = accuracy.measure_accuracy(self.subject, answers)
-        batch = plan.latency_batch
-        speeds = () if timing is None else latency.measure_latency(self.subject, timing, batch=batch)
+    def found(self, answers: accuracy.Answers, timing: Timing | None, plan: Plan, *, protocol: str) -> Measured:
+        scores, batch = accuracy.measure_accuracy(self.subject, answers), plan.latency_batch
+        speeds: tuple[Measurement, ...] = ()
         samples = None
         if timing is not None:
+            speeds = latency.measure_latency(self.subject, timing, batch=batch, protocol=protocol)
             samples = Samples(
                 artifact=self.artifact.sha256,
                 runtime=self.subject.runtime,
@@ -188,7 +188,8 @@ def _run(files: tuple[Artifact, ...], data: Data, *, engine: Runtime, plan: Plan
         named = [(side.artifact.path.name, side.session) for side in sides]
         answers = accuracy.answer(named, every, scores=plan.scores)
         timings, speedup = _time(sides, first, plan)
-    found = [side.found(a, timing, plan) for side, a, timing in zip(sides, answers, timings, strict=True)]
+    protocol = latency.ALONE if len(sides) == 1 else latency.IN_TURN
+    found = [side.found(a, t, plan, protocol=protocol) for side, a, t in zip(sides, answers, timings, strict=True)]
     if len(sides) > 1:
         drop = accuracy.measure_drop(sides[0].subject, *answers[::-1], baseline=files[1].sha256)
         found[0] = replace(found[0], measurements=(*found[0].measurements, *drop, *speedup))

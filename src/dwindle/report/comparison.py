@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from dwindle.report.facts import Data, Facts, metric_name, number, table, text
+from dwindle.report.facts import Data, Facts, file_names, metric_name, number, table, text
 from dwindle.report.words import NO_BREAK, bare_value, human_bytes, metric_value, settings
 
 _LABELS: Final = {
@@ -219,7 +219,7 @@ def _partner(facts: Facts, measurement: Data) -> Data | None:
 def _row(facts: Facts, before: Data | None, after: Data | None) -> Row:
     shown = after or before or {}
     name = metric_name(shown)
-    files = {text(a, "sha256"): text(a, "path") or text(a, "format") for a in facts.artifacts}
+    files = file_names(facts)
     unit = text(table(shown, "metric"), "unit")
     label = _LABELS.get(name, name.replace("_", " ").capitalize() or "Unnamed metric")
     is_plain = unit in {"bytes", "x", "ms", "s", "mJ", "J", "fraction", "points"} or not unit

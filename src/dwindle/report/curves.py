@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import starmap
 from typing import Final
 
-from dwindle.report.facts import ROLES, Data, Facts, items, number, numbers, text
+from dwindle.report.facts import ROLES, Data, Facts, file_names, items, number, numbers, text
 from dwindle.report.figures import (
     Axes,
     Axis,
@@ -54,14 +53,20 @@ def learning_charts(facts: Facts) -> list[Chart]:
 
 
 def latency_charts(facts: Facts) -> list[Chart]:
-    """Return one chart for each way of measuring (runtime, threads, batch), dense and compressed over each other."""
-    groups: dict[tuple[str, ...], dict[str, list[float]]] = {}
+    """Return one chart for each way of measuring (runtime, threads, batch), dense and compressed over each other.
+
+    Of several compressed files, the first one written is the one that ran in turn with the dense one; each of the
+    others has a chart of its own, because runs of another moment cannot be laid over those of the dense file.
+    """
+    groups: dict[tuple[str, ...], dict[str, dict[str, list[float]]]] = {}
     for sample in facts.latency_samples:
         key = tuple(text(sample, part) for part in ("runtime", "n_threads", "batch"))
         values = sorted(numbers(sample, "samples_ms"))
         if values and text(sample, "role") in ROLES:
-            groups.setdefault(key, {})[text(sample, "role")] = values
-    return list(starmap(_latency_chart, groups.items()))
+            by_file = groups.setdefault(key, {}).setdefault(text(sample, "role"), {})
+            by_file[text(sample, "artifact")] = values
+    names = file_names(facts)
+    return [chart for key, by_role in groups.items() for chart in _charts_of_files(key, by_role, names)]
 
 
 def _timeline(facts: Facts) -> Timeline:
@@ -143,11 +148,27 @@ def _words(key: str) -> str:
     return {"loss": "training loss"}.get(key, key.replace("_", " ")).capitalize()
 
 
-def _latency_chart(key: tuple[str, ...], by_role: dict[str, list[float]]) -> Chart:
+def _charts_of_files(
+    key: tuple[str, ...], by_role: Mapping[str, Mapping[str, list[float]]], names: Mapping[str, str]
+) -> list[Chart]:
+    dense = list(by_role.get("dense", {}).values())[-1:]
+    compressed = by_role.get("compressed", {})
+    beside = {"dense": dense[0]} if dense else {}
+    if not compressed:
+        return [_latency_chart(key, beside)]
+    charts: list[Chart] = []
+    for digest, values in compressed.items():
+        file = names.get(digest, digest[:8]) if len(compressed) > 1 else ""
+        charts.append(_latency_chart(key, {**beside, "compressed": values}, file=file))
+        beside = {}
+    return charts
+
+
+def _latency_chart(key: tuple[str, ...], by_role: dict[str, list[float]], *, file: str = "") -> Chart:
     runtime, n_threads, batch = key
     x_axis = _latency_axis(by_role)
     threads = f"{n_threads} thread{'' if n_threads == '1' else 's'}" if n_threads else ""
-    title = ", ".join(part for part in (runtime, threads, f"batch {batch}" if batch else "") if part)
+    title = ", ".join(part for part in (file, runtime, threads, f"batch {batch}" if batch else "") if part)
     legend = tuple(
         Legend(role, role.capitalize(), f"median {significant(quantile(values, 0.5))} ms of {len(values):,} runs")
         for role, values in sorted(by_role.items(), reverse=True)

@@ -76,6 +76,7 @@ def gather(entries: Iterable[LedgerEntry]) -> Facts:
     artifacts = _last_of(by_kind["artifact"], "role", "format")
     stale = _stale_files(by_kind["artifact"], artifacts)
     kept = [m for m in by_kind["measurement"] if text(m, "artifact") not in stale]
+    samples = [s for s in by_kind["latency_samples"] if text(s, "artifact") not in stale]
     summary = _last(by_kind["summary"])
     return Facts(
         run=_last(by_kind["run"]),
@@ -83,8 +84,7 @@ def gather(entries: Iterable[LedgerEntry]) -> Facts:
         artifacts=artifacts,
         measurements=_last_of(kept, "role", "metric", "artifact", "runtime", "protocol", "conditions"),
         tensors=_last_of(by_kind["tensor"], "name"),
-        # Of several compressed files, the first one written is the one that ran in turn with the dense one.
-        latency_samples=_last_of(by_kind["latency_samples"][::-1], "role", "runtime", "n_threads", "batch")[::-1],
+        latency_samples=_last_of(samples, "role", "artifact", "runtime", "n_threads", "batch"),
         confusions={role: data for data in by_kind["confusion"] if (role := text(data, "role")) in ROLES},
         summary=summary,
         budget=_last(by_kind["budget"]) or _budget_of(summary),
@@ -105,6 +105,11 @@ def text(data: Data, key: str) -> str:
     """Return what stands under `key` as text, without separators in numbers; empty where it is absent."""
     value = data.get(key)
     return "" if value is None else as_name(value)
+
+
+def file_names(facts: Facts) -> dict[str, str]:
+    """Return the short name of each file (its format, where the name is unknown) by its digest."""
+    return {text(a, "sha256"): text(a, "path") or text(a, "format") for a in facts.artifacts}
 
 
 def table(data: Data, key: str) -> Data:

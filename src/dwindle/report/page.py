@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from dwindle.bench.ledger import Ledger
+from dwindle.errors import LedgerError
 from dwindle.report import comparison, confusion, curves, layers, story
 from dwindle.report.facts import Facts, LedgerEntry, gather, text
 
@@ -18,12 +20,21 @@ def write_report(ledger: Ledger, path: Path) -> Path:
     """Write the report on `ledger` to `path` and return `path`; the same ledger gives the same bytes.
 
     Raises:
-        LedgerError: the ledger cannot be read.
-        OSError: `path` cannot be written.
+        LedgerError: the ledger cannot be read, or `path` cannot be written; an earlier report stays whole.
     """
     page = render(ledger.read(), n_torn=len(ledger.torn))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8", newline="\n")
+    part = path.with_name(f"{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(page, encoding="utf-8", newline="\n")
+        part.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise LedgerError(
+            f"the report {path} cannot be written ({error.strerror or error}); make room or choose another folder, "
+            "then run again"
+        ) from error
     return path
 
 
