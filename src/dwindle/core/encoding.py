@@ -220,7 +220,7 @@ def rewrite(encoding: Encoding, fit: Fit) -> Encoding:
             return Scaled(inner, factor, axis)
         case _:
             raise EncodingError(
-                f"{describe(encoding)} has no floats left to re-encode; put this step before the one that quantizes"
+                f"{describe(encoding)} has no float values left to re-encode; put this step before the quantizer"
             )
 
 
