@@ -93,7 +93,8 @@ def test_find_std_multiplier_is_as_near_as_ties_allow(tensors, sparsity):
               for w in v.double().flatten().tolist()]  # fmt: skip
     reachable = {pruned(0.0)} | {pruned(ratio * (1 + 1e-9) + 1e-12) for ratio in ratios}
     best = min(abs(count - target) for count in reachable)
-    assert abs(pruned(find_std_multiplier(named, sparsity)) - target) == best
+    # The probes above step over ratios that lie closer together than 1e-12, so the answer may be better than the best.
+    assert abs(pruned(find_std_multiplier(named, sparsity)) - target) <= best
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.1, 0.5, 0.9, 0.95, 0.999, 1.0])

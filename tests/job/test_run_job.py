@@ -13,8 +13,9 @@ import pytest
 from dwindle.bench.ledger import Ledger
 from dwindle.cli.main import run
 from dwindle.container.reader import read
+from dwindle.job.check import check_job
 from dwindle.job.load import load_job
-from dwindle.job.run import check_job, run_job
+from dwindle.job.run import run_job
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

@@ -23,15 +23,19 @@ def compress(job: JobFile, *, out: Out = None, as_json: AsJson = False, check_on
 
     A killed or interrupted run goes on where it was when called again.
     """
+    from dwindle.job.check import check_job
     from dwindle.job.load import load_job
-    from dwindle.job.run import check_job, run_job
+    from dwindle.job.run import run_job
 
     with ProgressBars() as bars:
         loaded = load_job(job, out=out, report_progress=bars)
         check_job(loaded)
         outcome = None if check_only else run_job(loaded, report_progress=bars)
     if outcome is None:
-        stdout.print(f"{job}: {len(loaded.recipe.steps)} steps, nothing wrong found")
+        if as_json:
+            print_json({"job": str(job), "n_steps": len(loaded.recipe.steps), "problems": []})
+        else:
+            stdout.print(f"{job}: {len(loaded.recipe.steps)} steps, nothing wrong found")
         return
     if as_json:
         print_json(outcome.summary)

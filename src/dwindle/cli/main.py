@@ -49,7 +49,7 @@ def run() -> None:
     """Run the command line; every error of ours becomes one message and exit code 1."""
     try:
         code = app(standalone_mode=False)
-    except DwindleError as error:
+    except (DwindleError, OSError) as error:
         print_error(error)
         sys.exit(ERROR)
     except (KeyboardInterrupt, typer.Abort):

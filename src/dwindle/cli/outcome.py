@@ -33,6 +33,8 @@ def print_outcome(outcome: Outcome) -> None:
         f"{s['accuracy_drop_high']:.2f}], n = {s['n_test']:,}",
     )
     table.add_row("accuracy", f"{s['accuracy']:.2%} (dense {s['dense_accuracy']:.2%})")
+    if not s["parity_is_within_bound"]:
+        table.add_row("parity", f"differs from our model by {s['parity']:.3g}, beyond the bound: see the report")
     if outcome.verdict is not None:
         table.add_row("budget", outcome.verdict.value)
     table.add_row("report", str(outcome.report))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import zlib
 from pathlib import Path
 
-from dwindle.container.atomic import replace_file
 from dwindle.container.blocks import compress
 from dwindle.container.contents import Contents
 from dwindle.container.header import Preamble, check_aliases, dump_json
@@ -14,6 +13,7 @@ from dwindle.container.payload import StreamWriter
 from dwindle.container.plan import parse_name
 from dwindle.container.records import shape_of_record
 from dwindle.errors import ContainerError
+from dwindle.whole_file import write_whole
 
 
 def write(path: Path, contents: Contents) -> None:
@@ -24,7 +24,7 @@ def write(path: Path, contents: Contents) -> None:
     """
     data = serialize(contents)
     try:
-        replace_file(path, data)
+        write_whole(path, data)
     except OSError as error:
         raise ContainerError(
             f"cannot write the {len(data)} bytes of {path}: {error.strerror or error}; "

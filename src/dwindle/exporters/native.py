@@ -51,11 +51,8 @@ class NativeExporter:
 
     def obstacles(self, model: CompressedModel) -> list[str]:
         """Return the reasons why the format cannot hold `model`; empty if it can."""
-        found: list[str] = []
+        found = unknown_dtypes(model)
         for name, encoding in model.encodings.items():
-            dtype = str(decode(encoding).dtype).removeprefix("torch.")
-            if dtype not in DTYPES:
-                found.append(f"{name!r} holds {dtype} numbers; convert it to one of {', '.join(DTYPES)}")
             codebook = codebook_of(encoding)
             if codebook is not None and codebook.codebook_size > MAX_ALPHABET:
                 found.append(f"{name!r} has {codebook.codebook_size} centroids; use at most {MAX_ALPHABET}")
@@ -75,6 +72,13 @@ class NativeExporter:
         graph: bytes = build_graph(model, example).SerializeToString(deterministic=True)
         write(path, to_contents(model, graph=graph, metadata=self.metadata))
         return Artifact.of(path, origin=model.digest())
+
+
+def unknown_dtypes(model: CompressedModel) -> list[str]:
+    """Return a sentence for each tensor whose numbers have no NumPy twin (bfloat16, say)."""
+    found = {name: str(decode(encoding).dtype).removeprefix("torch.") for name, encoding in model.encodings.items()}
+    known = ", ".join(DTYPES)
+    return [f"{n!r} holds {d} numbers; convert it to one of {known}" for n, d in found.items() if d not in DTYPES]
 
 
 def to_contents(model: CompressedModel, *, graph: bytes, metadata: Mapping[str, Any]) -> Contents:

@@ -10,19 +10,19 @@ import onnx
 from torch import Tensor
 
 from dwindle.artifact import Artifact
-from dwindle.container.atomic import replace_file
 from dwindle.container.integer import PARTS, integer_form
 from dwindle.container.records import Record
 from dwindle.core.encoding import describe
 from dwindle.errors import ExportError
 from dwindle.exporters.graph import build_graph
 from dwindle.exporters.inline import unfold_codes, unfold_floats
-from dwindle.exporters.native import to_record
+from dwindle.exporters.native import to_record, unknown_dtypes
 from dwindle.exporters.preprocessing import Preprocessing, prepend
 from dwindle.exporters.references import is_reference
 from dwindle.exporters.tidy import drop_unread, fold_constants, replace_nodes
 from dwindle.network.compressed import CompressedModel
 from dwindle.version import VERSION
+from dwindle.whole_file import write_whole
 
 LARGEST_FILE = 2**31 - 1
 """Bytes of the largest protobuf message; ONNX needs side files beyond it, which would no longer be one artifact."""
@@ -47,10 +47,11 @@ class OnnxExporter:
 
     def obstacles(self, model: CompressedModel) -> list[str]:
         """Return the reasons why ONNX cannot express `model`; empty if it can."""
+        found = unknown_dtypes(model)
         n_bytes = sum(t.numel() * t.element_size() for t in model.network.state_dict().values())
         if n_bytes > LARGEST_FILE:
-            return [f"{n_bytes} bytes of weights pass through one protobuf message, which holds {LARGEST_FILE}"]
-        return []
+            found.append(f"{n_bytes} bytes of weights pass through one protobuf message, which holds {LARGEST_FILE}")
+        return found
 
     def export(self, model: CompressedModel, example: Tensor, path: Path) -> Artifact:
         """Write `model` to `path`, whole or not at all; `example` is one input batch (batch, ...).
@@ -101,7 +102,7 @@ def fill_references(graph: onnx.GraphProto, records: Mapping[str, Record]) -> No
 
 def _write(path: Path, data: bytes) -> None:
     try:
-        replace_file(path, data)
+        write_whole(path, data)
     except OSError as error:
         raise ExportError(
             f"cannot write {len(data)} bytes to {path}: {error}; free space or choose another folder"

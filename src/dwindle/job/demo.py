@@ -48,8 +48,9 @@ def demo_job(out: Path, *, seed: int = 0, report_progress: Progress | None = Non
         workdir=out / "work",
         report_progress=report_progress,
     )
-    torch.manual_seed(seed)
-    network = quantnet(in_channels=1, n_classes=splits.n_classes)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = quantnet(in_channels=1, n_classes=splits.n_classes)
     trainer(network, steps=DENSE_EPOCHS * trainer.steps_per_epoch, seed=seed, stage="train the dense network")
     return Job(
         name="demo: QuantNet on digits",

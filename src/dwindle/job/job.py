@@ -11,9 +11,13 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from dwindle.bench.budget import Budget
-from dwindle.errors import DataError
+from dwindle.bench.deployment import EXPORTERS
+from dwindle.bench.measure import Plan
+from dwindle.bench.protocol import LatencyProtocol
+from dwindle.errors import DataError, SettingError
 from dwindle.network.train import Trainer
 from dwindle.recipe import Recipe
+from dwindle.settings import nearest
 
 Examples = Dataset[Any]
 """Items are `(input, target)`."""
@@ -79,3 +83,19 @@ class Job:
     latency_seconds: float = 10.0
     command: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def __post_init__(self) -> None:
+        if not self.formats or len(set(self.formats)) < len(self.formats):
+            raise SettingError(f"formats names each format once and at least one, got {list(self.formats)}")
+        for name in self.formats:
+            if name not in EXPORTERS:
+                raise SettingError(f"unknown format {name!r}; {nearest(name, EXPORTERS)}")
+        if self.n_calibration < 1:
+            raise SettingError(f"n_calibration must be at least 1, got {self.n_calibration}")
+        if not self.latency_seconds > 0:
+            raise SettingError(f"latency_seconds must be positive, got {self.latency_seconds}")
+
+    @property
+    def plan(self) -> Plan:
+        """How the files are measured."""
+        return Plan(latency=LatencyProtocol(seconds=self.latency_seconds))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -31,8 +33,9 @@ def load_job(path: Path, *, out: Path | None = None, report_progress: Progress |
     spec, folder = read_job(path), path.resolve().parent
     recipe = Recipe.from_plain(spec.recipe, where=f"{path}: recipe")
     budget = Budget.from_plain(spec.budget, where=f"{path}: budget") if spec.budget else None
-    torch.manual_seed(spec.seed)
-    network = _build_network(spec, folder)
+    with torch.random.fork_rng():
+        torch.manual_seed(spec.seed)
+        network = _build_network(spec, folder)
     data = _load_data(spec, folder)
     target = out if out is not None else folder / spec.output.folder
     augment = resolve(spec.training.augment, folder, where="training.augment") if spec.training.augment else None
@@ -84,15 +87,25 @@ def resolve(reference: str, folder: Path, *, where: str) -> Callable[..., Any]:
 
 
 def _import_file(path: Path, where: str) -> Any:
+    """Import a file once, as Python would if it were started from its folder: its neighbours can be imported, too."""
+    path = path.resolve()
     if not path.is_file():
         raise SettingError(f"{where}: there is no file {path}; paths are relative to the job file")
-    name = f"dwindle_job_{path.stem}"
+    name = f"dwindle_job_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise SettingError(f"{where}: {path} cannot be imported as Python")
     module = importlib.util.module_from_spec(spec)
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except (ImportError, SyntaxError) as error:
+        del sys.modules[name]
+        raise SettingError(f"{where}: {path} cannot be imported: {type(error).__name__}: {error}") from error
     return module
 
 
@@ -124,6 +137,7 @@ def _load_data(spec: JobSpec, folder: Path) -> Data:
 
 def _call(function: Callable[..., Any], arguments: Mapping[str, Any], where: str) -> Any:
     try:
-        return function(**arguments)
+        inspect.signature(function).bind(**arguments)
     except TypeError as error:
         raise SettingError(f"{where}.arguments = {dict(arguments)}: {error}") from error
+    return function(**arguments)

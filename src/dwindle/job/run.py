@@ -7,36 +7,30 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final, cast
-
-import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from typing import Any, Final
 
 from dwindle.artifact import Artifact
 from dwindle.bench.budget import Verdict
-from dwindle.bench.deployment import EXPORTERS, Deployment, deploy
+from dwindle.bench.deployment import Deployment, deploy
 from dwindle.bench.ledger import Ledger
 from dwindle.bench.machine import this_machine
-from dwindle.bench.measure import Measured, Plan, measure, record
-from dwindle.bench.measurement import ACCURACY, ACCURACY_DROP, COMPRESSION_RATIO, SIZE, Measurement
-from dwindle.bench.protocol import LatencyProtocol
+from dwindle.bench.measure import Measured, measure, record
+from dwindle.bench.measurement import ACCURACY, ACCURACY_DROP, COMPRESSION_RATIO, PARITY, SIZE
 from dwindle.container.inspect import inspect_file
-from dwindle.errors import DataError, LedgerError, RecipeError, SettingError
+from dwindle.errors import LedgerError
+from dwindle.job.check import check_job
 from dwindle.job.control import control_recipe
-from dwindle.job.job import Examples, Job
+from dwindle.job.inputs import context_of, first_inputs, length
+from dwindle.job.job import Job
 from dwindle.job.tensors import tensor_entries
-from dwindle.network.batches import Batches, all_targets, are_classes, require_labels, try_first_batch
 from dwindle.network.compressed import CompressedModel
 from dwindle.network.train import Progress
 from dwindle.recipe import Recipe, Stage
 from dwindle.recipe.plain import describe_step
 from dwindle.report.page import write_report
-from dwindle.settings import nearest
-from dwindle.technique import Context
 from dwindle.version import VERSION
+from dwindle.whole_file import write_whole
 
-BATCH_SIZE: Final = 256
 N_PARITY: Final = 64
 """Examples on which parity is measured."""
 
@@ -53,21 +47,6 @@ class Outcome:
     verdict: Verdict | None
 
 
-def check_job(job: Job) -> None:
-    """Find whatever can be found wrong before any work.
-
-    Raises:
-        DwindleError: an empty data set, rejected inputs, labels out of range, NaN weights, a recipe that cannot run.
-    """
-    for part in ("train", "validation", "test"):
-        _check_split(job, part)
-    for name in job.formats:
-        if name not in EXPORTERS:
-            raise SettingError(f"unknown format {name!r}; {nearest(name, EXPORTERS)}")
-    if problems := job.recipe.check(_context(job), model=CompressedModel.dense(job.network)):
-        raise RecipeError("the recipe cannot run:\n" + "\n".join(f"- {problem}" for problem in problems))
-
-
 def run_job(job: Job, *, report_progress: Progress | None = None, started: float | None = None) -> Outcome:
     """Run `job` from its trained network to files, ledger, summary.json and report.html in `job.out`.
 
@@ -82,7 +61,7 @@ def run_job(job: Job, *, report_progress: Progress | None = None, started: float
     started = time.perf_counter() if started is None else started
     check_job(job)
     ledger = Ledger(job.out / "ledger.jsonl")
-    context = _context(job, report_progress)
+    context = context_of(job, report_progress)
     ledger.append("run", _describe(job))
     dense = CompressedModel.dense(job.network)
 
@@ -91,7 +70,7 @@ def run_job(job: Job, *, report_progress: Progress | None = None, started: float
 
     model = job.recipe.run(dense, context, on_stage=note)
     baseline = control_recipe(job.recipe).run(dense, context) if job.baseline_trains_equally else dense
-    example = _inputs(job.data.test, N_PARITY)
+    example = first_inputs(job.data.test, N_PARITY)
     _say(report_progress, "write the files", 0)
     deployment = deploy(model, example, job.out, formats=job.formats, metadata=_metadata(job))
     reference = deploy(baseline, example, job.out, formats=("onnx",), name="dense").artifacts["onnx"]
@@ -100,62 +79,23 @@ def run_job(job: Job, *, report_progress: Progress | None = None, started: float
     _say(report_progress, "measure the files", 0)
     measured = _measure(job, ledger, deployment, reference=reference)
     _say(report_progress, "measure the files", 1)
-    verdict = _judge(job, ledger, measured.measurements)
+    verdict = _judge(job, ledger, measured)
     summary = _summary(measured, verdict=verdict, seconds=time.perf_counter() - started)
     ledger.append("summary", summary)
-    _write_whole(job.out / "summary.json", json.dumps(summary, indent=2) + "\n")
-    _write_whole(job.out / "recipe.toml", job.recipe.to_toml())
+    _write(job.out / "summary.json", json.dumps(summary, indent=2) + "\n")
+    _write(job.out / "recipe.toml", job.recipe.to_toml())
     report = write_report(ledger, job.out / "report.html")
     return Outcome(
         model=model, deployment=deployment, measured=measured, report=report, summary=summary, verdict=verdict
     )
 
 
-def _check_split(job: Job, part: str) -> None:
-    data = getattr(job.data, part)
-    if _length(data) == 0:
-        raise DataError(f"{job.data.name}: the {part} split is empty; give at least one example")
-    batches = Batches(data=data, batch_size=BATCH_SIZE, what=part)
-    output, targets = try_first_batch(job.network, batches, torch.device("cpu")), all_targets(batches)
-    if isinstance(output, Tensor) and targets is not None and are_classes(output, targets):
-        require_labels(targets, output.shape[1], part)
-
-
-def _context(job: Job, report_progress: Progress | None = None) -> Context:
-    return Context(
-        seed=job.seed,
-        example=_inputs(job.data.train, 2),
-        calibration=_calibration(job),
-        trainer=job.trainer,
-        workdir=job.out / "work",
-        report_progress=report_progress,
-    )
-
-
-def _calibration(job: Job) -> list[Tensor]:
-    """Return inputs of training examples drawn at random, in batches."""
-    n = min(job.n_calibration, _length(job.data.train))
-    chosen = torch.randperm(_length(job.data.train), generator=torch.Generator().manual_seed(job.seed))[:n]
-    loader = DataLoader(Subset(job.data.train, chosen.tolist()), batch_size=min(n, BATCH_SIZE))
-    return [inputs for inputs, _ in loader]
-
-
-def _inputs(data: Examples, n: int) -> Tensor:
-    n = min(n, _length(data))
-    return torch.stack([data[index][0] for index in range(n)])
-
-
-def _length(data: Dataset[Any]) -> int:
-    return len(cast("Any", data))
-
-
 def _measure(job: Job, ledger: Ledger, deployment: Deployment, *, reference: Artifact) -> Measured:
     """Measure the first file in full; of the others what is their own: their answers and their speed."""
-    plan = Plan(latency=LatencyProtocol(seconds=job.latency_seconds), batch_size=BATCH_SIZE)
-    measured = measure(deployment, job.data.test, dense=reference, plan=plan)
+    measured = measure(deployment, job.data.test, dense=reference, plan=job.plan)
     record(ledger, measured, class_names=job.data.class_names)
     for artifact in tuple(deployment.artifacts.values())[1:]:
-        found = measure(artifact, job.data.test, dense=reference, plan=plan)
+        found = measure(artifact, job.data.test, dense=reference, plan=job.plan)
         own = tuple(m for m in found.measurements if m.metric not in {SIZE, COMPRESSION_RATIO})
         record(ledger, replace(found, measurements=own, confusion=None, dense=None), class_names=job.data.class_names)
     return measured
@@ -167,9 +107,11 @@ def _record_tensors(ledger: Ledger, model: CompressedModel, deployment: Deployme
             ledger.append("tensor", entry)
 
 
-def _judge(job: Job, ledger: Ledger, measurements: tuple[Measurement, ...]) -> Verdict | None:
+def _judge(job: Job, ledger: Ledger, measured: Measured) -> Verdict | None:
+    """Judge the first file, the one that the summary speaks of; the others are there for comparison."""
     if job.budget is None:
         return None
+    measurements = tuple(m for m in measured.measurements if m.artifact == measured.artifacts[0].sha256)
     verdict = job.budget.judge(measurements)
     verdicts = {name: v.value for name, v in job.budget.verdicts(measurements).items()}
     ledger.append("budget", {"verdict": verdict.value, "bounds": dict(job.budget.bounds), "verdicts": verdicts})
@@ -179,6 +121,7 @@ def _judge(job: Job, ledger: Ledger, measurements: tuple[Measurement, ...]) -> V
 def _summary(measured: Measured, *, verdict: Verdict | None, seconds: float) -> dict[str, Any]:
     drop, ratio, accuracy = (measured.find(metric.name) for metric in (ACCURACY_DROP, COMPRESSION_RATIO, ACCURACY))
     dense = measured.dense.find(ACCURACY.name).value if measured.dense is not None else None
+    parity = measured.find(PARITY.name)
     return {
         "compression_ratio": ratio.value,
         "accuracy_drop_points": drop.value,
@@ -188,6 +131,8 @@ def _summary(measured: Measured, *, verdict: Verdict | None, seconds: float) -> 
         "accuracy": accuracy.value,
         "dense_accuracy": dense,
         "n_test": accuracy.n,
+        "parity": parity.value,
+        "parity_is_within_bound": parity.conditions.get("within_bound") != "no",
         "budget": None if verdict is None else verdict.value,
         "machine": accuracy.machine,
         "seconds": seconds,
@@ -205,9 +150,9 @@ def _describe(job: Job) -> dict[str, Any]:
         "machine": this_machine().to_plain(),
         "data": {
             "name": data.name,
-            "n_train": _length(data.train),
-            "n_validation": _length(data.validation),
-            "n_test": _length(data.test),
+            "n_train": length(data.train),
+            "n_validation": length(data.validation),
+            "n_test": length(data.test),
             "input_shape": list(data.test[0][0].shape),
         },
         "command": job.command,
@@ -228,11 +173,8 @@ def _say(report_progress: Progress | None, what: str, done: int) -> None:
         report_progress(what, done, 1)
 
 
-def _write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    part = path.with_name(path.name + ".part")
+def _write(path: Path, text: str) -> None:
     try:
-        part.write_text(text, encoding="utf-8")
-        Path(part).replace(path)
+        write_whole(path, text.encode())
     except OSError as error:
         raise LedgerError(f"{path} cannot be written ({error.strerror}); make room or choose another folder") from error

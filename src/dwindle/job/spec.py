@@ -29,10 +29,6 @@ class DataSpec:
     arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
     n_calibration: int = 512
 
-    def __post_init__(self) -> None:
-        if self.n_calibration < 1:
-            raise SettingError(f"n_calibration must be at least 1, got {self.n_calibration}")
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSpec:

@@ -15,6 +15,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from dwindle.errors import CheckpointError, NetworkError
+from dwindle.whole_file import write_whole
 
 CONVERT: Final = (
     "where you trust the file, convert it once: "
@@ -58,13 +59,9 @@ def save_checkpoint(network: nn.Module, path: Path) -> None:
         if id(tensor) not in seen:
             seen.add(id(tensor))
             tensors[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-    part = path.with_name(f"{path.name}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(save(tensors))
-        part.replace(path)
+        write_whole(path, save(tensors))
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise CheckpointError(f"{path} cannot be written: {error}; free some space or name another folder") from error
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +10,7 @@ from typing import Any, cast
 import torch
 
 from dwindle.errors import CheckpointError
+from dwindle.whole_file import write_whole
 
 
 def write_state(path: Path, state: Mapping[str, Any]) -> None:
@@ -21,23 +21,13 @@ def write_state(path: Path, state: Mapping[str, Any]) -> None:
     """
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            file.write(buffer.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        write_whole(path, buffer.getbuffer())
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise CheckpointError(
             f"the training checkpoint {path} ({buffer.tell():,} bytes) cannot be written: {error}; "
             "free some space or choose another workdir, then run again: it goes on from the last checkpoint"
         ) from error
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
 
 
 def read_state(path: Path) -> Mapping[str, Any] | None:

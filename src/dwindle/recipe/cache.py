@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 import warnings
 from collections.abc import Iterable
 from dataclasses import replace
@@ -30,6 +28,7 @@ from dwindle.recipe.pack import (
 from dwindle.settings import to_plain
 from dwindle.technique import Context, Needs, Technique
 from dwindle.version import VERSION
+from dwindle.whole_file import write_whole
 
 FORMAT: Final = 1
 """Changes when stages written earlier can no longer be read."""
@@ -83,9 +82,8 @@ class StageCache:
         copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
         path, checksum = self._paths(key)
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            _write(path, safetensors.torch.save(copies, metadata={"stage": stage}))
-            _write(checksum, f"{_sha256(path)}  {path.name}\n".encode())
+            write_whole(path, safetensors.torch.save(copies, metadata={"stage": stage}))
+            write_whole(checksum, f"{_sha256(path)}  {path.name}\n".encode())
         except (OSError, SafetensorError) as error:
             warnings.warn(
                 f"the outcome of {after.history[-1].technique} could not be kept in {self._folder} ({error}); the run "
@@ -130,17 +128,3 @@ def _described(trainer: Trainer) -> dict[str, Any]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write `path` whole or not at all."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        temporary = Path(file.name)
-        try:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    temporary.replace(path)

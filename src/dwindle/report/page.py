@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from dwindle.bench.ledger import Ledger
 from dwindle.errors import LedgerError
 from dwindle.report import comparison, confusion, curves, layers, story
 from dwindle.report.facts import Facts, LedgerEntry, gather, text
+from dwindle.whole_file import write_whole
 
 
 def write_report(ledger: Ledger, path: Path) -> Path:
@@ -23,14 +23,9 @@ def write_report(ledger: Ledger, path: Path) -> Path:
         LedgerError: the ledger cannot be read, or `path` cannot be written; an earlier report stays whole.
     """
     page = render(ledger.read(), n_torn=len(ledger.torn))
-    part = path.with_name(f"{path.name}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(page, encoding="utf-8", newline="\n")
-        part.replace(path)
+        write_whole(path, page.encode())
     except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
         raise LedgerError(
             f"the report {path} cannot be written ({error.strerror or error}); make room or choose another folder, "
             "then run again"
