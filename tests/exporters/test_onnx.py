@@ -43,9 +43,13 @@ def test_raw_bytes_of_a_camera_give_the_networks_answer(model, tmp_path):
     assert again.sha256 == artifact.sha256
 
 
-def test_a_folder_that_does_not_exist_leaves_nothing_behind(model, tmp_path):
+def test_a_full_disk_leaves_nothing_behind(model, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", refuse)
     with pytest.raises(ExportError, match=r"cannot write \d+ bytes to .*; free space or choose another folder"):
-        OnnxExporter().export(model, torch.zeros(1, 3, 8, 8), tmp_path / "absent" / "model.onnx")
+        OnnxExporter().export(model, torch.zeros(1, 3, 8, 8), tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
 
 

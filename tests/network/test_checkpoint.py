@@ -128,7 +128,7 @@ def test_a_full_disk_is_told(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(CheckpointError, match=r"No space left.*free some space"):
         save_checkpoint(nn.Linear(2, 1), tmp_path / "w")
     assert not list(tmp_path.iterdir())

@@ -138,7 +138,7 @@ def test_a_report_that_cannot_be_written_is_one_error_and_spoils_no_earlier_one(
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(type(written), "write_text", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(LedgerError, match=r"No space left on device.*make room"):
         write_report(ledger, written)
     assert written.read_bytes() == earlier
