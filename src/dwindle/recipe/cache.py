@@ -53,7 +53,7 @@ class StageCache:
         parts = [FORMAT, VERSION, to_plain(step), context.seed, fingerprint(model), _offered(step, context)]
         sha.update(json.dumps(parts, sort_keys=True, default=repr).encode())
         if Needs.CALIBRATION in step.needs:
-            offered: Iterable[object] = context.calibration or ()
+            offered = cast("Iterable[object]", context.calibration or ())
             for batch in offered:
                 if isinstance(batch, Tensor):  # whatever else it is, the step says why it cannot be
                     update_with_tensor(sha, "calibration", batch)
