@@ -65,7 +65,13 @@ def test_an_interrupted_run_goes_on_where_it_was(job_folder: Path) -> None:
     job = (job_folder / "job.toml").read_text().replace("epochs = 2", "epochs = 400")
     (job_folder / "job.toml").write_text(job)
     command = [sys.executable, "-m", "dwindle.cli.main", "compress", str(job_folder / "job.toml")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # A shell starts background jobs with SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     work = job_folder / "files" / "work"
     deadline = time.monotonic() + 60
     while not list(work.glob("*.ckpt")) and time.monotonic() < deadline:
