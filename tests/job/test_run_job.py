@@ -40,6 +40,11 @@ def test_a_job_ends_in_files_that_were_measured(
     kinds = {entry.kind for entry in Ledger(out / "ledger.jsonl").read()}
     assert kinds >= {"run", "stage", "artifact", "measurement", "tensor", "confusion", "summary", "latency_samples"}
     assert read(out / "model.dwn").metadata["class_names"] == []
+    for tensor in (entry.data for entry in Ledger(out / "ledger.jsonl").read() if entry.kind == "tensor"):
+        if "centroids" in tensor:  # drawn over the histogram, so on its scale: the outermost are its ends
+            edges = tensor["histogram"]["edges"]
+            assert min(tensor["centroids"]) <= edges[0] + 1e-6
+            assert max(tensor["centroids"]) >= edges[-1] - 1e-6
     page = (out / "report.html").read_text()
     assert "<html" in page
     assert "tiny" in page

@@ -22,6 +22,8 @@ def print_outcome(outcome: Outcome) -> None:
     """Print the files, what they cost and what they still know."""
     s = outcome.summary
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(overflow="fold")
+    table.add_column(overflow="fold")
     for artifact in outcome.deployment.artifacts.values():
         table.add_row(str(artifact.path), f"{artifact.size_bytes:,} bytes")
     table.add_row(

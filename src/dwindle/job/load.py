@@ -37,7 +37,7 @@ def load_job(path: Path, *, out: Path | None = None, report_progress: Progress |
         torch.manual_seed(spec.seed)
         network = _build_network(spec, folder)
     data = _load_data(spec, folder)
-    target = out if out is not None else folder / spec.output.folder
+    target = out if out is not None else (folder / spec.output.folder).resolve()
     augment = resolve(spec.training.augment, folder, where="training.augment") if spec.training.augment else None
     trainer = FabricTrainer(
         train=data.train,

@@ -8,7 +8,7 @@ from typing import Any, Final
 import torch
 
 from dwindle.container.inspect import FileSizes
-from dwindle.core.encoding import Encoding, affine_of, codebook_of, decode, support_of
+from dwindle.core.encoding import Encoding, Scaled, affine_of, codebook_of, decode, support_of
 from dwindle.network.compressed import CompressedModel
 
 N_BINS: Final = 80
@@ -34,6 +34,8 @@ def tensor_entries(model: CompressedModel, sizes: FileSizes) -> Iterator[dict[st
 
 
 def _distribution(encoding: Encoding) -> dict[str, Any]:
+    """Return the histogram and the centroids on one scale: where channels have factors, both before these."""
+    encoding = encoding.values if isinstance(encoding, Scaled) else encoding
     values, support = decode(encoding).detach(), support_of(encoding)
     if not values.is_floating_point() or values.ndim < 2:
         return {}
