@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-import torch
-from torch import Tensor
-
-from dwindle.core.affine import quantize
-from dwindle.core.encoding import MIN_BITS, Affine, Encoding, Scaled, affine_of, decode, rewrite
+from dwindle.core.encoding import MIN_BITS, Encoding, Scaled, affine_of
 from dwindle.core.granularity import Granularity, PerChannel, PerTensor
-from dwindle.errors import EncodingError, NetworkError, RecipeError, SettingError
+from dwindle.errors import RecipeError, SettingError
 from dwindle.network.activations import ActivationQuantizer, CallSite
 from dwindle.network.batchnorm import fold_batchnorms
 from dwindle.network.capture import capture
 from dwindle.network.compressed import CompressedModel, Edit
+from dwindle.network.integer_weights import quantize_weight
 from dwindle.network.observe import N_BITS, Calibration, Mse, observe
 from dwindle.network.placement import Placement, matmul_weights, place
 from dwindle.network.select import Select
@@ -130,19 +128,8 @@ class QuantizeStatic:
         if self.weights is None:
             return model
         names = [name for name in self.select.resolve(model.network) if name in candidates]
-        return model.with_encodings({name: self._integer(name, model.encodings[name]) for name in names})
-
-    def _integer(self, name: str, encoding: Encoding) -> Encoding:
-        if (dtype := decode(encoding).dtype) != torch.float32:
-            raise NetworkError(f"{name!r} is {dtype}, but codes are decoded in float32; call network.float() first")
-        try:
-            return rewrite(encoding, self._fit)
-        except (EncodingError, SettingError) as error:
-            raise type(error)(f"{name!r}: {error}") from error
-
-    def _fit(self, values: Tensor, support: Tensor, *, is_codebook: bool) -> Affine:
-        granularity = PerTensor() if is_codebook else self.granularity
-        return quantize(values, n_bits=self.weights or N_BITS, granularity=granularity, support=support)
+        quantize = functools.partial(quantize_weight, n_bits=self.weights, granularity=self.granularity)
+        return model.with_encodings({name: quantize(name, model.encodings[name]) for name in names})
 
 
 def _has_kernel(encoding: Encoding) -> bool:

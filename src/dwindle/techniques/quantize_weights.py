@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor
-
-from dwindle.core.affine import quantize
-from dwindle.core.encoding import MAX_BITS, MIN_BITS, Affine, Encoding, decode, rewrite
+from dwindle.core.encoding import MAX_BITS, MIN_BITS, Encoding, decode
 from dwindle.core.granularity import Granularity, PerTensor
-from dwindle.errors import EncodingError, NetworkError, SettingError
+from dwindle.errors import SettingError
 from dwindle.network.compressed import CompressedModel
+from dwindle.network.integer_weights import quantize_weight
 from dwindle.network.select import Select
 from dwindle.technique import Context, Effect, Needs, Trait, recorded
 
@@ -60,21 +58,12 @@ class QuantizeWeights:
             NetworkError: a selected weight is not float32, in which codes are decoded.
         """
         names = self.select.resolve(model.network)
-        changed = {name: self._quantized(name, model.encodings[name]) for name in names}
+        quantize = functools.partial(
+            quantize_weight, n_bits=self.n_bits, granularity=self.granularity, symmetric=self.symmetric
+        )
+        changed = {name: quantize(name, model.encodings[name]) for name in names}
         decisions = {"tensors": {name: _error(model.encodings[name], after) for name, after in changed.items()}}
         return recorded(self, model.with_encodings(changed), context, decisions=decisions)
-
-    def _quantized(self, name: str, encoding: Encoding) -> Encoding:
-        if (dtype := decode(encoding).dtype) != torch.float32:
-            raise NetworkError(f"{name!r} is {dtype}, but codes are decoded in float32; call network.float() first")
-        try:
-            return rewrite(encoding, self._fit)
-        except (EncodingError, SettingError) as error:
-            raise type(error)(f"{name!r}: {error}") from error
-
-    def _fit(self, values: Tensor, support: Tensor, *, is_codebook: bool) -> Affine:
-        granularity = PerTensor() if is_codebook else self.granularity
-        return quantize(values, n_bits=self.n_bits, granularity=granularity, symmetric=self.symmetric, support=support)
 
 
 def _error(before: Encoding, after: Encoding) -> dict[str, float]:
