@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -104,7 +106,6 @@ def model():
 
 
 def test_metadata_tells_how_the_model_came_to_be(model):
-    from dataclasses import replace
 
     told = replace(
         model,
@@ -162,3 +163,15 @@ def test_export_writes_a_file_that_runs(model, tmp_path):
     np.testing.assert_allclose(y, changed.network(x).detach().numpy(), rtol=1e-4, atol=1e-5)
     again = exporter.export(changed, x[:2], tmp_path / "again.dwn")
     assert again.sha256 == artifact.sha256
+
+
+def test_two_runs_that_took_different_times_give_the_same_bytes(model):
+    def after(seconds):
+        record = Record(
+            technique="FineTune", settings={}, seed=0, version="1", curve=({"loss": 0.5, "seconds": seconds},)
+        )
+        return replace(model, history=(record,))
+
+    assert serialize(to_contents(after(1.0), graph=b"", metadata={})) == serialize(
+        to_contents(after(2.5), graph=b"", metadata={})
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -86,7 +86,8 @@ def to_contents(model: CompressedModel, *, graph: bytes, metadata: Mapping[str, 
     own = {
         "n_dense_weights": model.n_dense_weights,
         "digest": model.digest(),
-        "history": to_plain(model.history),
+        # Learning curves hold wall times: with them no two runs of one recipe would give the same bytes.
+        "history": to_plain(tuple(replace(record, curve=()) for record in model.history)),
         "edits": to_plain(model.edits),
         "activations": {str(site): to_plain(quantizer) for site, quantizer in sorted(model.activations.items())},
         "version": VERSION,
