@@ -1,0 +1,95 @@
+"""This file loads CIFAR-10 (Krizhevsky, 2009) from its official Python files, without trusting their pickles."""
+
+from __future__ import annotations
+
+import io
+import pickle  # only its Unpickler, which below may build arrays and nothing else
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import TensorDataset
+
+from dwindle.data.locate import Source, locate
+from dwindle.data.splits import Splits, hold_out
+from dwindle.errors import DataError
+
+CLASS_NAMES: Final = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
+MEAN: Final = (0.4914, 0.4822, 0.4465)
+STD: Final = (0.2470, 0.2435, 0.2616)
+"""Of the training images' red, green and blue, in [0, 1]."""
+N_VALIDATION: Final = 5_000
+SIDE: Final = 32
+TRAIN_FILES: Final = tuple(f"data_batch_{number}" for number in range(1, 6))
+TEST_FILE: Final = "test_batch"
+SOURCE: Final = Source(
+    name="cifar-10-batches-py",
+    files={
+        "data_batch_1": "md5:c99cafc152244af753f735de768cd75f",
+        "data_batch_2": "md5:d4bba439e000b95fd0a9bffe97cbabec",
+        "data_batch_3": "md5:54ebc095f3ab1f0389bbae665268c751",
+        "data_batch_4": "md5:634d18415352ddfa80567beed471001a",
+        "data_batch_5": "md5:482c414d41f54cd18b22e5b47cb7c3cb",
+        "test_batch": "md5:40351d587109b95175f43aff81a1287e",
+    },
+    base_url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+)
+_ALLOWED: Final = {
+    ("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"),
+}  # fmt: skip
+
+
+def load_cifar10(root: Path | None = None) -> Splits:
+    """Return CIFAR-10: 45,000 training, 5,000 validation and 10,000 test images, standardized, (3, 32, 32).
+
+    Args:
+        root: folder of the official files (`data_batch_1` ... `test_batch`); without it `locate` looks for them.
+    """
+    folder = locate(SOURCE, root)
+    parts = [_read_batch(folder / name) for name in TRAIN_FILES]
+    images, labels = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+    train, validation = hold_out(_prepare(images), labels, n_held_out=N_VALIDATION)
+    test_images, test_labels = _read_batch(folder / TEST_FILE)
+    return Splits(
+        name="cifar-10",
+        train=train,
+        validation=validation,
+        test=TensorDataset(_prepare(test_images), test_labels),
+        class_names=CLASS_NAMES,
+    )
+
+
+def _prepare(images: Tensor) -> Tensor:
+    mean, std = (torch.tensor(numbers).reshape(1, 3, 1, 1) for numbers in (MEAN, STD))
+    return (images.float() / 255 - mean) / std
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Builds NumPy arrays, text and containers; any other class or function in the file is refused unrun."""
+
+    def find_class(self, module_name: str, global_name: str, /) -> Any:
+        if (module_name, global_name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module_name}.{global_name}")
+        return super().find_class(module_name, global_name)
+
+
+def _read_batch(path: Path) -> tuple[Tensor, Tensor]:
+    """Return (n, 3, 32, 32) uint8 images and (n,) labels."""
+    try:
+        content: Any = _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="bytes").load()
+        images, labels = np.asarray(content[b"data"]), np.asarray(content[b"labels"])
+    except Exception as error:  # a broken pickle raises almost anything
+        raise DataError(f"{path} is not a CIFAR-10 batch ({type(error).__name__}: {error}); load it again") from error
+    if (
+        images.dtype != np.uint8
+        or images.ndim != 2
+        or images.shape[1] != 3 * SIDE * SIDE
+        or labels.shape != images.shape[:1]
+    ):
+        raise DataError(f"{path} holds images {images.shape} {images.dtype} and labels {labels.shape}; load it again")
+    return torch.from_numpy(images.reshape(-1, 3, SIDE, SIDE).copy()), torch.from_numpy(labels.astype(np.int64))
