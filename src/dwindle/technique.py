@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import Tensor
+from torch import nn
 
 from dwindle.network.compressed import CompressedModel, Record
+from dwindle.network.inputs import Inputs
 from dwindle.network.train import Progress, Trainer
 from dwindle.settings import TAG, to_plain
 from dwindle.version import VERSION
@@ -63,17 +64,20 @@ class Context:
 
     Attributes:
         seed: every random choice of a step derives from it.
-        example: one input batch, (batch, ...), for capturing the network's graph; its values do not matter.
-        calibration: input batches, iterable more than once.
+        example: one input batch, for capturing the network's graph; its values do not matter. A network with several
+            inputs gets a tuple, the positional arguments of its `forward`.
+        calibration: input batches like the example, iterable more than once.
         trainer: whoever trains.
+        teacher: the float network as it was given, for techniques that correct or imitate; it stays as it is.
         workdir: folder for stage caches and training checkpoints; None keeps nothing, so a killed run starts over.
         report_progress: called with (what, done, total) during work of more than a second.
     """
 
     seed: int = 0
-    example: Tensor | None = None
-    calibration: Iterable[Tensor] | None = None
+    example: Inputs | None = None
+    calibration: Iterable[Inputs] | None = None
     trainer: Trainer | None = None
+    teacher: nn.Module | None = None
     workdir: Path | None = None
     report_progress: Progress | None = field(default=None, compare=False)
 
@@ -87,6 +91,8 @@ class Context:
             have |= Needs.CALIBRATION
         if self.trainer is not None:
             have |= Needs.TRAINING
+        if self.teacher is not None:
+            have |= Needs.TEACHER
         return have
 
 

@@ -138,7 +138,7 @@ def _nested() -> nn.Module:
 
 
 def test_a_wrong_shape_is_an_error_that_names_the_shape_and_the_module() -> None:
-    with pytest.raises(NetworkError, match=r"example of shape \(2, 4\).*in module 'inner'; give an example"):
+    with pytest.raises(NetworkError, match=r"example, float32 \(2, 4\).*in module 'inner'; give an example"):
         capture(Branching(), torch.randn(2, 4))
 
 

@@ -135,12 +135,12 @@ def test_the_order_and_size_of_batches_do_not_matter(captured: Captured) -> None
     ("batch", "message"),
     [
         ((torch.randn(2, 3), torch.zeros(2)), r"batch 1 is a tuple; give the inputs alone, without labels"),
-        (torch.zeros(2, dtype=torch.int64), r"batch 1 has shape \(2,\) and type torch.int64"),
+        (torch.zeros(2, dtype=torch.int64), r"batch 1 is int64 \(2,\), expected"),
         (torch.randn(2, 4), r"expected \(n, 3\) of torch.float32"),
-        (torch.randn(2, 3).double(), r"torch.float64"),
+        (torch.randn(2, 3).double(), r"is float64"),
         (torch.randn(0, 3), r"batch 1 holds no inputs"),
         (torch.tensor([[0.0, torch.nan, 0.0]]), r"batch 1 holds NaN"),
-        (torch.tensor(1.0), r"has shape \(\)"),
+        (torch.tensor(1.0), r"is float32 \(\)"),
     ],
 )
 def test_what_is_no_batch_of_inputs_is_refused(captured: Captured, batch: Any, message: str) -> None:

@@ -80,5 +80,5 @@ def test_data_is_needed_and_checked() -> None:
 
 def test_a_batch_too_small_for_statistics_is_refused() -> None:
     model = CompressedModel.dense(nn.Sequential(nn.BatchNorm1d(3)))
-    with pytest.raises(DataError, match=r"batch 0 of shape \(1, 3\): Expected more than 1 value"):
+    with pytest.raises(DataError, match=r"batch 0, float32 \(1, 3\): Expected more than 1 value"):
         ReestimateBatchNorm().apply(model, Context(example=torch.zeros(1, 3), calibration=[torch.zeros(1, 3)]))

@@ -17,10 +17,11 @@ from typing import Final, assert_never
 import torch
 from torch import Tensor, fx, nn
 
-from dwindle.core.encoding import Affine, Codebook, Dense, Encoding, Scaled, Sparse, decode, describe
+from dwindle.core.encoding import Affine, Codebook, Dense, Encoding, Half, Scaled, Sparse, decode, describe
 from dwindle.errors import NetworkError
 from dwindle.network.capture import Captured, capture
 from dwindle.network.compressed import CompressedModel, Edit, FoldedBatchNorm
+from dwindle.network.inputs import Inputs
 
 STRAIGHT: Final = ("aten.conv1d.", "aten.conv2d.", "aten.conv3d.", "aten.linear.")
 TRANSPOSED: Final = ("aten.conv_transpose1d.", "aten.conv_transpose2d.", "aten.conv_transpose3d.")
@@ -41,7 +42,7 @@ class FoldPlan:
     left: Mapping[str, str]
 
 
-def fold_batchnorms(model: CompressedModel, example: Tensor) -> tuple[CompressedModel, tuple[FoldedBatchNorm, ...]]:
+def fold_batchnorms(model: CompressedModel, example: Inputs) -> tuple[CompressedModel, tuple[FoldedBatchNorm, ...]]:
     """Return `model` with every batch norm merged that can be, and what was merged; see `plan_folds` for the others.
 
     Raises:
@@ -138,7 +139,7 @@ def multiply(encoding: Encoding, factor: Tensor, axis: int) -> Encoding:
             return Sparse(support, product) if isinstance(product, Dense) else encoding
         case Scaled(values, earlier, _):
             return Scaled(values, (earlier.double() * factor).float(), axis)
-        case Affine() | Codebook() | Sparse():
+        case Half() | Affine() | Codebook() | Sparse():
             return Scaled(encoding, factor.float(), axis)
         case _:
             assert_never(encoding)
@@ -175,7 +176,7 @@ def _why_not_in_place(model: CompressedModel, before: fx.Node, layer: str) -> st
     weight, bias = model.encodings[f"{layer}.weight"], model.encodings.get(f"{layer}.bias")
     if isinstance(weight, Scaled) and weight.axis != axis:
         return f"the weight before it has factors along axis {weight.axis} already"
-    if bias is not None and not isinstance(bias, Dense):
+    if bias is not None and not isinstance(bias, Dense | Half):
         return f"the bias before it is encoded as {describe(bias)}"
     return ""
 

@@ -19,10 +19,11 @@ from typing import Any, Final, cast
 
 import torch
 from torch import Tensor, fx, nn
-from torch.export import Dim, ExportedProgram
+from torch.export import Dim, ExportedProgram, ShapesCollection
 
 from dwindle.errors import NetworkError
 from dwindle.network.activations import INPUT, CallSite
+from dwindle.network.inputs import Inputs, as_tuple, call, describe, join, n_examples
 
 REMEDY: Final = "; techniques that touch only weights (PruneWeights, Cluster, QuantizeWeights, FineTune) still work"
 NOISY: Final = (
@@ -68,52 +69,74 @@ class Captured:
                 held.copy_(tensors[name])
 
 
-def capture(network: nn.Module, example: Tensor) -> Captured:
-    """Return the graph of `network` (which stays as it is) for inputs like `example`, (batch, ...), of any batch size.
+def capture(network: nn.Module, example: Inputs) -> Captured:
+    """Return the graph of `network` (which stays as it is) for inputs like `example`, of any batch size.
+
+    Several inputs share one batch size.
 
     Raises:
-        NetworkError: the network does not run on the example, or its code cannot be captured; the line is named.
+        NetworkError: the example is no batch, the network does not run on it, or its code cannot be captured; the line
+            is named.
     """
-    if example.ndim < 1 or example.shape[0] < 1:
-        raise NetworkError(f"the example must be a batch (batch, ...) of one or more, got shape {tuple(example.shape)}")
+    _require_batch(example)
     twin = _without_inplace_modules(copy.deepcopy(network).eval())
     # torch.export takes a size of 1 for a constant, so a dynamic batch needs an example of two.
-    batch = example if example.shape[0] > 1 else torch.cat([example, example])
+    batch = example if n_examples(example) > 1 else join([example, example])
     with _quiet():
         expected = _run(copy.deepcopy(network).eval(), example)
         program, note = _export(twin, batch, example)
         if any(_writes(node) for node in program.graph.nodes):
             program = program.run_decompositions({})
-        _require_same(expected, program.module(check_guards=False)(example))
+        _require_same(expected, call(program.module(check_guards=False), example))
     notes = (note,) if note else ()
     return Captured(program, _sites(program), _weights(program, network), dynamic_batch=not note, notes=notes)
 
 
-def _export(network: nn.Module, batch: Tensor, example: Tensor) -> tuple[ExportedProgram, str]:
+def _require_batch(example: Any) -> None:
+    """Refuse an example that is no batch: every input needs the batch as its first axis."""
+    if isinstance(example, Mapping):
+        raise NetworkError(
+            f"the example is a mapping of {', '.join(map(str, cast('Mapping[Any, Any]', example)))}; give a tuple of "
+            "tensors, the positional arguments of the network's forward"
+        )
+    tensors = as_tuple(example)
+    sizes = {tensor.shape[:1] for tensor in tensors}
+    if len(sizes) == 1 and sizes != {()} and min(sizes)[0] > 0:
+        return
+    remedy = "; an input that is the same for every example belongs into the network as a buffer"
+    raise NetworkError(
+        f"the example must be a batch (batch, ...) of one or more, of one size for all inputs, got "
+        f"{describe(example) or 'no tensor'}{remedy if len(tensors) > 1 else ''}"
+    )
+
+
+def _export(network: nn.Module, batch: Inputs, example: Inputs) -> tuple[ExportedProgram, str]:
     try:
-        dynamic: Any = ({0: Dim("batch")},)
-        return torch.export.export(network, (batch,), dynamic_shapes=dynamic, strict=False), ""
+        size: Any = {0: Dim("batch")}
+        dynamic: Any = ShapesCollection()  # by tensor: one form for `forward(x, y)` and `forward(*inputs)`
+        for tensor in as_tuple(batch):
+            dynamic[tensor] = size
+        return torch.export.export(network, as_tuple(batch), dynamic_shapes=dynamic, strict=False), ""
     except Exception as error:  # ruff: ignore[blind-except] (any code may raise here; the next try tells)
         reason = _first_line(error)
     try:
-        program = torch.export.export(network, (example,), strict=False)
+        program = torch.export.export(network, as_tuple(example), strict=False)
     except Exception as error:
         raise NetworkError(
             f"torch.export cannot capture {type(network).__name__}: {_first_line(error)}{_where(error, network)}; "
             f"rewrite that line without control flow that depends on values{REMEDY}"
         ) from error
-    return program, f"the graph accepts batches of {example.shape[0]} only, because a dynamic batch fails: {reason}"
+    return program, f"the graph accepts batches of {n_examples(example)} only, because a dynamic batch fails: {reason}"
 
 
-def _run(network: nn.Module, example: Tensor) -> Any:
+def _run(network: nn.Module, example: Inputs) -> Any:
     try:
         with torch.no_grad():
-            return network(example)
+            return call(network, example)
     except Exception as error:
         raise NetworkError(
-            f"{type(network).__name__} does not run on the example of shape {tuple(example.shape)} and "
-            f"{example.dtype}: {_first_line(error)}{_where(error, network)}; "
-            "give an example shaped like one batch of its data"
+            f"{type(network).__name__} does not run on the example, {describe(example)}: "
+            f"{_first_line(error)}{_where(error, network)}; give an example shaped like one batch of its data"
         ) from error
 
 

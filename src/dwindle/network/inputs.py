@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 Inputs = Tensor | tuple[Tensor, ...]
 """Each tensor is (batch, ...), all of one batch size; a tuple holds the positional arguments of `forward`."""
+Targets = Tensor | tuple[Tensor, ...]
+"""What the answers are compared with: one tensor of any shape (batch, ...), or several where a loss takes several."""
 
 
 def as_tuple(inputs: Inputs) -> tuple[Tensor, ...]:
     """Return the positional arguments that `inputs` stands for."""
     return (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+
+
+def as_inputs(value: Any) -> Inputs | None:
+    """Return `value` where it is a tensor, or a tuple or list of one or more tensors (a loader gives lists), else None.
+
+    >>> as_inputs([torch.ones(2), torch.ones(2)])
+    (tensor([1., 1.]), tensor([1., 1.]))
+    """
+    if isinstance(value, Tensor):
+        return value
+    parts = cast("Sequence[Any]", value) if isinstance(value, tuple | list) else ()
+    return tuple(parts) if parts and all(isinstance(part, Tensor) for part in parts) else None
 
 
 def call(network: nn.Module, inputs: Inputs) -> Any:
@@ -42,6 +57,15 @@ def join(parts: list[Inputs]) -> Inputs:
     return tuple(torch.cat(tensors) for tensors in zip(*map(as_tuple, parts), strict=True))
 
 
+def are_finite(inputs: Inputs) -> bool:
+    """Return whether no value is NaN or infinite."""
+    return all(not t.is_floating_point() or bool(torch.isfinite(t).all()) for t in as_tuple(inputs))
+
+
 def describe(inputs: Inputs) -> str:
-    """Return shapes and types for messages: `float32 (2, 3, 32, 32)`, or several joined by `and`."""
+    """Return types and shapes for messages, several joined by `and`.
+
+    >>> describe((torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64)))
+    'float32 (2, 3) and int64 (2,)'
+    """
     return " and ".join(f"{str(t.dtype).removeprefix('torch.')} {tuple(t.shape)}" for t in as_tuple(inputs))

@@ -18,6 +18,7 @@ from dwindle.core.affine import choose_qparams, fake_quantize
 from dwindle.errors import DataError, NetworkError, SettingError
 from dwindle.network.activations import ActivationQuantizer, CallSite
 from dwindle.network.capture import Captured
+from dwindle.network.inputs import Inputs, are_finite, as_inputs, as_tuple, describe, n_examples
 
 N_BINS: Final = 8192
 N_BITS: Final = 8
@@ -68,7 +69,7 @@ class Histogram:
 
 def observe(
     captured: Captured,
-    batches: Iterable[Tensor],
+    batches: Iterable[Inputs],
     *,
     sites: Iterable[CallSite],
     calibration: Calibration,
@@ -85,7 +86,7 @@ def observe(
     watched = _Watched(
         module=module,
         example=_example_of(captured),
-        batch_size=None if captured.dynamic_batch else int(_example_of(captured).shape[0]),
+        batch_size=None if captured.dynamic_batch else n_examples(_example_of(captured)),
         sites={name: site for name, site in site_of.items() if site in wanted},
         batches=batches,
         report_progress=report_progress,
@@ -119,41 +120,48 @@ def choose_quantizer(histogram: Histogram, calibration: Calibration) -> Activati
     return _quantizer(low, high, histogram)
 
 
-def check_batches(batches: Iterable[Any], example: Tensor, *, batch_size: int | None = None) -> Iterator[Tensor]:
-    """Yield `batches` as they are, once each has proved to be inputs shaped like `example` (any batch size).
+def check_batches(batches: Iterable[Any], example: Inputs, *, batch_size: int | None = None) -> Iterator[Inputs]:
+    """Yield `batches` (a list of inputs as a tuple), once each has proved to be like `example` (any batch size).
 
     Raises:
         DataError: no batch at all, a tuple (inputs with labels), another shape or type than the example's, or NaN.
     """
     n_batches = 0
     for batch in batches:
-        _require_inputs(batch, example, f"calibration batch {n_batches}")
-        if batch_size is not None and batch.shape[0] != batch_size:
+        inputs = _require_inputs(batch, example, f"calibration batch {n_batches}")
+        if batch_size is not None and n_examples(inputs) != batch_size:
             raise DataError(
-                f"calibration batch {n_batches} holds {batch.shape[0]} inputs, but this network's graph accepts "
+                f"calibration batch {n_batches} holds {n_examples(inputs)} inputs, but this network's graph accepts "
                 f"{batch_size} at a time only"
             )
         n_batches += 1
-        yield batch
+        yield inputs
     if n_batches == 0:
         raise DataError("calibration is empty (or a generator that ran out); give a list of one or more input batches")
 
 
-def _require_inputs(batch: Any, example: Tensor, what: str) -> None:
-    wanted = f"(n, {', '.join(map(str, example.shape[1:]))}) of {example.dtype}, like the example"
-    if not isinstance(batch, Tensor):
+def _require_inputs(batch: Any, example: Inputs, what: str) -> Inputs:
+    wanted = " and ".join(f"(n, {', '.join(map(str, part.shape[1:]))}) of {part.dtype}" for part in as_tuple(example))
+    inputs, several = as_inputs(batch), not isinstance(example, Tensor)
+    if inputs is None or isinstance(inputs, tuple) != several:
+        form = f"a tuple of {len(as_tuple(example))} tensors" if several else "a tensor"
         raise DataError(
-            f"{what} is a {type(batch).__name__}; give the inputs alone, without labels, as a tensor {wanted}"
+            f"{what} is a {type(batch).__name__}; give the inputs alone, without labels, as {form} {wanted}, "
+            "like the example"
         )
-    if batch.ndim < 1 or batch.shape[1:] != example.shape[1:] or batch.dtype != example.dtype:
-        raise DataError(
-            f"{what} has shape {tuple(batch.shape)} and type {batch.dtype}, expected {wanted}; "
-            "give the inputs, not the labels"
-        )
-    if batch.shape[0] == 0:
+    parts, wants = as_tuple(inputs), as_tuple(example)
+    alike = len(parts) == len(wants) and all(map(_are_alike, parts, wants))
+    if not alike or len({part.shape[0] for part in parts}) > 1:
+        raise DataError(f"{what} is {describe(inputs)}, expected {wanted}, like the example; give inputs, not labels")
+    if n_examples(inputs) == 0:
         raise DataError(f"{what} holds no inputs; leave empty batches out")
-    if batch.is_floating_point() and not bool(torch.isfinite(batch).all()):
+    if not are_finite(inputs):
         raise DataError(f"{what} holds NaN or infinite inputs; repair the data")
+    return inputs
+
+
+def _are_alike(part: Tensor, want: Tensor) -> bool:
+    return part.ndim == want.ndim and part.shape[1:] == want.shape[1:] and part.dtype == want.dtype
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -161,10 +169,10 @@ class _Watched:
     """A captured network that shows the values of some nodes while it runs over the calibration data."""
 
     module: fx.GraphModule
-    example: Tensor
+    example: Inputs
     batch_size: int | None
     sites: Mapping[str, CallSite]
-    batches: Iterable[Tensor]
+    batches: Iterable[Inputs]
     report_progress: Callable[[str, int, int], None] | None
 
     def run(self, visit: Visit) -> int:
@@ -173,7 +181,7 @@ class _Watched:
         n_batches = 0
         for batch in check_batches(self.batches, self.example, batch_size=self.batch_size):
             with torch.no_grad():
-                _Observer(self.module, self.sites, visit).run(batch)
+                _Observer(self.module, self.sites, visit).run(*as_tuple(batch))
             n_batches += 1
             if self.report_progress is not None:
                 self.report_progress("calibrate", n_batches, max(total, n_batches))
@@ -195,10 +203,10 @@ class _Observer(fx.Interpreter):
         return value
 
 
-def _example_of(captured: Captured) -> Tensor:
-    names = list(captured.program.graph_signature.user_inputs)
-    value: Tensor = next(node.meta["val"] for node in captured.program.graph.nodes if node.name == names[0])
-    return value
+def _example_of(captured: Captured) -> Inputs:
+    values = {node.name: node.meta["val"] for node in captured.program.graph.nodes if node.op == "placeholder"}
+    found: list[Tensor] = [values[name] for name in captured.program.graph_signature.user_inputs]
+    return found[0] if len(found) == 1 else tuple(found)
 
 
 def _widen(ranges: dict[CallSite, tuple[float, float]], site: CallSite, value: Tensor) -> None:

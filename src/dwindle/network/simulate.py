@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -12,9 +13,10 @@ from dwindle.errors import NetworkError
 from dwindle.network.activations import ActivationQuantizer
 from dwindle.network.capture import Captured, capture
 from dwindle.network.compressed import CompressedModel
+from dwindle.network.inputs import Inputs, as_tuple
 
 
-def simulate(model: CompressedModel, example: Tensor) -> nn.Module:
+def simulate(model: CompressedModel, example: Inputs) -> nn.Module:
     """Return a network in eval mode that answers like `model` on an engine: activations pass through their codes.
 
     Without activation quantizers it is a copy of the model's network. With them it is the captured graph, for inputs
@@ -37,7 +39,7 @@ def simulate(model: CompressedModel, example: Tensor) -> nn.Module:
         site = sites.get(node.name)
         quantizer = None if site is None else model.activations.get(site)
         if quantizer is not None:
-            _insert(graph, node, FakeQuantize(quantizer).to(example.device))
+            _insert(graph, node, FakeQuantize(quantizer).to(as_tuple(example)[0].device))
     graph.graph.lint()
     graph.recompile()
     return Simulated(graph, captured, example)
@@ -64,25 +66,25 @@ class FakeQuantize(nn.Module):
 class Simulated(nn.Module):
     """A captured graph in eval mode for good."""
 
-    def __init__(self, graph: fx.GraphModule, captured: Captured, example: Tensor) -> None:
+    def __init__(self, graph: fx.GraphModule, captured: Captured, example: Inputs) -> None:
         super().__init__()
         self.graph = graph
         self.training = False
-        self._input_shape = tuple(example.shape[1:])
-        self._batch_size = None if captured.dynamic_batch else example.shape[0]
+        self._shapes = [tuple(tensor.shape[1:]) for tensor in as_tuple(example)]
+        self._batch_size = None if captured.dynamic_batch else as_tuple(example)[0].shape[0]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the answer for `x`, (batch, ...) shaped like the example.
+    def forward(self, *inputs: Tensor) -> Any:
+        """Return the answer for `inputs`, each (batch, ...) shaped like the example.
 
         Raises:
-            NetworkError: `x` has another shape than the example.
+            NetworkError: the inputs have other shapes than the example, or there are more or fewer of them.
         """
-        n = x.shape[0] if self._batch_size is None else self._batch_size
-        if tuple(x.shape) != (n, *self._input_shape):
-            raise NetworkError(
-                f"the captured graph accepts inputs of shape {(n, *self._input_shape)}, got {tuple(x.shape)}"
-            )
-        return self.graph(x)
+        n = inputs[0].shape[0] if inputs and self._batch_size is None else self._batch_size
+        wanted, given = [(n, *shape) for shape in self._shapes], [tuple(tensor.shape) for tensor in inputs]
+        if given != wanted:
+            accepted, got = (" and ".join(map(str, shapes)) for shapes in (wanted, given))
+            raise NetworkError(f"the captured graph accepts inputs of shape {accepted}, got {got or 'none'}")
+        return self.graph(*inputs)
 
     def train(self, mode: bool = True) -> Simulated:  # ruff: ignore[boolean-default-value-positional-argument, boolean-type-hint-positional-argument]
         """Refuse to train; eval mode is what it has.

@@ -12,10 +12,10 @@ from typing import Any, Final, cast
 
 import safetensors.torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from dwindle.errors import DwindleError
 from dwindle.network.compressed import CompressedModel
+from dwindle.network.inputs import as_inputs, as_tuple
 from dwindle.network.train import Trainer
 from dwindle.recipe.pack import (
     fingerprint,
@@ -55,8 +55,12 @@ class StageCache:
         if Needs.CALIBRATION in step.needs:
             offered = cast("Iterable[object]", context.calibration or ())
             for batch in offered:
-                if isinstance(batch, Tensor):  # whatever else it is, the step says why it cannot be
-                    update_with_tensor(sha, "calibration", batch)
+                inputs = as_inputs(batch)
+                for tensor in () if inputs is None else as_tuple(inputs):  # the step says why something else cannot be
+                    update_with_tensor(sha, "calibration", tensor)
+        if Needs.TEACHER in step.needs and context.teacher is not None:
+            for name, tensor in context.teacher.state_dict().items():
+                update_with_tensor(sha, f"teacher {name}", tensor)
         return sha.hexdigest()[:32]
 
     def load(self, key: str, base: CompressedModel) -> CompressedModel | None:
@@ -100,7 +104,7 @@ def _offered(step: Technique, context: Context) -> dict[str, Any]:
     """Return what the step reads of the context, apart from calibration batches, as plain values."""
     offered: dict[str, Any] = {}
     if Needs.EXAMPLE in step.needs and context.example is not None:
-        offered["example"] = [str(context.example.dtype), list(context.example.shape[1:])]
+        offered["example"] = [[str(tensor.dtype), list(tensor.shape[1:])] for tensor in as_tuple(context.example)]
     if Needs.TRAINING in step.needs and context.trainer is not None:
         offered["trainer"] = _described(context.trainer)
         offered["steps_per_epoch"] = context.trainer.steps_per_epoch

@@ -28,7 +28,7 @@ REMEDIES: Final = {
     Needs.CALIBRATION: "Context(calibration=...), input batches",
     Needs.LABELS: "Context with labelled data",
     Needs.TRAINING: "Context(trainer=...), for example a FabricTrainer",
-    Needs.TEACHER: "Context with a teacher",
+    Needs.TEACHER: "Context(teacher=...), the float network",
 }
 
 Scope = frozenset[str] | Select | None

@@ -7,11 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dwindle.core.encoding import Dense, Encoding
 from dwindle.errors import DataError, NetworkError, RecipeError
 from dwindle.network.compressed import CompressedModel
+from dwindle.network.inputs import Inputs, call, describe
 from dwindle.network.observe import check_batches
 from dwindle.technique import Context, Effect, Needs, Trait, recorded
 
@@ -68,7 +69,7 @@ class ReestimateBatchNorm:
         return recorded(self, model.with_encodings(changed), context, decisions=decisions)
 
 
-def _collect(network: nn.Module, norms: list[nn.Module], batches: Iterable[Tensor]) -> int:
+def _collect(network: nn.Module, norms: list[nn.Module], batches: Iterable[Inputs]) -> int:
     """Average the statistics of `batches` into `norms` in place, all else in eval mode; return how many there were."""
     network.eval()
     for norm in norms:
@@ -79,8 +80,8 @@ def _collect(network: nn.Module, norms: list[nn.Module], batches: Iterable[Tenso
     with torch.no_grad():
         for batch in batches:
             try:
-                network(batch)
+                call(network, batch)
             except ValueError as error:
-                raise DataError(f"calibration batch {n_batches} of shape {tuple(batch.shape)}: {error}") from error
+                raise DataError(f"calibration batch {n_batches}, {describe(batch)}: {error}") from error
             n_batches += 1
     return n_batches
