@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
+from torch.utils.data import DataLoader, Dataset, StackDataset, TensorDataset, default_collate
 
 from dwindle.errors import DataError
+from dwindle.network.inputs import Targets, are_finite, as_inputs, as_tuple, call, describe, take
 from dwindle.network.train import Batch
 
 Data = Dataset[Any] | DataLoader[Any]
-"""Items (or, from a loader, batches) of `(input, target)`; a data set needs a length and items by number."""
+"""Items (or, from a loader, batches) of `(input, target)`; a data set needs a length and items by number.
+
+Either may be a tuple of tensors: `((image, table), target)` is an item for a network with two inputs.
+"""
 IGNORED_LABEL: Final = -100
 """The target that cross entropy leaves out."""
 _N_PROBED: Final = 64
@@ -77,7 +81,7 @@ class Batches:
         data = self.data
         if isinstance(data, DataLoader):
             inputs, targets = self._pair(next(iter(data)))
-            return inputs[:n], targets[:n]
+            return take(inputs, slice(n)), take(targets, slice(n))
         return self._take(data, torch.arange(min(n, self.n_examples)))
 
     def fingerprint(self) -> str:
@@ -85,22 +89,31 @@ class Batches:
         sha = hashlib.sha256(f"{self.n_examples} {self.n_shuffled}".encode())
         if not isinstance(self.data, DataLoader):
             numbers = torch.linspace(0, self.n_examples - 1, min(_N_PROBED, self.n_examples)).long()
-            for tensor in self._take(self.data, numbers):
-                sha.update(hash_bytes(tensor))
+            for tensors in self._take(self.data, numbers):
+                for tensor in as_tuple(tensors):
+                    sha.update(hash_bytes(tensor))
         return sha.hexdigest()[:16]
 
     def _take(self, data: Dataset[Any], numbers: Tensor) -> Batch:
-        if isinstance(data, TensorDataset):
-            return self._pair(tuple(tensor[numbers] for tensor in data.tensors))
+        if (columns := _columns(data)) is not None:
+            return self._pair(_rows(columns, numbers))
         return self._pair(default_collate([data[int(number)] for number in numbers]))
 
     def _pair(self, batch: Any) -> Batch:
         items = cast("Sequence[Any]", batch) if isinstance(batch, tuple | list) else ()
-        if len(items) != 2 or not all(isinstance(item, Tensor) for item in items):
+        inputs, targets = map(as_inputs, items) if len(items) == 2 else (None, None)
+        if inputs is None or targets is None:
             raise DataError(
-                f"the {self.what} data yield {_describe(batch)}; an item must be (input, target), tensors or numbers"
+                f"the {self.what} data yield {_describe(batch)}; an item must be (input, target), tensors or numbers; "
+                "several inputs are a tuple in the order of the network's forward: ((image, table), target)"
             )
-        return cast("Tensor", items[0]), cast("Tensor", items[1])
+        sizes = {tensor.shape[:1] for tensor in (*as_tuple(inputs), *as_tuple(targets))}
+        if len(sizes) != 1 or sizes == {()}:
+            raise DataError(
+                f"the {self.what} data yield a batch of inputs {describe(inputs)} and targets {describe(targets)}; "
+                "each needs one first axis of equal length, the batch"
+            )
+        return inputs, targets
 
 
 def hash_bytes(tensor: Tensor) -> bytes:
@@ -111,9 +124,11 @@ def hash_bytes(tensor: Tensor) -> bytes:
     return sha.digest()
 
 
-def are_classes(output: Any, targets: Tensor) -> bool:
-    """Return whether `output` holds scores (batch, classes) and `targets` class numbers (batch,)."""
-    return isinstance(output, Tensor) and output.ndim == 2 and targets.ndim == 1 and not targets.is_floating_point()
+def are_classes(output: Any, targets: Targets) -> TypeGuard[Tensor]:
+    """Return whether `output` holds scores (batch, two or more classes) and `targets` class numbers (batch,)."""
+    if not isinstance(output, Tensor) or not isinstance(targets, Tensor):
+        return False
+    return output.ndim == 2 and output.shape[1] > 1 and targets.ndim == 1 and not targets.is_floating_point()
 
 
 def try_first_batch(network: nn.Module, batches: Batches, device: torch.device) -> Any:
@@ -123,21 +138,44 @@ def try_first_batch(network: nn.Module, batches: Batches, device: torch.device) 
         DataError: an input is NaN or infinite, or the network rejects its shape or type.
     """
     inputs, _ = batches.first(2)
-    if inputs.is_floating_point() and not bool(torch.isfinite(inputs).all()):
+    if not are_finite(inputs):
         raise DataError(f"the first {batches.what} inputs hold NaN or infinite values; repair the data")
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
         with torch.no_grad():
-            return network(inputs.to(device))
+            moved = tuple(tensor.to(device) for tensor in as_tuple(inputs))
+            return call(network, moved)
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         raise DataError(
-            f"the network rejects {batches.what} inputs of shape {tuple(inputs.shape)} and type {inputs.dtype}: "
-            f"{error}; the data must have the shape that the network was built for"
+            f"the network rejects {batches.what} inputs, {describe(inputs)}: {error}; the data must have the shape, "
+            "and as many inputs in the same order, as the network was built for"
         ) from error
     finally:
         for module, was_training in modes.items():
             module.training = was_training
+
+
+def try_loss(base_loss: Callable[[Any, Any], Tensor], output: Any, targets: Targets, *, what: str) -> None:
+    """Compute the loss of a few examples: what is wrong with it shows before any step.
+
+    Raises:
+        DataError: the loss raises, or is no finite scalar.
+    """
+    name = getattr(base_loss, "__name__", type(base_loss).__name__)
+    given = f"outputs {_shapes(output)} and targets {describe(targets)} of the {what} data"
+    try:
+        with torch.no_grad():
+            value: Any = base_loss(output, targets)
+    except DataError:
+        raise
+    except Exception as error:  # a user's own code
+        raise DataError(f"the loss {name} rejects {given}: {type(error).__name__}: {error}") from error
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        kind = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise DataError(f"the loss {name} returned {kind} for {given}; it must return one number as a tensor")
+    if not bool(torch.isfinite(value).all()):
+        raise DataError(f"the loss {name} is {float(value)} for {given}; look for NaN in the data and the weights")
 
 
 def require_labels(targets: Tensor, n_classes: int, what: str) -> None:
@@ -158,9 +196,29 @@ def require_labels(targets: Tensor, n_classes: int, what: str) -> None:
 
 
 def all_targets(batches: Batches) -> Tensor | None:
-    """Return every target where that costs nothing (a `TensorDataset` of pairs), else None."""
-    data = batches.data.dataset if isinstance(batches.data, DataLoader) else batches.data
-    return data.tensors[1] if isinstance(data, TensorDataset) and len(data.tensors) == 2 else None
+    """Return every target where that costs nothing (they are one tensor in memory), else None."""
+    columns = _columns(batches.data.dataset if isinstance(batches.data, DataLoader) else batches.data)
+    return columns[1] if columns is not None and len(columns) == 2 and isinstance(columns[1], Tensor) else None
+
+
+def _columns(data: Any) -> tuple[Any, ...] | None:
+    """Return the tensors in memory that `data` takes its items from, nested as an item is; None where it does not."""
+    if isinstance(data, TensorDataset):
+        return data.tensors
+    held: Any = data.datasets if isinstance(data, StackDataset) else None
+    if not isinstance(held, tuple):
+        return None
+    parts = [part if isinstance(part, Tensor) else _columns(part) for part in cast("tuple[Any, ...]", held)]
+    return None if any(part is None for part in parts) else tuple(parts)
+
+
+def _rows(columns: tuple[Any, ...], numbers: Tensor) -> tuple[Any, ...]:
+    return tuple(column[numbers] if isinstance(column, Tensor) else _rows(column, numbers) for column in columns)
+
+
+def _shapes(output: Any) -> str:
+    tensors = as_inputs(output)
+    return type(output).__name__ if tensors is None else describe(tensors)
 
 
 def _length(data: Any) -> int:
@@ -169,6 +227,8 @@ def _length(data: Any) -> int:
 
 def _describe(item: Any) -> str:
     if isinstance(item, tuple | list):
-        parts = [type(part).__name__ for part in cast("Sequence[Any]", item)]
+        parts = [_describe(part) if isinstance(part, Mapping) else type(part).__name__ for part in cast("Any", item)]
         return f"{type(item).__name__} of {', '.join(parts) or 'nothing'}"
+    if isinstance(item, Mapping):
+        return f"a mapping of {', '.join(map(str, cast('Mapping[Any, Any]', item)))}"
     return type(cast("object", item)).__name__

@@ -9,25 +9,36 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from dwindle.errors import NetworkError, SettingError
-from dwindle.network.batches import Batches, Data, all_targets, are_classes, hash_bytes, require_labels, try_first_batch
+from dwindle.network.as_found import left_as_found, put_channels_last
+from dwindle.network.batches import (
+    Batches,
+    Data,
+    all_targets,
+    are_classes,
+    hash_bytes,
+    require_labels,
+    try_first_batch,
+    try_loss,
+)
+from dwindle.network.identity import identify
+from dwindle.network.inputs import as_tuple, n_examples
 from dwindle.network.train import AfterStep, Batch, Loss, Progress
 from dwindle.network.train_state import read_state, write_state
 
-BaseLoss = Callable[[Any, Tensor], Tensor]
-"""`base_loss(output, target)` returns a scalar."""
-Augment = Callable[[Tensor, torch.Generator], Tensor]
+BaseLoss = Callable[[Any, Any], Tensor]
+"""`base_loss(output, target)` returns a scalar; each is what the network and the data give, a tensor or a tuple."""
+Augment = Callable[[Any, torch.Generator], Any]
 """`augment(inputs, generator)` returns inputs of the same kind; whatever is random in it comes from `generator`."""
 OptimizerFactory = Callable[[list[dict[str, Any]], float], torch.optim.Optimizer]
 """`factory(groups, learning_rate)`: the group without weight decay says so itself."""
@@ -58,7 +69,7 @@ class FabricTrainer:
     """Train a network in place with stochastic gradient descent; implements `network.train.Trainer`.
 
     Attributes:
-        train: `(input, target)` items; a `DataLoader` keeps its own batches.
+        train: `(input, target)` items, several inputs as a tuple; a `DataLoader` keeps its own batches.
         validation: read after each epoch; needed by `patience`.
         batch_size: examples in a step.
         learning_rate: the peak of the schedule, unless the call names its own.
@@ -137,7 +148,7 @@ class FabricTrainer:
         if steps < 0:
             raise SettingError(f"steps must not be negative, got {steps}")
         job = _Job(steps=steps, seed=seed, stage=stage, rate=rate, loss=loss, after_step=after_step)
-        with _left_as_found(network), torch.random.fork_rng():
+        with left_as_found(network), torch.random.fork_rng():
             return _Run(self, network, job).finish() if steps else ()
 
 
@@ -165,8 +176,7 @@ class _Run:
         self.best_state: dict[str, Tensor] = {}
         self.path = None if trainer.workdir is None else trainer.workdir / f"{_file_name(job.stage)}-{self._key()}.ckpt"
         self.fabric = _fabric(trainer)
-        if _wants_channels_last(network, trainer.train_batches.first(2)[0]):
-            network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue, reportArgumentType]
+        put_channels_last(network, trainer.train_batches.first(2)[0])
         self.optimizer = trainer.optimizer(_groups(network), job.rate)
         self.rates = [group["lr"] / job.rate for group in self.optimizer.param_groups]
         self.model, self.stepper = self.fabric.setup(network, self.optimizer)
@@ -214,12 +224,12 @@ class _Run:
 
     def _take_step(self, batch: Batch, epoch: int) -> float:
         inputs, targets = self.fabric.to_device(batch)
-        if self.n_classes is not None:
+        if self.n_classes is not None and isinstance(targets, Tensor):
             require_labels(targets, self.n_classes, "training")
         factor = self._factor(self.step)
         for group, ratio in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = self.job.rate * ratio * factor
-        output = self.model(inputs)
+        output = self.model(*as_tuple(inputs))
         loss = self.trainer.base_loss(output, targets)
         if self.job.loss is not None:
             loss = self.job.loss(output, (inputs, targets), loss)
@@ -251,9 +261,9 @@ class _Run:
         total, n_right, n, has_classes = 0.0, 0, 0, False
         for batch in batches.ordered():
             inputs, targets = self.fabric.to_device(batch)
-            output = self.model(inputs)
-            total += float(self.trainer.base_loss(output, targets)) * len(targets)
-            n += len(targets)
+            output = self.model(*as_tuple(inputs))
+            total += float(self.trainer.base_loss(output, targets)) * n_examples(inputs)
+            n += n_examples(inputs)
             has_classes = are_classes(output, targets)
             if has_classes:
                 n_right += int((output.argmax(1) == targets).sum())
@@ -273,12 +283,13 @@ class _Run:
         n_classes: int | None = None
         for batches in filter(None, (self.trainer.train_batches, self.trainer.validation_batches)):
             output = try_first_batch(self.network, batches, self.fabric.device)
-            targets = all_targets(batches)
-            if self.trainer.base_loss is not functional.cross_entropy or not isinstance(output, Tensor):
-                continue
-            n_classes = output.shape[1] if output.ndim > 1 else None
-            if n_classes is not None and targets is not None:
-                require_labels(targets, n_classes, batches.what)
+            if self.trainer.base_loss is functional.cross_entropy and isinstance(output, Tensor):
+                n_classes = output.shape[1] if output.ndim > 1 else None
+                targets = all_targets(batches)
+                if n_classes is not None and targets is not None:
+                    require_labels(targets, n_classes, batches.what)
+            few = self.fabric.to_device(batches.first(2)[1])
+            try_loss(self.trainer.base_loss, output, few, what=batches.what)
         return n_classes
 
     def _key(self) -> str:
@@ -290,7 +301,7 @@ class _Run:
             sha.update(hash_bytes(tensor))
         settings = (
             job.steps, job.seed, job.rate, trainer.batch_size, trainer.precision, trainer.patience, trainer.accelerator,
-            *map(_name_of, (trainer.base_loss, trainer.optimizer, trainer.schedule, trainer.augment, job.loss)),
+            *map(identify, (trainer.base_loss, trainer.optimizer, trainer.schedule, trainer.augment, job.loss)),
             trainer.train_batches.fingerprint(),
             trainer.validation_batches.fingerprint() if trainer.validation_batches is not None else "",
         )  # fmt: skip
@@ -340,24 +351,6 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and (has_avx512() or has_amx())
 
 
-@contextmanager
-def _left_as_found(network: nn.Module) -> Generator[None]:
-    """Give back modes, device and memory format."""
-    modes = {module: module.training for module in network.modules()}
-    device = next((p.device for p in network.parameters()), torch.device("cpu"))
-    was_channels_last = _is_channels_last(network)
-    try:
-        yield
-    finally:
-        network.to(device)
-        if not was_channels_last and _is_channels_last(network):
-            network.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue, reportArgumentType]
-        for module, was_training in modes.items():
-            module.training = was_training
-        for parameter in network.parameters():
-            parameter.grad = None
-
-
 def _fabric(trainer: FabricTrainer) -> Any:
     from lightning_fabric import Fabric
 
@@ -376,21 +369,8 @@ def _groups(network: nn.Module) -> list[dict[str, Any]]:
     return [group for group in groups if group["params"]]
 
 
-def _wants_channels_last(network: nn.Module, inputs: Tensor) -> bool:
-    return inputs.ndim == 4 and all(tensor.ndim < 5 for tensor in network.state_dict().values())
-
-
-def _is_channels_last(network: nn.Module) -> bool:
-    kernels = [p for p in network.parameters() if p.ndim == 4 and min(p.shape[1:]) > 1]
-    return bool(kernels) and all(p.is_contiguous(memory_format=torch.channels_last) for p in kernels)
-
-
 def _file_name(stage: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in stage)
-
-
-def _name_of(function: Any) -> str:
-    return "" if function is None else cast("str", getattr(function, "__qualname__", type(function).__qualname__))
 
 
 def _require_rate(rate: float) -> None:

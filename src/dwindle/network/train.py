@@ -7,7 +7,9 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-Batch = tuple[Tensor, Tensor]
+from dwindle.network.inputs import Inputs, Targets
+
+Batch = tuple[Inputs, Targets]
 Loss = Callable[[Any, Batch, Tensor], Tensor]
 """`loss(output, batch, base_loss)` returns the loss to descend; it can replace the base loss or mix with it."""
 AfterStep = Callable[[int], None]

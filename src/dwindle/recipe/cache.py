@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from dwindle.errors import DwindleError
 from dwindle.network.compressed import CompressedModel
+from dwindle.network.identity import code_of, identify
 from dwindle.network.inputs import as_inputs, as_tuple
 from dwindle.network.train import Trainer
 from dwindle.recipe.pack import (
@@ -40,8 +41,9 @@ class StageCache:
     An entry is `<key>.safetensors` (every tensor, and the rest as JSON in its header) with `<key>.sha256` beside it,
     written last. An entry that is torn, changed or unreadable counts as absent and is written again.
 
-    The hash covers the model, the settings, the seed, the version, the calibration batches, and of the trainer its
-    settings, the names of its functions and a probe of its data; not the source of your network: one folder, one job.
+    The hash covers the model, the source of its classes and of the step, the settings, the seed, the version, the
+    calibration batches, and of the trainer its settings, its functions with their source and a probe of its data; not
+    the functions that these call in turn, so after changing one of those start in an empty folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -50,7 +52,8 @@ class StageCache:
     def key(self, step: Technique, model: CompressedModel, context: Context) -> str:
         """Return the hash of everything that goes into applying `step` to `model`."""
         sha = hashlib.sha256()
-        parts = [FORMAT, VERSION, to_plain(step), context.seed, fingerprint(model), _offered(step, context)]
+        code = [code_of(model.network), identify(type(step))]
+        parts = [FORMAT, VERSION, to_plain(step), context.seed, fingerprint(model), code, _offered(step, context)]
         sha.update(json.dumps(parts, sort_keys=True, default=repr).encode())
         if Needs.CALIBRATION in step.needs:
             offered = cast("Iterable[object]", context.calibration or ())
@@ -118,7 +121,7 @@ def _described(trainer: Trainer) -> dict[str, Any]:
         if isinstance(value, bool | int | float | str):
             described[name] = value
         elif callable(value) and not name.startswith(("_", "report")):
-            described[name] = str(getattr(value, "__qualname__", type(value).__qualname__))
+            described[name] = identify(value)
     sources = {"data": "train_batches"}
     if described.get("patience") is not None:  # then the validation data decide which epoch is kept
         sources["validation"] = "validation_batches"
