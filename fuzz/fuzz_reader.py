@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from dwindle.container import Contents, Limits, parse, serialize
 from dwindle.container.blocks import decompress
 from dwindle.container.header import PREAMBLE_BYTES, Preamble
-from dwindle.container.records import AffineRecord, CodebookRecord, DenseRecord, ScaledRecord, SparseRecord
+from dwindle.container.records import AffineRecord, CodebookRecord, DenseRecord, HalfRecord, ScaledRecord, SparseRecord
 from dwindle.errors import ContainerError
 from fuzz.forge import forge, resealed
 
@@ -47,6 +47,7 @@ def seeds() -> list[bytes]:
     )
     records = {
         "dense": DenseRecord(rng.normal(size=300).astype(np.float32)),
+        "half": HalfRecord(rng.normal(size=300).astype(np.float16)),
         "zero": DenseRecord(np.zeros(5, np.int64)),
         "book": book,
         "codes": codes,
@@ -64,7 +65,7 @@ def _plain(data: bytes) -> bytes:
     preamble = Preamble.parse(data[:PREAMBLE_BYTES], len(data), LIMITS)
     graph = PREAMBLE_BYTES + preamble.header_stored
     header = decompress(preamble.header_codec, data[PREAMBLE_BYTES:graph], preamble.header_raw)
-    return forge(header, data[graph + preamble.graph_stored :])
+    return forge(header, data[graph + preamble.graph_stored :], version=preamble.version)
 
 
 def mutate(data: bytes, rng: np.random.Generator) -> bytes:

@@ -252,6 +252,18 @@ def a_coder_from_the_future() -> bytes:
     return forge(header(tensor(dense(99, 16))), FOUR)
 
 
+def half_floats_before_they_were_known() -> bytes:
+    return forge(header(tensor({"kind": "half", "values": [16, 8]})), bytes(8), version=1)
+
+
+def half_floats_that_are_cut_off() -> bytes:
+    return forge(header(tensor({"kind": "half", "values": [16, 7]})), bytes(7), version=2)
+
+
+def half_floats_of_another_type() -> bytes:
+    return forge(header(tensor({"kind": "half", "dtype": "float32", "values": [16, 8]})), bytes(8), version=2)
+
+
 def a_codec_from_the_future() -> bytes:
     return forge(b"{}", header_codec=9)
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dwindle.network.select import Select
     from dwindle.recipe import Recipe
     from dwindle.technique import Context
+    from dwindle.techniques.cast_half import CastHalf
     from dwindle.techniques.cluster import Cluster
     from dwindle.techniques.densify import Densify
     from dwindle.techniques.fine_tune import FineTune
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Budget",
+    "CastHalf",
     "Cluster",
     "CompressedModel",
     "Constant",

@@ -7,6 +7,7 @@ from typing import Final
 
 PUBLIC_NAMES: Final[Mapping[str, str]] = {
     "Budget": "dwindle.bench.budget:Budget",
+    "CastHalf": "dwindle.techniques.cast_half:CastHalf",
     "Cluster": "dwindle.techniques.cluster:Cluster",
     "CompressedModel": "dwindle.network.compressed:CompressedModel",
     "Constant": "dwindle.core.schedule:Constant",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dwindle.container import Contents
-from dwindle.container.records import AffineRecord, CodebookRecord, DenseRecord, ScaledRecord, SparseRecord
+from dwindle.container.records import AffineRecord, CodebookRecord, DenseRecord, HalfRecord, ScaledRecord, SparseRecord
 
 
 def affine(shape, granularity, n_scales, *, n_bits=8, signed=True, seed=0):
@@ -26,6 +26,7 @@ def contents():
     indices = rng.integers(0, 4, shape).astype(np.uint8)
     floats = DenseRecord(np.array([-1.5, -0.5, 0.25, 2.0], np.float32))
     shared = CodebookRecord(indices, floats)
+    halves = rng.normal(size=shape).astype(np.float16)
     return Contents(
         records={
             "z.dense": DenseRecord(rng.normal(size=(3, 4)).astype(np.float32)),
@@ -43,6 +44,10 @@ def contents():
             "sparse.affine": SparseRecord(support, affine(shape, ("channel", 1), 5)),
             "sparse.shared": SparseRecord(support, shared),
             "scaled": ScaledRecord(SparseRecord(support, shared), np.linspace(-1, 1, 5, dtype=np.float32), 1),
+            "half": HalfRecord(halves),
+            "sparse.half": SparseRecord(support, HalfRecord(np.where(support, halves, np.float16(0)))),
+            "half.centroids": CodebookRecord(indices, HalfRecord(np.array([1, 2, 3, 6e-8], np.float16))),
+            "scaled.half": ScaledRecord(HalfRecord(halves), np.ones(6, np.float32), 0),
             "scaled.affine": ScaledRecord(affine((6, 5), ("tensor",), 1), np.ones(6, np.float32), 0),
         },
         aliases={"tied": "z.dense"},

@@ -19,6 +19,7 @@ from dwindle.container.records import (
     AffineRecord,
     CodebookRecord,
     DenseRecord,
+    HalfRecord,
     ScaledRecord,
     SparseRecord,
     decode_record,
@@ -73,6 +74,32 @@ def test_golden_file():
     body = MAGIC + struct.pack("<HBBIIIIQIII", 1, codec, graph_codec, len(stored), len(header), len(graph), 0, 8,
                                zlib.crc32(stored), zlib.crc32(graph), zlib.crc32(streams))  # fmt: skip
     assert data == body + struct.pack("<I", zlib.crc32(body)) + stored + graph + streams
+
+
+def test_golden_file_of_version_2():
+    data = serialize(Contents({"w": HalfRecord(np.array([1, 2], np.float16))}))
+    header = (
+        b'{"aliases":{},"metadata":{},"tensors":[{"name":"w","record":{"kind":"half","values":[16,4]},"shape":[2]}]}'
+    )
+    streams = np.array([1, 2], "<f2").tobytes()
+    codec, stored = compress(header)
+    graph_codec, graph = compress(b"")
+    body = MAGIC + struct.pack("<HBBIIIIQIII", 2, codec, graph_codec, len(stored), len(header), len(graph), 0, 4,
+                               zlib.crc32(stored), zlib.crc32(graph), zlib.crc32(streams))  # fmt: skip
+    assert data == body + struct.pack("<I", zlib.crc32(body)) + stored + graph + streams
+    found = parse(data).state_dict()["w"]
+    assert (found.dtype, found.tolist()) == (np.float32, [1.0, 2.0])
+
+
+@pytest.mark.parametrize("record", [HalfRecord(np.ones(2, np.float16)), DenseRecord(np.ones(2, np.float16))])
+def test_a_file_has_the_first_version_that_knows_its_records(record):
+    data = serialize(Contents({"w": record}))
+    body = bytearray(data[: PREAMBLE_BYTES - 4])
+    assert body[len(MAGIC)] == (2 if isinstance(record, HalfRecord) else 1)
+    body[len(MAGIC)] = 3 - body[len(MAGIC)]
+    changed = bytes(body) + struct.pack("<I", zlib.crc32(body)) + data[PREAMBLE_BYTES:]
+    with pytest.raises(HeaderError, match=r"the file says version \d, its records are of version \d"):
+        parse(changed)
 
 
 def test_what_lies_outside_a_support_is_not_stored(contents):
@@ -168,6 +195,7 @@ BAD = [
     ({"a": ScaledRecord(CodebookRecord(np.zeros((2, 2), np.uint8), dense(2)), np.ones(2), 2)}, {}, "axis 2"),
     ({"a": CodebookRecord(np.zeros(2), dense(2))}, {}, "whole numbers, not float64"),
     ({"x" * 1025: dense(2)}, {}, "1 to 1024 bytes"),
+    ({"a": HalfRecord(np.zeros(2, np.float32))}, {}, "'a'.*float16 numbers, not float32"),
     ({"a": dense(2, dtype=np.complex64)}, {}, "'a'.*complex64"),
     ({"a": dense(*[1] * 9)}, {}, "rank 9"),
     ({"a": CodebookRecord(np.array([2], np.uint8), dense(2))}, {}, "do not fit an alphabet"),
@@ -264,12 +292,12 @@ def test_limits_can_be_chosen(contents):
 
 
 def test_memory_that_does_not_suffice(contents, monkeypatch):
-    from dwindle.container.payload import StreamReader
+    from dwindle.container.decode import Decoder
 
     def refuse(_self, _plan):
         raise MemoryError
 
-    monkeypatch.setattr(StreamReader, "record", refuse)
+    monkeypatch.setattr(Decoder, "record", refuse)
     with pytest.raises(ContainerError, match="does not fit the memory"):
         parse(serialize(contents))
 

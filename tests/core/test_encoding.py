@@ -27,6 +27,7 @@ from dwindle.core.encoding import (
     support_of,
 )
 from dwindle.core.granularity import PerChannel, PerGroup, PerTensor
+from dwindle.core.half import to_half
 from dwindle.errors import EncodingError
 
 SHAPES = st.lists(st.integers(0, 4), min_size=1, max_size=3).map(tuple)
@@ -53,13 +54,21 @@ def to_shifted(values, support, *, is_codebook):
     return Dense(values + 1.0)
 
 
+def as_half(values, support, *, is_codebook):
+    return to_half(values)
+
+
 @st.composite
 def encodings(draw, *, with_floats=False):
     """Draw any encoding; `with_floats` leaves out those whose innermost values are integer codes."""
     shape = draw(SHAPES)
     generator = torch.Generator().manual_seed(draw(st.integers(0, 1000)))
     values = torch.randn(shape, generator=generator)
-    leaf = draw(st.sampled_from(["dense", "codebook"] + ([] if with_floats else ["affine", "affine codebook"])))
+    leaf = draw(
+        st.sampled_from(
+            ["dense", "half", "codebook", "half codebook"] + ([] if with_floats else ["affine", "affine codebook"])
+        )
+    )
     match leaf:
         case "dense":
             encoding = Dense(values)
@@ -68,6 +77,10 @@ def encodings(draw, *, with_floats=False):
             encoding = quantize(values, n_bits=draw(st.integers(2, 16)), granularity=granularity)
         case "codebook":
             encoding = clustered(values)
+        case "half":
+            encoding = to_half(values)
+        case "half codebook":
+            encoding = rewrite(clustered(values), as_half)
         case _:
             encoding = rewrite(clustered(values), to_affine)
     if draw(st.booleans()):

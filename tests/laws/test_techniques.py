@@ -50,6 +50,10 @@ class TestQuantizeWeightsPerChannel(TechniqueLaws):
     technique = dw.QuantizeWeights(granularity=dw.PerChannel(0), symmetric=False)
 
 
+class TestCastHalf(TechniqueLaws):
+    technique = dw.CastHalf()
+
+
 class TestDensify(TechniqueLaws):
     technique = dw.Densify()
 

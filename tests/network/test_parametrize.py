@@ -12,13 +12,27 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from dwindle.core.encoding import Affine, Codebook, Dense, Encoding, Scaled, Sparse, codebook_of, decode, support_of
+from dwindle.core.encoding import (
+    Affine,
+    Codebook,
+    Dense,
+    Encoding,
+    Scaled,
+    Sparse,
+    codebook_of,
+    decode,
+    describe,
+    is_half,
+    support_of,
+)
 from dwindle.core.granularity import PerTensor
+from dwindle.core.half import to_half
 from dwindle.errors import EncodingError, NetworkError
 from dwindle.network.compressed import CompressedModel
 from dwindle.network.parametrize import trainable
 
 KINDS = ("dense", "sparse", "codebook", "sparse_codebook", "scaled_codebook", "scaled_sparse", "scaled_sparse_codebook")
+HALVES = ("half", "sparse_half", "codebook_half", "scaled_half")
 
 
 def encode(kind: str, values: Tensor, *, n_centroids: int = 4) -> Encoding:
@@ -35,6 +49,10 @@ def encode(kind: str, values: Tensor, *, n_centroids: int = 4) -> Encoding:
         "scaled_codebook": lambda: Scaled(codebook, factor, 0),
         "scaled_sparse": lambda: Scaled(Sparse(support, Dense(torch.where(support, values, 0.0))), factor, 0),
         "scaled_sparse_codebook": lambda: Scaled(Sparse(support, codebook), factor, 0),
+        "half": lambda: to_half(values),
+        "sparse_half": lambda: Sparse(support, to_half(torch.where(support, values, 0.0))),
+        "codebook_half": lambda: Codebook(codebook.indices, to_half(decode(codebook.centroids))),
+        "scaled_half": lambda: Scaled(to_half(values), factor, 0),
     }[kind]()
 
 
@@ -295,3 +313,36 @@ def test_the_sparse_path_costs_like_its_support():
             training.network.weight.sum().backward()
             seconds.append(time.perf_counter() - start)
     assert min(seconds) < 0.2  # about 0.01 s for 2 M weights; a dense one-hot product would take seconds
+
+
+@pytest.mark.parametrize("kind", HALVES)
+def test_float16_numbers_train_as_floats_and_are_rounded_when_done(kind: str):
+    torch.manual_seed(0)
+    network = nn.Linear(6, 4)
+    dense = CompressedModel.dense(network)
+    model = dense.with_encodings({"weight": encode(kind, decode(dense.encodings["weight"]))})
+    with trainable(model) as copy_:
+        optimizer = torch.optim.SGD(copy_.network.parameters(), lr=0.05)
+        for _ in range(3):
+            optimizer.zero_grad()
+            copy_.network(torch.ones(2, 6)).square().sum().backward()
+            optimizer.step()
+        trained = copy_.value("weight")
+        changed = copy_.finish()
+    after = model.with_encodings(changed)
+    assert describe(after.encodings["weight"]) == describe(model.encodings["weight"])
+    assert is_half(after.encodings["weight"])
+    decoded = decode(after.encodings["weight"])
+    assert not torch.equal(decoded, decode(model.encodings["weight"]))
+    torch.testing.assert_close(decoded, trained, rtol=2**-10, atol=1e-7)
+    assert torch.equal(after.network.state_dict()["weight"], decoded)
+
+
+def test_a_float16_weight_that_grows_beyond_its_range_is_one_clear_error():
+    model = CompressedModel.dense(nn.Linear(2, 2))
+    model = model.with_encodings({"bias": to_half(torch.zeros(2))})
+    with trainable(model) as copy_:
+        with torch.no_grad():
+            copy_.network.bias.fill_(1e6)
+        with pytest.raises(EncodingError, match=r"'bias': 2 values lie beyond \+-65504"):
+            copy_.finish()

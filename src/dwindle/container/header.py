@@ -16,7 +16,8 @@ from dwindle.errors import ChecksumError, ContainerError, HeaderError, Truncated
 
 MAGIC: Final = b"\x89DWN\r\n\x1a\n"
 """A byte that is no text, a name, and line ends that a transfer in text mode would change."""
-FORMAT_VERSION: Final = 1
+FORMAT_VERSIONS: Final = (1, 2)
+"""Version 2 adds records of kind `half`; a file without one is of version 1, which older readers know."""
 _FIELDS: Final = struct.Struct("<HBBIIIIQIII")
 PREAMBLE_BYTES: Final = len(MAGIC) + _FIELDS.size + 4
 
@@ -25,7 +26,7 @@ PREAMBLE_BYTES: Final = len(MAGIC) + _FIELDS.size + 4
 class Preamble:
     """Codecs, lengths in bytes and CRC-32 checksums of the three sections that follow."""
 
-    version: int = FORMAT_VERSION
+    version: int = FORMAT_VERSIONS[0]
     header_codec: int
     graph_codec: int
     header_stored: int
@@ -66,12 +67,10 @@ class Preamble:
         if zlib.crc32(data[: PREAMBLE_BYTES - 4]) != struct.unpack_from("<I", data, PREAMBLE_BYTES - 4)[0]:
             raise ChecksumError("the preamble was changed after it was written; copy the file again")
         version, *rest = _FIELDS.unpack_from(data, len(MAGIC))
-        if version != FORMAT_VERSION:
-            raise VersionError(
-                f"format version {version} is unknown, this reader knows {FORMAT_VERSION}; update dwindle"
-            )
-        names = list(cls.__dataclass_fields__)[1:]
-        preamble = cls(**dict(zip(names, rest, strict=True)))
+        if version not in FORMAT_VERSIONS:
+            known = " and ".join(map(str, FORMAT_VERSIONS))
+            raise VersionError(f"format version {version} is unknown, this reader knows {known}; update dwindle")
+        preamble = cls(**dict(zip(cls.__dataclass_fields__, (version, *rest), strict=True)))
         preamble._check_sizes(file_size, limits)
         return preamble
 

@@ -12,6 +12,7 @@ from dwindle.container.records import (
     AffineRecord,
     CodebookRecord,
     DenseRecord,
+    HalfRecord,
     Record,
     ScaledRecord,
     SparseRecord,
@@ -70,7 +71,7 @@ def integer_form(record: Record) -> IntegerForm | None:
 
 def _wide(record: Record) -> _Wide | None:
     match record:
-        case DenseRecord():
+        case DenseRecord() | HalfRecord():
             return None
         case AffineRecord():
             return _affine(record)

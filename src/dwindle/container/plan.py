@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, assert_never, cast
+
+import numpy as np
 
 from dwindle.container.limits import MAX_ALPHABET, MAX_NAME_BYTES, MAX_RANK, Limits
 from dwindle.container.records import row_shape
@@ -29,6 +31,14 @@ class DensePlan:
 
     shape: Shape
     dtype: str
+    values: StreamPlan
+
+
+@dataclass(frozen=True, slots=True)
+class HalfPlan:
+    """float16 numbers that decode to float32."""
+
+    shape: Shape
     values: StreamPlan
 
 
@@ -56,7 +66,7 @@ class CodebookPlan:
 
     shape: Shape
     indices: StreamPlan
-    centroids: DensePlan | AffinePlan
+    centroids: DensePlan | HalfPlan | AffinePlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +76,7 @@ class SparsePlan:
     shape: Shape
     n_kept: int
     support: StreamPlan
-    values: DensePlan | AffinePlan | CodebookPlan
+    values: DensePlan | HalfPlan | AffinePlan | CodebookPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +85,15 @@ class ScaledPlan:
 
     shape: Shape
     axis: int
-    values: AffinePlan | CodebookPlan | SparsePlan
+    values: HalfPlan | AffinePlan | CodebookPlan | SparsePlan
     factor: StreamPlan
 
 
-Plan = DensePlan | AffinePlan | CodebookPlan | SparsePlan | ScaledPlan
+Plan = DensePlan | HalfPlan | AffinePlan | CodebookPlan | SparsePlan | ScaledPlan
 
 STREAMS: Final = {
     "dense": ("values",),
+    "half": ("values",),
     "affine": ("codes", "scale", "zero_point"),
     "codebook": ("indices",),
     "sparse": ("support",),
@@ -90,6 +101,7 @@ STREAMS: Final = {
 }
 _FIELDS: Final = {
     "dense": {"dtype"},
+    "half": set[str](),
     "affine": {"n_bits", "signed", "granularity"},
     "codebook": {"size", "centroids"},
     "sparse": {"n_kept", "record"},
@@ -106,7 +118,7 @@ def parse_tensors(tensors: object, limits: Limits) -> dict[str, Plan]:
     if not isinstance(tensors, list) or len(cast("list[Any]", tensors)) > limits.n_tensors:
         raise HeaderError(f"the header must list at most {limits.n_tensors} tensors")
     plans: dict[str, Plan] = {}
-    n_elements = 0
+    n_elements, n_bytes = 0, 0
     for entry in cast("list[Any]", tensors):
         fields = _fields(entry, {"name", "shape", "record"}, "a tensor")
         name = parse_name(fields["name"])
@@ -118,9 +130,15 @@ def parse_tensors(tensors: object, limits: Limits) -> dict[str, Plan]:
         except HeaderError as error:
             raise HeaderError(f"tensor {name!r}: {error}") from error
         n_elements += n_elements_of(plans[name])
+        n_bytes += n_bytes_of(plans[name])
         if n_elements > limits.n_elements:
             raise HeaderError(
                 f"the header promises more than {limits.n_elements} numbers (up to tensor {name!r}); "
+                "pass larger limits if you trust this file"
+            )
+        if n_bytes > limits.decoded_bytes:
+            raise HeaderError(
+                f"the header promises more than {limits.decoded_bytes} bytes of decoded tensors (up to {name!r}); "
                 "pass larger limits if you trust this file"
             )
     return plans
@@ -157,7 +175,7 @@ def n_elements_of(plan: Plan) -> int:
     """Return how many numbers the arrays of `plan` hold once decoded."""
     n_weights = math.prod(plan.shape)
     match plan:
-        case DensePlan():
+        case DensePlan() | HalfPlan():
             return n_weights
         case AffinePlan():
             return n_weights + 2 * plan.n_scales
@@ -171,10 +189,63 @@ def n_elements_of(plan: Plan) -> int:
             assert_never(plan)
 
 
+def version_of(plans: Iterable[Plan]) -> int:
+    """Return the version of the format that a file of these tensors has: the first that knows all of them."""
+    return 2 if any(_is_half(plan) for plan in plans) else 1
+
+
+def _is_half(plan: Plan) -> bool:
+    match plan:
+        case HalfPlan():
+            return True
+        case CodebookPlan(centroids=inner) | SparsePlan(values=inner) | ScaledPlan(values=inner):
+            return _is_half(inner)
+        case DensePlan() | AffinePlan():
+            return False
+        case _:
+            assert_never(plan)
+
+
+def dtype_of(plan: Plan) -> np.dtype[Any]:
+    """Return the type of the array that `plan` decodes to."""
+    match plan:
+        case DensePlan(dtype=dtype):
+            return np.dtype(dtype)
+        case HalfPlan() | AffinePlan():
+            return np.dtype(np.float32)
+        case CodebookPlan(centroids=inner) | SparsePlan(values=inner):
+            return dtype_of(inner)
+        case ScaledPlan(values=inner):
+            return np.result_type(dtype_of(inner), np.float32)
+        case _:
+            assert_never(plan)
+
+
+def n_bytes_of(plan: Plan) -> int:
+    """Return the bytes of the array that `plan` decodes to, and of the support, scales and other parts behind it."""
+    return math.prod(plan.shape) * dtype_of(plan).itemsize + _n_side_bytes(plan)
+
+
+def _n_side_bytes(plan: Plan) -> int:
+    match plan:
+        case DensePlan() | HalfPlan():
+            return 0
+        case AffinePlan():
+            return 8 * plan.n_scales
+        case CodebookPlan(centroids=centroids):
+            return n_bytes_of(centroids)
+        case SparsePlan(values=values):
+            return math.prod(plan.shape) + _n_side_bytes(values)
+        case ScaledPlan(axis=axis, values=values):
+            return 4 * plan.shape[axis] + _n_side_bytes(values)
+        case _:
+            assert_never(plan)
+
+
 def streams_of(plan: Plan) -> Iterator[StreamPlan]:
     """Yield the streams of `plan` in the order in which they lie in the file."""
     match plan:
-        case DensePlan(values=values):
+        case DensePlan(values=values) | HalfPlan(values=values):
             yield values
         case AffinePlan():
             yield from (plan.codes, plan.scale, plan.zero_point)
@@ -200,24 +271,24 @@ def _parse(record: object, shape: Shape, allowed: tuple[str, ...]) -> Any:
     match kind:
         case "dense":
             return DensePlan(shape, _dtype(fields["dtype"]), streams[0])
+        case "half":
+            return HalfPlan(shape, streams[0])
         case "affine":
             return _affine(fields, shape, streams)
         case "codebook":
             size = _integer(fields["size"], 0, MAX_ALPHABET, "a codebook's size")
-            centroids = _parse(fields["centroids"], (size,), ("dense", "affine"))
+            centroids = _parse(fields["centroids"], (size,), ("dense", "half", "affine"))
             if isinstance(centroids, AffinePlan) and centroids.granularity != ("tensor",):
                 raise HeaderError("centroids share one scale")
             return CodebookPlan(shape, streams[0], centroids)
         case "sparse":
             n_kept = _integer(fields["n_kept"], 0, math.prod(shape), "n_kept")
-            return SparsePlan(
-                shape, n_kept, streams[0], _parse(fields["record"], shape, ("dense", "affine", "codebook"))
-            )
+            inner = _parse(fields["record"], shape, ("dense", "half", "affine", "codebook"))
+            return SparsePlan(shape, n_kept, streams[0], inner)
         case _:
             axis = _integer(fields["axis"], 0, len(shape) - 1, "axis")
-            return ScaledPlan(
-                shape, axis, _parse(fields["record"], shape, ("affine", "codebook", "sparse")), streams[0]
-            )
+            inner = _parse(fields["record"], shape, ("half", "affine", "codebook", "sparse"))
+            return ScaledPlan(shape, axis, inner, streams[0])
 
 
 def _affine(fields: dict[str, Any], shape: Shape, streams: list[StreamPlan]) -> AffinePlan:

@@ -20,6 +20,13 @@ class DenseRecord:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class HalfRecord:
+    """float16 numbers that stand for the same float32 numbers."""
+
+    values: Array
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class AffineRecord:
     """Integer codes: (code - zero_point) * scale; `granularity`: ("tensor",), ("channel", axis) or ("group", size)."""
 
@@ -44,7 +51,7 @@ class CodebookRecord:
     """Indices (uint8 or int32) into centroids."""
 
     indices: Array
-    centroids: DenseRecord | AffineRecord
+    centroids: DenseRecord | HalfRecord | AffineRecord
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,25 +59,27 @@ class SparseRecord:
     """`values` where `support` (bool) is True, exactly zero elsewhere."""
 
     support: Array
-    values: DenseRecord | AffineRecord | CodebookRecord
+    values: DenseRecord | HalfRecord | AffineRecord | CodebookRecord
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScaledRecord:
     """`values` times one float32 factor for each index along `axis`."""
 
-    values: AffineRecord | CodebookRecord | SparseRecord
+    values: HalfRecord | AffineRecord | CodebookRecord | SparseRecord
     factor: Array
     axis: int
 
 
-Record = DenseRecord | AffineRecord | CodebookRecord | SparseRecord | ScaledRecord
+Record = DenseRecord | HalfRecord | AffineRecord | CodebookRecord | SparseRecord | ScaledRecord
 
 
 def shape_of_record(record: Record) -> tuple[int, ...]:
     """Return the shape of the array that `record` stands for."""
     match record:
-        case DenseRecord(array) | AffineRecord(codes=array) | CodebookRecord(array, _) | SparseRecord(array, _):
+        case DenseRecord(array) | HalfRecord(array) | AffineRecord(codes=array):
+            return array.shape
+        case CodebookRecord(array, _) | SparseRecord(array, _):
             return array.shape
         case ScaledRecord(values, _, _):
             return shape_of_record(values)
@@ -96,6 +105,8 @@ def describe_record(record: Record) -> str:
     match record:
         case DenseRecord():
             return "Dense"
+        case HalfRecord():
+            return "Half"
         case AffineRecord(n_bits=n_bits):
             return f"Affine({n_bits} bit)"
         case CodebookRecord(_, centroids):
@@ -104,6 +115,19 @@ def describe_record(record: Record) -> str:
             return f"Sparse({describe_record(values)})"
         case ScaledRecord(values, _, _):
             return f"Scaled({describe_record(values)})"
+        case _:
+            assert_never(record)
+
+
+def holds_half(record: Record) -> bool:
+    """Return whether the innermost values of `record` are float16 numbers."""
+    match record:
+        case HalfRecord():
+            return True
+        case CodebookRecord(_, inner) | SparseRecord(_, inner) | ScaledRecord(inner, _, _):
+            return holds_half(inner)
+        case DenseRecord() | AffineRecord():
+            return False
         case _:
             assert_never(record)
 
@@ -118,6 +142,8 @@ def _decode(record: Record) -> Array:
     match record:
         case DenseRecord(values):
             return values
+        case HalfRecord(values):
+            return values.astype(np.float32)
         case AffineRecord(codes=codes):
             return np.asarray((codes - record.spread_zero_point()).astype(np.float32) * record.spread_scale())
         case CodebookRecord(indices, centroids):

@@ -11,7 +11,7 @@ from dwindle.container.header import Preamble, check_aliases, dump_json
 from dwindle.container.limits import DEFAULT_LIMITS
 from dwindle.container.payload import StreamWriter
 from dwindle.container.plan import parse_name
-from dwindle.container.records import shape_of_record
+from dwindle.container.records import holds_half, shape_of_record
 from dwindle.errors import ContainerError
 from dwindle.whole_file import write_whole
 
@@ -57,6 +57,7 @@ def serialize(contents: Contents) -> bytes:
     header_codec, header = compress(raw_header)
     graph_codec, graph = compress(contents.graph)
     preamble = Preamble(
+        version=2 if any(map(holds_half, contents.records.values())) else 1,
         header_codec=header_codec,
         graph_codec=graph_codec,
         header_stored=len(header),

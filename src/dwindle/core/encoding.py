@@ -4,10 +4,11 @@ Size, container, exporters, training and tests all read these values; nothing is
 
 ```
 Encoding = Dense                                plain values, of any dtype
+         | Half                                 float16 numbers, computed with as float32
          | Affine                               integer codes: (code - zero_point) * scale
-         | Codebook(_, Dense | Affine)          indices into shared centroids
-         | Sparse(_, Dense | Affine | Codebook) exactly zero outside a support
-         | Scaled(Affine | Codebook | Sparse)   outermost: one float factor for each channel
+         | Codebook(_, Dense | Half | Affine)   indices into shared centroids
+         | Sparse(_, any of the above)          exactly zero outside a support
+         | Scaled(any but Dense)                outermost: one float factor for each channel
 ```
 """
 
@@ -32,6 +33,17 @@ class Dense:
     """Plain values of any dtype and shape."""
 
     values: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Half:
+    """float16 numbers that stand for the same float32 numbers; `core/half.py` makes them."""
+
+    values: Tensor
+
+    def __post_init__(self) -> None:
+        if self.values.dtype != torch.float16:
+            raise EncodingError(f"Half: values must be float16, got {self.values.dtype}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,7 +88,7 @@ class Codebook:
     """
 
     indices: Tensor
-    centroids: Dense | Affine
+    centroids: Dense | Half | Affine
 
     def __post_init__(self) -> None:
         if isinstance(self.centroids, Affine) and self.centroids.granularity != PerTensor():
@@ -88,7 +100,7 @@ class Codebook:
     @property
     def codebook_size(self) -> int:
         """Number of centroids."""
-        return (self.centroids.values if isinstance(self.centroids, Dense) else self.centroids.codes).numel()
+        return (self.centroids.codes if isinstance(self.centroids, Affine) else self.centroids.values).numel()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,7 +108,7 @@ class Sparse:
     """`values` where `support` (bool) is True, exactly zero elsewhere."""
 
     support: Tensor
-    values: Dense | Affine | Codebook
+    values: Dense | Half | Affine | Codebook
 
     def __post_init__(self) -> None:
         if self.support.dtype != torch.bool or self.support.shape != shape_of(self.values):
@@ -110,7 +122,7 @@ class Sparse:
 class Scaled:
     """`values` times one float32 `factor` for each index along `axis`; batch norm folding may make it negative."""
 
-    values: Affine | Codebook | Sparse
+    values: Half | Affine | Codebook | Sparse
     factor: Tensor
     axis: int
 
@@ -123,7 +135,7 @@ class Scaled:
         _require_float32("Scaled: factor", self.factor)
 
 
-Encoding = Dense | Affine | Codebook | Sparse | Scaled
+Encoding = Dense | Half | Affine | Codebook | Sparse | Scaled
 
 
 class Stream(NamedTuple):
@@ -140,7 +152,7 @@ class Fit(Protocol):
     `is_codebook` is True where `values` are the centroids of a codebook, which must share one scale.
     """
 
-    def __call__(self, values: Tensor, support: Tensor, *, is_codebook: bool) -> Dense | Affine | Codebook:
+    def __call__(self, values: Tensor, support: Tensor, *, is_codebook: bool) -> Dense | Half | Affine | Codebook:
         """Return an encoding of the same shape as `values`."""
         ...
 
@@ -157,7 +169,7 @@ def code_range(n_bits: int, *, signed: bool) -> tuple[int, int]:
 def shape_of(encoding: Encoding) -> torch.Size:
     """Return the shape of the tensor that `encoding` stands for."""
     match encoding:
-        case Dense(values):
+        case Dense(values) | Half(values):
             return values.shape
         case Affine(codes=codes):
             return codes.shape
@@ -178,6 +190,8 @@ def decode(encoding: Encoding) -> Tensor:
     match encoding:
         case Dense(values):
             return values
+        case Half(values):
+            return values.to(torch.float32)
         case Affine(codes, scale, zero_point, granularity, _, _):
             shape = tuple(codes.shape)
             centred = codes - expand(zero_point, granularity, shape)
@@ -203,13 +217,14 @@ def rewrite(encoding: Encoding, fit: Fit) -> Encoding:
         EncodingError: integer codes have no floats left to re-encode.
     """
     match encoding:
-        case Dense(values):
+        case Dense() | Half():
+            values = decode(encoding)
             return fit(values, torch.ones_like(values, dtype=torch.bool), is_codebook=False)
-        case Codebook(_, Dense()):
+        case Codebook(_, Dense() | Half()):
             return _rewrite_codebook(encoding, fit)
-        case Sparse(support, Dense(values)):
-            return Sparse(support, fit(values, support, is_codebook=False))
-        case Sparse(support, Codebook(_, Dense()) as values):
+        case Sparse(support, (Dense() | Half()) as values):
+            return Sparse(support, fit(decode(values), support, is_codebook=False))
+        case Sparse(support, Codebook(_, Dense() | Half()) as values):
             return Sparse(support, _rewrite_codebook(values, fit))
         case Scaled(values, factor, axis):
             inner = rewrite(values, fit)
@@ -243,7 +258,7 @@ def restrict(encoding: Encoding, support: Tensor) -> Sparse | Scaled:
             if isinstance(restricted, Scaled):
                 raise EncodingError("Scaled is outermost and cannot be nested")
             return Scaled(restricted, factor, axis)
-        case Dense() | Affine() | Codebook():
+        case Dense() | Half() | Affine() | Codebook():
             return Sparse(support, encoding)
         case _:
             assert_never(encoding)
@@ -256,7 +271,7 @@ def support_of(encoding: Encoding) -> Tensor | None:
             return support
         case Scaled(values, _, _):
             return support_of(values)
-        case Dense() | Affine() | Codebook():
+        case Dense() | Half() | Affine() | Codebook():
             return None
         case _:
             assert_never(encoding)
@@ -269,7 +284,7 @@ def codebook_of(encoding: Encoding) -> Codebook | None:
             return encoding
         case Sparse(_, values) | Scaled(values, _, _):
             return codebook_of(values)
-        case Dense() | Affine():
+        case Dense() | Half() | Affine():
             return None
         case _:
             assert_never(encoding)
@@ -284,8 +299,21 @@ def affine_of(encoding: Encoding) -> Affine | None:
             return affine_of(centroids)
         case Sparse(_, values) | Scaled(values, _, _):
             return affine_of(values)
-        case Dense():
+        case Dense() | Half():
             return None
+        case _:
+            assert_never(encoding)
+
+
+def is_half(encoding: Encoding) -> bool:
+    """Return whether the innermost values of `encoding` are float16 numbers."""
+    match encoding:
+        case Half():
+            return True
+        case Codebook(_, inner) | Sparse(_, inner) | Scaled(inner, _, _):
+            return is_half(inner)
+        case Dense() | Affine():
+            return False
         case _:
             assert_never(encoding)
 
@@ -299,6 +327,8 @@ def describe(encoding: Encoding) -> str:
     match encoding:
         case Dense():
             return "Dense"
+        case Half():
+            return "Half"
         case Affine(n_bits=n_bits):
             return f"Affine({n_bits} bit)"
         case Codebook(_, centroids):
@@ -317,7 +347,7 @@ def streams(encoding: Encoding) -> Iterator[Stream]:
     Codes are shifted to start at zero; what lies outside a support is left out.
     """
     match encoding:
-        case Dense(values):
+        case Dense(values) | Half(values):
             yield Stream("values", values.flatten(), None)
         case Affine(codes, scale, zero_point, _, n_bits, signed):
             low, high = code_range(n_bits, signed=signed)

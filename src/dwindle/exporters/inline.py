@@ -10,6 +10,7 @@ before it fuses QDQ pairs; DequantizeLinear alone it never folds, hence Cast and
 | Codebook, Sparse(Codebook) | uint4 (up to 16 table entries) or uint8 indices, table | Cast int32, Gather |
 | Scaled(...) read as floats | and a factor for each channel | Mul |
 | Scaled(Codebook) with a negative factor, read as integers | and a second, mirrored half of the table | Add, Gather |
+| Half, Sparse(Half) | float16 numbers | Cast float |
 | Dense, Sparse(Dense), Affine in groups that do not divide a row | floats | |
 
 A sparse codebook has one more table entry, the zero: 15 centroids and the zero fit uint4, 16 and the zero take uint8.
@@ -33,6 +34,7 @@ from dwindle.container.records import (
     ScaledRecord,
     SparseRecord,
     decode_record,
+    holds_half,
     row_shape,
     shape_of_record,
 )
@@ -140,7 +142,15 @@ def _floats(unfolding: Unfolding, record: Record) -> str:
         case AffineRecord() if _is_foldable(record):
             return _rescale(unfolding, record, None)
         case _:
-            return unfolding.data("", decode_record(record))
+            return _plain(unfolding, record)
+
+
+def _plain(unfolding: Unfolding, record: Record) -> str:
+    values = decode_record(record)
+    if not isinstance(record, ScaledRecord) and holds_half(record):
+        halves = unfolding.data("half", values.astype(np.float16))  # exact: they were float16
+        return unfolding.step("Cast", [halves], "float", to=TensorProto.FLOAT)
+    return unfolding.data("", values)
 
 
 def _is_foldable(record: Record) -> bool:

@@ -19,13 +19,14 @@ from dwindle.container.records import (
     Array,
     CodebookRecord,
     DenseRecord,
+    HalfRecord,
     Record,
     ScaledRecord,
     SparseRecord,
 )
 from dwindle.container.values import DTYPES
 from dwindle.container.writer import write
-from dwindle.core.encoding import Affine, Codebook, Dense, Encoding, Scaled, Sparse, codebook_of, decode
+from dwindle.core.encoding import Affine, Codebook, Dense, Encoding, Half, Scaled, Sparse, codebook_of, decode
 from dwindle.core.granularity import Granularity, PerChannel, PerGroup, PerTensor
 from dwindle.errors import ExportError
 from dwindle.network.compressed import CompressedModel
@@ -101,6 +102,8 @@ def to_record(encoding: Encoding) -> Record:
     match encoding:
         case Dense(values):
             return DenseRecord(_array(values))
+        case Half(values):
+            return HalfRecord(_array(values))
         case Affine(codes, scale, zero_point, granularity, n_bits, signed):
             arrays = (_array(codes.to(torch.int32)), _array(scale), _array(zero_point.to(torch.int32)))
             return AffineRecord(*arrays, _plain_granularity(granularity), n_bits, signed)
@@ -123,6 +126,8 @@ def from_record(record: Record) -> Encoding:
     match record:
         case DenseRecord(values):
             return Dense(_tensor(values))
+        case HalfRecord(values):
+            return Half(_tensor(values))
         case AffineRecord(codes, scale, zero_point, granularity, n_bits, signed):
             tensors = (_tensor(codes), _tensor(scale).reshape(-1), _tensor(zero_point).reshape(-1))
             return Affine(*tensors, _granularity(granularity), n_bits, signed)

@@ -12,9 +12,10 @@ parametrizations never leave the `with` block:
 from __future__ import annotations
 
 import copy as copying
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, cast
 
 import torch
@@ -26,14 +27,18 @@ from dwindle.core.encoding import (
     Codebook,
     Dense,
     Encoding,
+    Half,
     Scaled,
     Sparse,
     affine_of,
     codebook_of,
+    decode,
     describe,
+    is_half,
     shape_of,
     support_of,
 )
+from dwindle.core.half import to_half
 from dwindle.errors import EncodingError, NetworkError
 from dwindle.network.compressed import CompressedModel
 
@@ -64,7 +69,7 @@ class TrainingCopy:
                 continue
             if affine_of(encoding) is not None:
                 owners[0].parameter.requires_grad = False
-            elif not isinstance(encoding, Dense):
+            elif not isinstance(encoding, Dense | Half):
                 self._parametrize(name, encoding)
 
     def value(self, name: str) -> Tensor:
@@ -105,14 +110,20 @@ class TrainingCopy:
     def finish(self) -> Mapping[str, Encoding]:
         """Return every trained tensor and every buffer re-encoded, structure kept, and remove the parametrizations.
 
-        Each encoding decodes to the very values that the network computed with.
+        Each encoding decodes to the very values that the network computed with; float16 numbers are trained as float32
+        and rounded here.
+
+        Raises:
+            EncodingError: a weight that is stored as float16 has grown beyond its range.
         """
-        changed: dict[str, Encoding] = {name: slot.encode() for name, slot in self._slots.items()}
+        changed: dict[str, Encoding] = {name: _named(name, slot.encode) for name, slot in self._slots.items()}
         self.remove()
         tensors = self.network.state_dict(keep_vars=True)
         for name, encoding in self._encodings.items():
-            if name not in changed and isinstance(encoding, Dense):
-                changed[name] = Dense(_contiguous(tensors[name]))
+            if name in changed or not isinstance(encoding, Dense | Half):
+                continue
+            values = _contiguous(tensors[name])
+            changed[name] = Dense(values) if isinstance(encoding, Dense) else _named(name, partial(to_half, values))
         return {name: changed[name] for name in self._encodings if name in changed}
 
     def remove(self) -> None:
@@ -132,7 +143,7 @@ class TrainingCopy:
     def _parametrize(self, name: str, encoding: Encoding) -> None:
         owners, was = self._owners[name], self._owners[name][0].parameter
         structure = _Structure(encoding, centroid_gradient=self._centroid_gradient)
-        floats = was if isinstance(encoding, Dense) else nn.Parameter(_floats_of(encoding), was.requires_grad)
+        floats = was if isinstance(encoding, Dense | Half) else nn.Parameter(_floats_of(encoding), was.requires_grad)
         shared: nn.Module | None = None
         for owner in owners:  # tied weights must share one list, or the twin keeps its own unmasked copy
             parametrize.register_parametrization(owner.module, owner.attribute, structure, unsafe=True)
@@ -209,6 +220,7 @@ class _Structure(nn.Module):
         self.register_buffer("factor", _contiguous(encoding.factor) if isinstance(encoding, Scaled) else None)
         self.axis = encoding.axis if isinstance(encoding, Scaled) else 0
         self.shape = shape_of(encoding)
+        self.is_half = is_half(encoding)
         self.takes_mean = centroid_gradient == "mean"
         self._kept: tuple[tuple[int, int], _Kept] | None = None
 
@@ -237,12 +249,11 @@ class _Structure(nn.Module):
         """Return the encoding of which `forward(floats)` is the decoded tensor."""
         values = _contiguous(floats)
         encoding: Any
+        if self.indices is None and self.support is not None:
+            values = torch.where(self.support, values, torch.zeros((), dtype=values.dtype)).contiguous()
+        encoding = to_half(values) if self.is_half else Dense(values)
         if self.indices is not None:
-            encoding = Codebook(_contiguous(self.indices), Dense(values))
-        elif self.support is not None:
-            encoding = Dense(torch.where(self.support, values, torch.zeros((), dtype=values.dtype)).contiguous())
-        else:
-            encoding = Dense(values)
+            encoding = Codebook(_contiguous(self.indices), encoding)
         if self.support is not None:
             encoding = Sparse(_contiguous(self.support), encoding)
         return encoding if self.factor is None else Scaled(encoding, self.factor.clone(), self.axis)
@@ -309,12 +320,19 @@ def _owners_by_name(network: nn.Module) -> dict[str, tuple[_Owner, ...]]:
 def _floats_of(encoding: Encoding) -> Tensor:
     """Return a copy of the innermost floats."""
     match encoding:
-        case Dense(values):
-            return _contiguous(values)
+        case Dense() | Half():
+            return _contiguous(decode(encoding))
         case Codebook(_, inner) | Sparse(_, inner) | Scaled(inner, _, _):
             return _floats_of(inner)
         case Affine():
             raise EncodingError(f"{describe(encoding)} has no float values left to train")
+
+
+def _named(name: str, encode: Callable[[], Encoding]) -> Encoding:
+    try:
+        return encode()
+    except EncodingError as error:
+        raise EncodingError(f"{name!r}: {error}") from error
 
 
 def _contiguous(values: Tensor) -> Tensor:

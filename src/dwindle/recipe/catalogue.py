@@ -28,6 +28,7 @@ class Catalogue(Mapping[str, type[Technique]]):
 
 TECHNIQUES: Final[Mapping[str, type[Technique]]] = Catalogue(
     {
+        "CastHalf": "dwindle.techniques.cast_half",
         "Cluster": "dwindle.techniques.cluster",
         "Densify": "dwindle.techniques.densify",
         "FineTune": "dwindle.techniques.fine_tune",

@@ -25,6 +25,7 @@ SAMPLES: Final[Mapping[str, Mapping[str, Any]]] = {
     "QuantizeWeights": {"type": "QuantizeWeights"},
     "QuantizeStatic": {"type": "QuantizeStatic"},
     "QuantizeStatic, weights as they are": {"type": "QuantizeStatic", "weights": "none"},
+    "CastHalf": {"type": "CastHalf"},
     "Densify": {"type": "Densify"},
 }
 """One step of each kind, as it stands in a recipe."""

@@ -12,15 +12,16 @@ from typing import Any, Final, cast
 import torch
 from torch import Tensor, nn
 
-from dwindle.core.encoding import Affine, Codebook, Dense, Encoding, Scaled, Sparse
+from dwindle.core.encoding import Affine, Codebook, Dense, Encoding, Half, Scaled, Sparse
 from dwindle.core.granularity import PerChannel, PerGroup, PerTensor
 from dwindle.errors import RecipeError
-from dwindle.network.activations import ActivationQuantizer, CallSite
+from dwindle.network.activations import ActivationQuantizer, CallSite, DynamicQuantizer, Quantizer
 from dwindle.network.compressed import CompressedModel, Edit, FoldedBatchNorm, Record
 from dwindle.settings import TAG, from_plain, to_plain
 
-ENCODINGS: Final = {c.__name__: c for c in (Dense, Affine, Codebook, Sparse, Scaled)}
+ENCODINGS: Final = {c.__name__: c for c in (Dense, Half, Affine, Codebook, Sparse, Scaled)}
 GRANULARITIES: Final = {c.__name__: c for c in (PerTensor, PerChannel, PerGroup)}
+QUANTIZERS: Final = {c.__name__: c for c in (ActivationQuantizer, DynamicQuantizer)}
 EDITS: Final = {c.__name__: c for c in (FoldedBatchNorm,)}
 
 
@@ -50,7 +51,7 @@ def unpack(tensors: Mapping[str, Tensor], state: Mapping[str, Any], *, base: Com
         raise RecipeError("the stored stage belongs to a network with other structural edits")
     encodings = {name: _unpack_encoding(plain, name, tensors) for name, plain in state["encodings"].items()}
     activations = {
-        from_plain(CallSite, site, where="stage"): from_plain(ActivationQuantizer, quantizer, where="stage")
+        from_plain(CallSite, site, where="stage"): _unpack_quantizer(quantizer)
         for site, quantizer in state["activations"]
     }
     rebuilt = replace(
@@ -126,6 +127,10 @@ def _unpack_encoding(plain: Mapping[str, Any], prefix: str, tensors: Mapping[str
 def _unpack_nested(plain: Mapping[str, Any], prefix: str, tensors: Mapping[str, Tensor]) -> Any:
     granularity = GRANULARITIES.get(plain[TAG])
     return from_plain(granularity, plain, where=prefix) if granularity else _unpack_encoding(plain, prefix, tensors)
+
+
+def _unpack_quantizer(plain: Mapping[str, Any]) -> Quantizer:
+    return from_plain(QUANTIZERS[plain[TAG]], plain, where="stage")
 
 
 def _unpack_edit(plain: Mapping[str, Any]) -> Edit:
