@@ -2,7 +2,7 @@
 
 from dwindle.container.contents import Contents
 from dwindle.container.limits import Limits
-from dwindle.container.reader import parse, read
+from dwindle.container.reader import parse, read, read_weights
 from dwindle.container.writer import serialize, write
 
-__all__ = ["Contents", "Limits", "parse", "read", "serialize", "write"]
+__all__ = ["Contents", "Limits", "parse", "read", "read_weights", "serialize", "write"]

@@ -1,4 +1,4 @@
-"""This file reads and writes bits, most significant first: fixed width fields and exponential Golomb numbers."""
+"""This file reads and writes bits, most significant first: fixed width fields, exponential Golomb numbers, varints."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dwindle.container.window import Payload
 from dwindle.errors import ContainerError
 
 _CHUNK_BYTES = 512
@@ -40,7 +41,7 @@ class BitWriter:
 class BitReader:
     """Reads from the front of `payload`, which may go on with other bytes after the bits."""
 
-    def __init__(self, payload: bytes) -> None:
+    def __init__(self, payload: Payload) -> None:
         self._payload = payload
         self._text = ""
         self._n_loaded = 0
@@ -124,24 +125,20 @@ def packed_size(n_symbols: int, alphabet_size: int) -> int:
     return -(-n_symbols * symbol_width(alphabet_size) // 8)
 
 
-def unpack(payload: bytes, n_symbols: int, alphabet_size: int) -> npt.NDArray[Any]:
-    """Return the symbols behind `pack`, uint8 up to an alphabet of 256, else uint16.
+def unpack(raw: bytes, n_symbols: int, alphabet_size: int, *, first_bit: int = 0) -> npt.NDArray[Any]:
+    """Return `n_symbols` symbols of `pack` that start at bit `first_bit` of `raw`; uint8 up to an alphabet of 256.
 
     Raises:
-        ContainerError: the length is wrong, the padding is not zero, or a symbol lies outside the alphabet.
+        ContainerError: a symbol lies outside the alphabet.
     """
     width = symbol_width(alphabet_size)
-    if len(payload) != packed_size(n_symbols, alphabet_size):
-        raise ContainerError(f"{n_symbols} symbols of {width} bits do not fit {len(payload)} bytes")
-    raw = np.frombuffer(payload, dtype=np.uint8)
+    kind = symbol_type(alphabet_size)
     if width in {8, 16}:
-        symbols = np.frombuffer(payload, dtype=f">u{width // 8}").astype(symbol_type(alphabet_size))
+        symbols = np.frombuffer(raw, dtype=f">u{width // 8}").astype(kind)
     else:
-        bits = np.unpackbits(raw)
-        if bits[n_symbols * width :].any():
-            raise ContainerError("the padding after packed symbols is not zero")
-        columns = bits[: n_symbols * width].reshape(n_symbols, width)
-        symbols = np.zeros(n_symbols, dtype=symbol_type(alphabet_size))
+        bits = np.unpackbits(np.frombuffer(raw, dtype=np.uint8))
+        columns = bits[first_bit : first_bit + n_symbols * width].reshape(n_symbols, width)
+        symbols = np.zeros(n_symbols, dtype=kind)
         for bit in range(width):
             symbols = (symbols << 1) | columns[:, bit]
     if symbols.size and int(symbols.max()) >= alphabet_size:
@@ -152,3 +149,33 @@ def unpack(payload: bytes, n_symbols: int, alphabet_size: int) -> npt.NDArray[An
 def symbol_type(alphabet_size: int) -> type[np.uint8 | np.uint16]:
     """Return the type of decoded symbols."""
     return np.uint8 if alphabet_size <= 256 else np.uint16
+
+
+def varint(value: int) -> bytes:
+    """Return `value` >= 0 in groups of seven bits, the lowest first; the top bit says that more follow.
+
+    >>> varint(300).hex()
+    'ac02'
+    """
+    groups = bytearray()
+    while value > 0x7F:
+        groups.append(value & 0x7F | 0x80)
+        value >>= 7
+    groups.append(value)
+    return bytes(groups)
+
+
+def read_varint(payload: bytes, start: int) -> tuple[int, int]:
+    """Return the number at `start` and the position behind it.
+
+    Raises:
+        ContainerError: the number is cut off, longer than five bytes, or longer than it needs to be.
+    """
+    value = 0
+    for i, byte in enumerate(payload[start : start + 5]):
+        value |= (byte & 0x7F) << (7 * i)
+        if byte < 0x80:
+            if byte == 0 and i > 0:
+                break
+            return value, start + i + 1
+    raise ContainerError("a number is cut off, or longer than it needs to be")

@@ -16,17 +16,13 @@ import numpy as np
 import numpy.typing as npt
 from constriction import stream  # pyright: ignore[reportAttributeAccessIssue] (a native module without stubs)
 
-from dwindle.container.bits import pack, packed_size, symbol_type, unpack
-from dwindle.container.frequencies import Frequencies, fit, read_frequencies
+from dwindle.container.bits import pack, packed_size, symbol_type, varint
+from dwindle.container.frequencies import Frequencies, fit
 from dwindle.container.limits import MAX_ALPHABET
+from dwindle.container.symbols import ANS, CONSTANT, GAPS, PACKED, PIECE, open_symbols
 from dwindle.errors import ContainerError
 
 Symbols = npt.NDArray[Any]
-
-PACKED: Final = 0
-CONSTANT: Final = 1
-ANS: Final = 2
-GAPS: Final = 3
 
 _LONGEST_GAPS: Final = (15, 31, 63, 127, 255)
 """Gap alphabets to choose from: a shorter one has a shorter table, a longer one fewer escapes."""
@@ -74,72 +70,12 @@ def decode(coded: Coded, n_symbols: int, alphabet_size: int) -> Symbols:
     Raises:
         ContainerError: the payload is not what this coder writes.
     """
-    _require_alphabet(alphabet_size)
-    match coded.coder:
-        case 0:
-            return unpack(coded.payload, n_symbols, alphabet_size)
-        case 1:
-            return _decode_constant(coded.payload, n_symbols, alphabet_size)
-        case 2:
-            return _decode_ans(coded.payload, n_symbols, alphabet_size)
-        case 3:
-            if alphabet_size != 2:
-                raise ContainerError(f"gaps code two symbols, not {alphabet_size}")
-            return _decode_gaps(coded.payload, n_symbols)[0]
-        case _:
-            raise ContainerError(f"coder {coded.coder} is unknown; this file needs a newer reader")
-
-
-def decode_support(coded: Coded, n_symbols: int) -> tuple[npt.NDArray[np.bool_], Symbols]:
-    """Return a support (n_symbols,) and the positions where it is True; gaps know them without a search.
-
-    Raises:
-        ContainerError: as `decode`.
-    """
-    if coded.coder == GAPS:
-        symbols, places, rare = _decode_gaps(coded.payload, n_symbols)
-        if rare:
-            return symbols.view(np.bool_), places
-    else:
-        symbols = decode(coded, n_symbols, 2)
-    return symbols.view(np.bool_), np.flatnonzero(symbols)
-
-
-def varint(value: int) -> bytes:
-    """Return `value` >= 0 in groups of seven bits, the lowest first; the top bit says that more follow.
-
-    >>> varint(300).hex()
-    'ac02'
-    """
-    groups = bytearray()
-    while value > 0x7F:
-        groups.append(value & 0x7F | 0x80)
-        value >>= 7
-    groups.append(value)
-    return bytes(groups)
-
-
-def read_varint(payload: bytes, start: int) -> tuple[int, int]:
-    """Return the number at `start` and the position behind it.
-
-    Raises:
-        ContainerError: the number is cut off, longer than five bytes, or longer than it needs to be.
-    """
-    value = 0
-    for i, byte in enumerate(payload[start : start + 5]):
-        value |= (byte & 0x7F) << (7 * i)
-        if byte < 0x80:
-            if byte == 0 and i > 0:
-                break
-            return value, start + i + 1
-    raise ContainerError("a number is cut off, or longer than it needs to be")
-
-
-def _decode_constant(payload: bytes, n_symbols: int, alphabet_size: int) -> Symbols:
-    symbol, end = read_varint(payload, 0)
-    if end != len(payload) or symbol >= alphabet_size or n_symbols == 0:
-        raise ContainerError(f"a constant stream of {n_symbols} symbols says {payload[:8].hex()}")
-    return np.full(n_symbols, symbol, dtype=symbol_type(alphabet_size))
+    symbols = open_symbols(coded.coder, coded.payload, n_symbols, alphabet_size)
+    found = np.empty(n_symbols, dtype=symbol_type(alphabet_size))
+    for start in range(0, n_symbols, PIECE):
+        found[start : start + PIECE] = symbols.take(min(PIECE, n_symbols - start))
+    symbols.finish()
+    return found
 
 
 def _encode_ans(symbols: Symbols, frequencies: Frequencies) -> bytes:
@@ -151,20 +87,6 @@ def _encode_ans(symbols: Symbols, frequencies: Frequencies) -> bytes:
     coder = stream.stack.AnsCoder()
     coder.encode_reverse(ranks.astype(np.int32), frequencies.model())
     return frequencies.write() + coder.get_compressed().astype("<u4").tobytes().rstrip(b"\0")
-
-
-def _decode_ans(payload: bytes, n_symbols: int, alphabet_size: int) -> Symbols:
-    frequencies, start = read_frequencies(payload, alphabet_size)
-    if payload[start:].endswith(b"\0"):
-        raise ContainerError("a stream ends in a zero byte, which its writer leaves out")
-    words = payload[start:] + bytes(-(len(payload) - start) % 4)
-    coder = stream.stack.AnsCoder(np.frombuffer(words, dtype="<u4").astype(np.uint32))
-    ranks = coder.decode(frequencies.model(), n_symbols)
-    if not coder.is_empty():
-        raise ContainerError("a stream holds more than its symbols: the file or its reader is damaged")
-    if frequencies.used[-1] == frequencies.used.size - 1:
-        return ranks.astype(symbol_type(alphabet_size))
-    return frequencies.used.astype(symbol_type(alphabet_size))[ranks]
 
 
 def _encode_gaps(symbols: Symbols) -> bytes:
@@ -194,26 +116,6 @@ def _with_escapes(gaps: Symbols, longest: int) -> Symbols:
     symbols = np.full(int((n_escapes + 1).sum()), longest, dtype=np.uint8)
     symbols[np.cumsum(n_escapes + 1) - 1] = gaps % longest
     return symbols
-
-
-def _decode_gaps(payload: bytes, n_symbols: int) -> tuple[Symbols, Symbols, int]:
-    """Return the symbols, the positions of the rarer one, and which one that is."""
-    if not payload:
-        raise ContainerError("gaps are never empty")
-    coder, rare = payload[0] >> 1, payload[0] & 1
-    longest, start = read_varint(payload, 1)
-    n_gap_symbols, start = read_varint(payload, start)
-    if coder >= GAPS or not 0 < longest < 256 or n_gap_symbols > n_symbols:
-        raise ContainerError(f"{n_gap_symbols} gaps up to {longest} by coder {coder} cannot cover {n_symbols} symbols")
-    gaps = decode(Coded(coder, payload[start:]), n_gap_symbols, longest + 1)
-    is_place = gaps != longest
-    ends = np.cumsum(gaps + is_place, dtype=np.int64)
-    if n_gap_symbols and int(ends[-1]) > n_symbols:
-        raise ContainerError(f"gaps reach position {int(ends[-1])} of {n_symbols}")
-    places = (ends if is_place.all() else ends[is_place]) - 1
-    symbols = np.full(n_symbols, 1 - rare, dtype=np.uint8)
-    symbols[places] = rare
-    return symbols, places, rare
 
 
 def _require_alphabet(alphabet_size: int) -> None:

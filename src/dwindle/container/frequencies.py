@@ -16,6 +16,7 @@ import numpy.typing as npt
 from constriction import stream  # pyright: ignore[reportAttributeAccessIssue] (a native module without stubs)
 
 from dwindle.container.bits import BitReader, BitWriter, golomb_lengths
+from dwindle.container.window import Payload
 from dwindle.errors import ContainerError
 
 PRECISION: Final = 24
@@ -84,7 +85,7 @@ class Frequencies:
         return best, _TOTAL_BITS + _ORDER_BITS + int(lengths[best]) + int(golomb_lengths(runs - 1, orders[:1])[0])
 
 
-def read_frequencies(payload: bytes, alphabet_size: int) -> tuple[Frequencies, int]:
+def read_frequencies(payload: Payload, alphabet_size: int) -> tuple[Frequencies, int]:
     """Return the table at the front of `payload` and how many bytes it occupies.
 
     Raises:

@@ -13,9 +13,9 @@ import numpy as np
 
 from dwindle.container.header import PREAMBLE_BYTES
 from dwindle.container.integer import bytes_in_runtime
-from dwindle.container.plan import Plan, streams_of
-from dwindle.container.reader import open_file, read
-from dwindle.container.records import DenseRecord, Record, decode_record, describe_record
+from dwindle.container.plan import streams_of
+from dwindle.container.reader import Opened, open_file
+from dwindle.container.records import DenseRecord, decode_record, describe_record
 from dwindle.container.references import external_names
 from dwindle.errors import ContainerError
 
@@ -103,8 +103,8 @@ class FileSizes:
         Raises:
             ContainerError: the file has gone or changed since it was inspected.
         """
-        records = read(self.path).records
-        return sum(_deflated(np.ascontiguousarray(decode_record(record))) for record in records.values())
+        with open_file(self.path) as opened:
+            return sum(_deflated(np.ascontiguousarray(opened.array(name))) for name in opened.header.plans)
 
 
 def inspect_file(path: Path) -> FileSizes:
@@ -113,19 +113,18 @@ def inspect_file(path: Path) -> FileSizes:
     Raises:
         ContainerError: the file cannot be read.
     """
-    opened = open_file(path)
-    codes = {name for name in external_names(opened.graph) if name.endswith("/codes")}
-    records = opened.records()
-    n_dense = opened.header.metadata.get("n_dense_weights")
+    with open_file(path) as opened:
+        tensors = tuple(_tensors(opened))
+    n_dense = opened.metadata.get("n_dense_weights")
     sizes = FileSizes(
         path=path,
         file_bytes=opened.preamble.file_size,
         header_bytes=opened.preamble.header_stored,
         graph_bytes=opened.preamble.graph_stored,
         overhead_bytes=PREAMBLE_BYTES,
-        tensors=tuple(_tensors(opened.header.plans, records, codes)),
+        tensors=tensors,
         n_dense_weights=n_dense if type(n_dense) is int and 0 < n_dense < _MOST_WEIGHTS else None,
-        metadata=opened.header.metadata,
+        metadata=opened.metadata,
     )
     n_accounted = sizes.header_bytes + sizes.graph_bytes + sizes.overhead_bytes + sizes.encoded_bytes
     if n_accounted != sizes.file_bytes:
@@ -133,9 +132,10 @@ def inspect_file(path: Path) -> FileSizes:
     return sizes
 
 
-def _tensors(plans: Mapping[str, Plan], records: Mapping[str, Record], codes: set[str]) -> Iterator[TensorSizes]:
-    for name, plan in plans.items():
-        record = records[name]
+def _tensors(opened: Opened) -> Iterator[TensorSizes]:
+    codes = {name for name in external_names(opened.graph) if name.endswith("/codes")}
+    for name, plan in opened.header.plans.items():
+        record = opened.record(name)
         n_weights = math.prod(plan.shape)
         itemsize = record.values.itemsize if isinstance(record, DenseRecord) else FP32_BYTES
         n_kept = int(np.count_nonzero(decode_record(record)))

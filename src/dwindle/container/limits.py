@@ -19,12 +19,14 @@ class Limits:
         graph_bytes: graph after decompression.
         n_tensors: tensors with an encoding.
         n_elements: numbers in all tensors together: weights, scales, zero points, centroids and factors.
+        decoded_bytes: all tensors once decoded, with what lies behind them: supports, scales and the like.
     """
 
     header_bytes: int = 16 << 20
     graph_bytes: int = 256 << 20
     n_tensors: int = 1 << 16
     n_elements: int = 1 << 30
+    decoded_bytes: int = 4 << 30
 
 
 DEFAULT_LIMITS: Final = Limits()
