@@ -9,7 +9,15 @@ from torch import Tensor, nn
 
 from dwindle.errors import SettingError
 
-SETTINGS: Final = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))  # fmt: skip
+SETTINGS: Final = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
 """Table 2 of the paper: expansion, output channels, number of blocks, stride of the first of them."""
 N_STRIDES: Final = 5
 """Halvings of the image: the stem's and four of the blocks'."""
@@ -27,7 +35,7 @@ class ConvNormAct(nn.Sequential):
 
 
 class InvertedResidual(nn.Module):
-    """Expand by 1 x 1, filter each channel by 3 x 3, project by 1 x 1 without activation; a shortcut where shapes agree."""
+    """Expand by 1 x 1, filter each channel by 3 x 3, project by 1 x 1; a shortcut where shapes agree."""
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int, expansion: int) -> None:
         super().__init__()
@@ -87,18 +95,20 @@ def mobilenet_v2(
         in_channels: channels of an input.
         n_classes: number of outputs.
         width: factor of the channels, which are rounded to multiples of 8.
-        n_unit_strides: how many of the five strides of 2, from the input on, become 1: 0 for 224 x 224 images, 2 or 3 for
-            32 x 32.
+        n_unit_strides: how many of the five strides of 2, from the input on, become 1: 0 for 224 x 224 images, 1 to 3
+            for 32 x 32.
         dropout: before the linear layer.
 
-    Input (batch, in_channels, size, size), output logits (batch, n_classes); weights come from torch's global generator.
+    Input (batch, in_channels, size, size), output logits (batch, n_classes); weights come from torch's global
+    generator.
 
     Raises:
         SettingError: `width` is not positive, or there are not that many strides.
     """
     if not width > 0 or not 0 <= n_unit_strides <= N_STRIDES:
         raise SettingError(
-            f"mobilenet_v2: width must be positive and n_unit_strides in [0, {N_STRIDES}], got {width}, {n_unit_strides}"
+            f"mobilenet_v2: width must be positive and n_unit_strides in [0, {N_STRIDES}], "
+            f"got {width}, {n_unit_strides}"
         )
     return MobileNetV2(
         in_channels=in_channels, n_classes=n_classes, width=width, n_unit_strides=n_unit_strides, dropout=dropout

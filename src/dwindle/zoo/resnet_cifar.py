@@ -1,4 +1,4 @@
-"""This file holds the residual networks for 32 x 32 images: ResNet-20 (He et al., 2016) and a wide-channel ResNet-18."""
+"""This file holds the residual networks for 32 x 32 images: ResNet-20 (He et al., 2016) and a wide ResNet-18."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn import functional
 
 
 class SubsampledShortcut(nn.Module):
-    """The shortcut of He et al. for CIFAR (option A): every second pixel, and zeros for the new channels; no weights."""
+    """The shortcut of He et al. for CIFAR (option A): every second pixel, zeros for the new channels; no weights."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class BasicBlock(nn.Module):
 
 
 class ResNetCifar(nn.Module):
-    """A 3 x 3 stem without pooling, stages of basic blocks that halve the image from the second on, and one linear layer."""
+    """A 3 x 3 stem without pooling, stages of basic blocks, halving from the second on, and one linear layer."""
 
     def __init__(
         self,
