@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
-import pickle  # only its Unpickler, which below may build arrays and nothing else
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from dwindle.data.locate import Source, locate
+from dwindle.data.array_pickle import read_array_pickle
+from dwindle.data.locate import Archive, Source, locate
 from dwindle.data.splits import Splits, hold_out
 from dwindle.errors import DataError
 
@@ -36,12 +35,12 @@ SOURCE: Final = Source(
         "data_batch_5": "md5:482c414d41f54cd18b22e5b47cb7c3cb",
         "test_batch": "md5:40351d587109b95175f43aff81a1287e",
     },
-    base_url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+    archive=Archive(
+        url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+        checksum="md5:c58f30108f718f92721af3b95e74349a",
+        folder="cifar-10-batches-py",
+    ),
 )
-_ALLOWED: Final = {
-    ("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"),
-}  # fmt: skip
 
 
 def load_cifar10(root: Path | None = None) -> Splits:
@@ -69,27 +68,14 @@ def _prepare(images: Tensor) -> Tensor:
     return (images.float() / 255 - mean) / std
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """Builds NumPy arrays, text and containers; any other class or function in the file is refused unrun."""
-
-    def find_class(self, module_name: str, global_name: str, /) -> Any:
-        if (module_name, global_name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module_name}.{global_name}")
-        return super().find_class(module_name, global_name)
-
-
 def _read_batch(path: Path) -> tuple[Tensor, Tensor]:
     """Return (n, 3, 32, 32) uint8 images and (n,) labels."""
-    try:
-        content: Any = _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="bytes").load()
-        images, labels = np.asarray(content[b"data"]), np.asarray(content[b"labels"])
-    except Exception as error:  # a broken pickle raises almost anything
-        raise DataError(f"{path} is not a CIFAR-10 batch ({type(error).__name__}: {error}); load it again") from error
-    if (
-        images.dtype != np.uint8
-        or images.ndim != 2
-        or images.shape[1] != 3 * SIDE * SIDE
-        or labels.shape != images.shape[:1]
-    ):
-        raise DataError(f"{path} holds images {images.shape} {images.dtype} and labels {labels.shape}; load it again")
-    return torch.from_numpy(images.reshape(-1, 3, SIDE, SIDE).copy()), torch.from_numpy(labels.astype(np.int64))
+    content = read_array_pickle(path.read_bytes(), what=str(path))
+    images, labels = content.get(b"data"), content.get(b"labels")
+    if not isinstance(images, np.ndarray) or images.ndim != 2 or images.shape[1] != 3 * SIDE * SIDE:
+        raise DataError(f"{path} holds no images of 3 x {SIDE} x {SIDE} bytes; load it again")
+    if not isinstance(labels, list) or not all(type(label) is int for label in cast("list[Any]", labels)):
+        raise DataError(f"{path} holds no list of labels; load it again")
+    if len(cast("list[int]", labels)) != len(images):
+        raise DataError(f"{path} holds {len(images):,} images and {len(labels):,} labels; load it again")
+    return torch.from_numpy(images.reshape(-1, 3, SIDE, SIDE).copy()), torch.tensor(labels, dtype=torch.int64)

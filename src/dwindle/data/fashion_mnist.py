@@ -34,6 +34,7 @@ SOURCE: Final = Source(
         "t10k-labels-idx1-ubyte.gz": "md5:bb300cfdad3c16e7a12a480ee83cd310",
     },
     base_url=_UPSTREAM,
+    is_repacked=True,  # Debian's package dataset-fashion-mnist compresses the same content anew
 )
 _MAGIC_IMAGES: Final = 2051
 _MAGIC_LABELS: Final = 2049
