@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from rich.table import Table
 
@@ -29,12 +30,8 @@ def print_outcome(outcome: Outcome) -> None:
     table.add_row(
         "smaller than the fp32 weights", f"{s['compression_ratio']:.1f}x ({outcome.measured.artifacts[0].path.name})"
     )
-    table.add_row(
-        "accuracy drop, paired",
-        f"{s['accuracy_drop_points']:.2f} points, 95 % interval [{s['accuracy_drop_low']:.2f}, "
-        f"{s['accuracy_drop_high']:.2f}], n = {s['n_test']:,}",
-    )
-    table.add_row("accuracy", f"{s['accuracy']:.2%} (dense {s['dense_accuracy']:.2%})")
+    for label, words in _quality_rows(s):
+        table.add_row(label, words)
     if not s["parity_is_within_bound"]:
         table.add_row("parity", f"differs from our model by {s['parity']:.3g}, beyond the bound: see the report")
     if outcome.verdict is not None:
@@ -42,3 +39,26 @@ def print_outcome(outcome: Outcome) -> None:
     table.add_row("report", str(outcome.report))
     table.add_row("time", f"{s['seconds']:.0f} s")
     stdout.print(table)
+
+
+def _quality_rows(s: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the drop in the first metric, then this metric before and after."""
+    name = s.get("metric", "accuracy")
+    if name == "accuracy":
+        drop, unit, low, high = s["accuracy_drop_points"], "points", s["accuracy_drop_low"], s["accuracy_drop_high"]
+    else:
+        drop, unit, low, high = (s[f"{name}_drop{part}"] for part in ("", "_unit", "_low", "_high"))
+    after, before = (_value(s[key], s.get("metric_unit", "fraction")) for key in (name, f"dense_{name}"))
+    digits = ".2f" if unit == "points" else ".4g"
+    label = name.replace("_", " ")
+    interval = f"95 % interval [{low:{digits}}, {high:{digits}}], n = {s['n_test']:,}"
+    return [
+        (f"{label} drop, paired", f"{f'{drop:{digits}} {unit}'.rstrip()}, {interval}"),
+        (label, f"{after} (dense {before})"),
+    ]
+
+
+def _value(value: float | None, unit: str) -> str:
+    if value is None:
+        return "not measured"
+    return f"{value:.2%}" if unit == "fraction" else f"{value:.4g} {unit}".rstrip()

@@ -2,41 +2,109 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from dataclasses import dataclass
+from typing import Any
 
-from dwindle.errors import DataError, RecipeError
+import numpy as np
+import torch
+from torch.nn import functional
+
+from dwindle.bench.batches import as_arrays
+from dwindle.bench.probes.accuracy import Score
+from dwindle.errors import DataError, DwindleError, RecipeError
 from dwindle.job.inputs import BATCH_SIZE, context_of, length
 from dwindle.job.job import Job
-from dwindle.network.batches import Batches, all_targets, are_classes, require_labels, try_first_batch
+from dwindle.network.batches import (
+    Batches,
+    all_targets,
+    are_classes,
+    require_labels,
+    try_first_batch,
+    try_loss,
+)
 from dwindle.network.compressed import CompressedModel
+from dwindle.network.inputs import Targets, as_inputs, describe
+from dwindle.technique import Needs
 
 
 def check_job(job: Job) -> None:
     """Find whatever can be found wrong before any work.
 
     Raises:
-        DwindleError: an empty data set, rejected inputs, labels out of range, NaN weights, a recipe that cannot run.
+        DwindleError: an empty data set, rejected inputs, labels out of range, a loss or metric that does not fit the
+            answers, NaN weights, a recipe that cannot run.
     """
+    trains = any(Needs.TRAINING in step.needs for step in job.recipe.steps)
     for part in ("train", "validation", "test"):
-        _check_split(job, part)
+        _check_split(job, part, trains=trains)
     if problems := job.recipe.check(context_of(job), model=CompressedModel.dense(job.network)):
         raise RecipeError("the recipe cannot run:\n" + "\n".join(f"- {problem}" for problem in problems))
 
 
-def _check_split(job: Job, part: str) -> None:
-    data = getattr(job.data, part)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Probe:
+    """What the network answers to the first examples of a split, and what it should."""
+
+    output: Any
+    targets: Targets
+    where: str
+
+    @property
+    def words(self) -> str:
+        tensors = as_inputs(self.output)
+        shapes = type(self.output).__name__ if tensors is None else describe(tensors)
+        return f"outputs {shapes} and targets {describe(self.targets)}"
+
+
+def _check_split(job: Job, part: str, *, trains: bool) -> None:
+    data, task = getattr(job.data, part), job.task
     if length(data) == 0:
         raise DataError(f"{job.data.name}: the {part} split is empty; give at least one example")
     batches = Batches(data=data, batch_size=BATCH_SIZE, what=part)
     output = try_first_batch(job.network, batches, torch.device("cpu"))
-    targets = all_targets(batches)
-    probe = batches.first(2)[1] if targets is None else targets
-    if not are_classes(output, probe):
-        shapes = f"outputs {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+    probe = _Probe(output=output, targets=batches.first(2)[1], where=f"{job.data.name}, {part} split")
+    if task.is_default and not are_classes(output, probe.targets):
+        raise DataError(_not_classes(probe))
+    counts_classes = task.is_classification or (trains and task.loss is functional.cross_entropy)
+    if counts_classes and are_classes(output, probe.targets):
+        every = all_targets(batches)
+        require_labels(batches.first(2)[1] if every is None else every, output.shape[1], part)
+    if trains:
+        try_loss(task.loss, output, probe.targets, what=part)
+    for score in task.scores:
+        _try_score(score, probe)
+
+
+def _not_classes(probe: _Probe) -> str:
+    """Say what a job is about where nobody said otherwise: the messages of a loss would lead astray."""
+    return (
+        f"{probe.where}: a job is about classes unless it says otherwise, so it needs scores (batch, classes) and "
+        f"class numbers (batch,); got {probe.words}; for another task name its loss and metrics: [task] with loss = "
+        '"mse", and [[task.metrics]] with name = "mean_absolute_error" or a function of your own'
+    )
+
+
+def _try_score(score: Score, probe: _Probe) -> None:
+    name, outputs = score.metric.name, as_inputs(probe.output)
+    if outputs is None:
+        raise DataError(f"{probe.where}: got {probe.words}; return a tensor or a tuple of tensors")
+    answers, truth = as_arrays(outputs), as_arrays(probe.targets)
+    given: list[Any] = [part[0] if len(part) == 1 else part for part in (answers, truth)]
+    try:
+        values = np.asarray(score.per_example(*given))
+    except DwindleError as error:
+        raise DataError(f"{probe.where}: {error}") from error
+    except Exception as error:  # a user's own code
+        reason = f"{type(error).__name__}: {error}"
+        raise DataError(f"{probe.where}: the metric {name} rejects {probe.words}: {reason}") from error
+    n = len(truth[0])
+    if values.shape != (n,) or values.dtype.kind not in "biuf" or not np.isfinite(values).all():
         raise DataError(
-            f"{job.data.name}, {part} split: a job measures accuracy, so it needs scores (batch, classes) and class "
-            f"numbers (batch,); got {shapes} and {probe.dtype} targets {tuple(probe.shape)}; for other tasks call "
-            "dwindle.measure with a metric of your own"
+            f"{probe.where}: the metric {name} gave {values.dtype} of shape {values.shape} for {n} examples "
+            f"({probe.words}); it must return one finite value for each example"
         )
-    require_labels(probe, output.shape[1], part)
+    if score.metric.unit == "fraction" and not ((values >= 0) & (values <= 1)).all():
+        raise DataError(
+            f"{probe.where}: the metric {name} gave {values.tolist()}, but its unit is a fraction; name its unit in "
+            '[[task.metrics]], for example unit = "mm"'
+        )

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, Final, cast
 
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from dwindle.job.job import Examples, Job
 from dwindle.network.batches import Batches
+from dwindle.network.inputs import Inputs
 from dwindle.network.train import Progress
 from dwindle.technique import Context
 
@@ -23,12 +23,13 @@ def context_of(job: Job, report_progress: Progress | None = None) -> Context:
         example=first_inputs(job.data.train, 2),
         calibration=calibration_of(job),
         trainer=job.trainer,
+        teacher=job.network,
         workdir=job.out / "work",
         report_progress=report_progress,
     )
 
 
-def calibration_of(job: Job) -> list[Tensor]:
+def calibration_of(job: Job) -> list[Inputs]:
     """Return the inputs of training examples drawn at random, in batches."""
     n_train = length(job.data.train)
     order = torch.randperm(n_train, generator=torch.Generator().manual_seed(job.seed))
@@ -36,8 +37,8 @@ def calibration_of(job: Job) -> list[Tensor]:
     return [inputs for inputs, _ in Batches(data=chosen, batch_size=BATCH_SIZE, what="calibration").ordered()]
 
 
-def first_inputs(data: Examples, n: int) -> Tensor:
-    """Return the inputs of the first `n` examples, (n, ...)."""
+def first_inputs(data: Examples, n: int) -> Inputs:
+    """Return the inputs of the first `n` examples, each (n, ...)."""
     return Batches(data=data, batch_size=n).first(n)[0]
 
 

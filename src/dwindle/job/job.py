@@ -15,12 +15,13 @@ from dwindle.bench.deployment import EXPORTERS
 from dwindle.bench.measure import Plan
 from dwindle.bench.protocol import LatencyProtocol
 from dwindle.errors import DataError, SettingError
+from dwindle.job.task import Task
 from dwindle.network.train import Trainer
 from dwindle.recipe import Recipe
 from dwindle.settings import nearest
 
 Examples = Dataset[Any]
-"""Items are `(input, target)`."""
+"""Items are `(input, target)`; several inputs are a tuple."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,6 +63,7 @@ class Job:
     """A network somebody trained, its data, a recipe, and where the files go.
 
     Attributes:
+        task: what it is trained with and judged by; the trainer descends the same loss.
         baseline_trains_equally: the dense network that the outcome is compared with gets the recipe's training, too:
             the same number of epochs at the same learning rates. Otherwise a gain from mere training would look like
             a gain from compression.
@@ -75,6 +77,7 @@ class Job:
     recipe: Recipe
     trainer: Trainer
     out: Path
+    task: Task = field(default_factory=Task)
     seed: int = 0
     formats: tuple[str, ...] = ("dwn", "onnx")
     budget: Budget | None = None
@@ -98,4 +101,4 @@ class Job:
     @property
     def plan(self) -> Plan:
         """How the files are measured."""
-        return Plan(latency=LatencyProtocol(seconds=self.latency_seconds))
+        return Plan(latency=LatencyProtocol(seconds=self.latency_seconds), scores=self.task.scores)

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import importlib.util
-import inspect
-import sys
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from dwindle.bench.budget import Budget
+from dwindle.bench.measurement import Metric
+from dwindle.bench.probes.accuracy import CLASSIFICATION, TOP1, TOP5, Score
 from dwindle.errors import DataError, NetworkError, SettingError
 from dwindle.job.job import Data, Job
-from dwindle.job.spec import JobSpec, read_job
+from dwindle.job.losses import LOSSES
+from dwindle.job.resolve import call_with, resolve
+from dwindle.job.spec import JobSpec, MetricSpec, TaskSpec, read_job
+from dwindle.job.task import Task
 from dwindle.network.checkpoint import load_checkpoint
-from dwindle.network.fabric_trainer import FabricTrainer
+from dwindle.network.fabric_trainer import BaseLoss, FabricTrainer
 from dwindle.network.train import Progress
 from dwindle.recipe import Recipe
+from dwindle.settings import nearest
+
+SCORES = {"accuracy": TOP1, "top5_accuracy": TOP5}
 
 
 def load_job(path: Path, *, out: Path | None = None, report_progress: Progress | None = None) -> Job:
@@ -32,6 +33,7 @@ def load_job(path: Path, *, out: Path | None = None, report_progress: Progress |
     """
     spec, folder = read_job(path), path.resolve().parent
     recipe = Recipe.from_plain(spec.recipe, where=f"{path}: recipe")
+    task = _task(spec.task, folder)
     budget = Budget.from_plain(spec.budget, where=f"{path}: budget") if spec.budget else None
     with torch.random.fork_rng():
         torch.manual_seed(spec.seed)
@@ -44,6 +46,7 @@ def load_job(path: Path, *, out: Path | None = None, report_progress: Progress |
         validation=data.validation,
         batch_size=spec.training.batch_size,
         learning_rate=spec.training.learning_rate,
+        base_loss=task.loss,
         augment=augment,
         precision=spec.training.precision,
         patience=spec.training.patience,
@@ -56,6 +59,7 @@ def load_job(path: Path, *, out: Path | None = None, report_progress: Progress |
         data=data,
         recipe=recipe,
         trainer=trainer,
+        task=task,
         out=target,
         seed=spec.seed,
         formats=spec.output.formats,
@@ -67,77 +71,47 @@ def load_job(path: Path, *, out: Path | None = None, report_progress: Progress |
     )
 
 
-def resolve(reference: str, folder: Path, *, where: str) -> Callable[..., Any]:
-    """Return the function that `file.py:function` or `package.module:function` names; files are relative to `folder`.
-
-    Raises:
-        SettingError: the reference has another form, or there is no such file, module or function.
-    """
-    module_name, colon, function_name = reference.rpartition(":")
-    if not colon or not module_name or not function_name.isidentifier():
-        raise SettingError(f"{where} = {reference!r}: write it as path/to/file.py:function")
-    module = (
-        _import_file(folder / module_name, where) if module_name.endswith(".py") else _import_module(module_name, where)
-    )
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        known = sorted(name for name, value in vars(module).items() if callable(value) and not name.startswith("_"))
-        raise SettingError(f"{where} = {reference!r}: {module_name} has no function {function_name!r}; it has {known}")
-    return function
-
-
-def _import_file(path: Path, where: str) -> Any:
-    """Import a file once, as Python would if it were started from its folder: its neighbours can be imported, too."""
-    path = path.resolve()
-    if not path.is_file():
-        raise SettingError(f"{where}: there is no file {path}; paths are relative to the job file")
-    name = f"dwindle_job_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise SettingError(f"{where}: {path} cannot be imported as Python")
-    module = importlib.util.module_from_spec(spec)
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except (ImportError, SyntaxError) as error:
-        del sys.modules[name]
-        raise SettingError(f"{where}: {path} cannot be imported: {type(error).__name__}: {error}") from error
-    return module
-
-
-def _import_module(name: str, where: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise SettingError(f"{where}: module {name!r} cannot be imported ({error})") from error
-
-
 def _build_network(spec: JobSpec, folder: Path) -> nn.Module:
     build = resolve(spec.network.build, folder, where="network.build")
-    network = _call(build, spec.network.arguments, "network")
+    network = call_with(build, spec.network.arguments, where="network")
     if not isinstance(network, nn.Module):
         raise NetworkError(
             f"network.build = {spec.network.build!r} returned {type(network).__name__}, not an nn.Module"
         )
-    load_checkpoint(network, folder / spec.network.checkpoint)
+    if spec.network.checkpoint is not None:
+        load_checkpoint(network, folder / spec.network.checkpoint)
     return network
+
+
+def _task(spec: TaskSpec, folder: Path) -> Task:
+    scores = tuple(_score(metric, folder, where=f"task.metrics[{i}]") for i, metric in enumerate(spec.metrics))
+    return Task(loss=_loss(spec.loss, folder), scores=scores or CLASSIFICATION)
+
+
+def _loss(name: str, folder: Path) -> BaseLoss:
+    if ":" in name:
+        return resolve(name, folder, where="task.loss")
+    if name not in LOSSES:
+        raise SettingError(f"task.loss = {name!r}: {nearest(name, LOSSES)}; or name your own as file.py:function")
+    return LOSSES[name]
+
+
+def _score(spec: MetricSpec, folder: Path, *, where: str) -> Score:
+    if spec.function is not None:
+        function = resolve(spec.function, folder, where=f"{where}.function")
+        name = spec.name or spec.function.rpartition(":")[2]
+        return Score(Metric(name, spec.unit, 1 if spec.better == "more" else -1), function)
+    if spec.name not in SCORES:
+        raise SettingError(
+            f"{where}.name = {spec.name!r}: {nearest(str(spec.name), SCORES)}; or name a function of your own: "
+            'function = "file.py:function"'
+        )
+    return SCORES[spec.name]
 
 
 def _load_data(spec: JobSpec, folder: Path) -> Data:
     load = resolve(spec.data.load, folder, where="data.load")
-    value = _call(load, spec.data.arguments, "data")
+    value = call_with(load, spec.data.arguments, where="data")
     if value is None:
         raise DataError(f"data.load = {spec.data.load!r} returned nothing; return (train, validation, test)")
     return Data.of(value, name=spec.data.load)
-
-
-def _call(function: Callable[..., Any], arguments: Mapping[str, Any], where: str) -> Any:
-    try:
-        inspect.signature(function).bind(**arguments)
-    except TypeError as error:
-        raise SettingError(f"{where}.arguments = {dict(arguments)}: {error}") from error
-    return function(**arguments)

@@ -15,15 +15,17 @@ from dwindle.bench.deployment import Deployment, deploy
 from dwindle.bench.ledger import Ledger
 from dwindle.bench.machine import this_machine
 from dwindle.bench.measure import Measured, measure, record
-from dwindle.bench.measurement import ACCURACY, ACCURACY_DROP, COMPRESSION_RATIO, PARITY, SIZE
+from dwindle.bench.measurement import COMPRESSION_RATIO, SIZE
 from dwindle.container.inspect import inspect_file
 from dwindle.errors import LedgerError
 from dwindle.job.check import check_job
 from dwindle.job.control import control_recipe
 from dwindle.job.inputs import context_of, first_inputs, length
 from dwindle.job.job import Job
+from dwindle.job.summary import summarize
 from dwindle.job.tensors import tensor_entries
 from dwindle.network.compressed import CompressedModel
+from dwindle.network.inputs import as_tuple
 from dwindle.network.train import Progress
 from dwindle.recipe import Recipe, Stage
 from dwindle.recipe.plain import describe_step
@@ -80,7 +82,7 @@ def run_job(job: Job, *, report_progress: Progress | None = None, started: float
     measured = _measure(job, ledger, deployment, reference=reference)
     _say(report_progress, "measure the files", 1)
     verdict = _judge(job, ledger, measured)
-    summary = _summary(measured, verdict=verdict, seconds=time.perf_counter() - started)
+    summary = summarize(measured, job.task, verdict=verdict, seconds=time.perf_counter() - started)
     ledger.append("summary", summary)
     _write(job.out / "summary.json", json.dumps(summary, indent=2) + "\n")
     _write(job.out / "recipe.toml", job.recipe.to_toml())
@@ -118,27 +120,6 @@ def _judge(job: Job, ledger: Ledger, measured: Measured) -> Verdict | None:
     return verdict
 
 
-def _summary(measured: Measured, *, verdict: Verdict | None, seconds: float) -> dict[str, Any]:
-    drop, ratio, accuracy = (measured.find(metric.name) for metric in (ACCURACY_DROP, COMPRESSION_RATIO, ACCURACY))
-    dense = measured.dense.find(ACCURACY.name).value if measured.dense is not None else None
-    parity = measured.find(PARITY.name)
-    return {
-        "compression_ratio": ratio.value,
-        "accuracy_drop_points": drop.value,
-        "accuracy_drop_low": drop.low,
-        "accuracy_drop_high": drop.high,
-        "size_bytes": measured.find(SIZE.name).value,
-        "accuracy": accuracy.value,
-        "dense_accuracy": dense,
-        "n_test": accuracy.n,
-        "parity": parity.value,
-        "parity_is_within_bound": parity.conditions.get("within_bound") != "no",
-        "budget": None if verdict is None else verdict.value,
-        "machine": accuracy.machine,
-        "seconds": seconds,
-    }
-
-
 def _describe(job: Job) -> dict[str, Any]:
     data = job.data
     return {
@@ -153,10 +134,21 @@ def _describe(job: Job) -> dict[str, Any]:
             "n_train": length(data.train),
             "n_validation": length(data.validation),
             "n_test": length(data.test),
-            "input_shape": list(data.test[0][0].shape),
+            **_input_shapes(job),
         },
+        **({} if job.task.is_default else {"task": _task_words(job)}),
         "command": job.command,
     }
+
+
+def _input_shapes(job: Job) -> dict[str, Any]:
+    shapes = [list(tensor.shape[1:]) for tensor in as_tuple(first_inputs(job.data.test, 1))]
+    return {"input_shape": shapes[0]} if len(shapes) == 1 else {"input_shapes": shapes}
+
+
+def _task_words(job: Job) -> dict[str, Any]:
+    loss = getattr(job.task.loss, "__name__", type(job.task.loss).__name__)
+    return {"loss": loss, "metrics": [score.metric.name for score in job.task.scores]}
 
 
 def _words(recipe: Recipe) -> str:

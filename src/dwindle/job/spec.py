@@ -14,11 +14,21 @@ from dwindle.settings import from_plain
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSpec:
-    """`[network]`: `build` names `file.py:function`, called with `arguments`; `checkpoint` is a safetensors file."""
+    """`[network]`: `build` names `file.py:function`, called with `arguments`; `checkpoint` is a safetensors file.
+
+    `checkpoint = "none"` says that `build` returns a network which is trained already.
+    """
 
     build: str
-    checkpoint: Path
+    checkpoint: Path | None = Path()
     arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def __post_init__(self) -> None:
+        if self.checkpoint == Path():
+            raise SettingError(
+                "checkpoint is missing: name the safetensors file that holds the trained weights, or write "
+                'checkpoint = "none" where build returns a trained network (a random one is not worth compressing)'
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +38,39 @@ class DataSpec:
     load: str
     arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
     n_calibration: int = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricSpec:
+    """`[[task.metrics]]`: a metric by its `name`, or one of your own by `function`.
+
+    `function` names `file.py:function`, called with (outputs, targets) as NumPy arrays; it returns one value for each
+    example, true and false or numbers. Its `name` is that of the function unless said; `unit` is that of its values
+    (`fraction` for true and false), and `better` says whether more of it is better, or less.
+    """
+
+    name: str | None = None
+    function: str | None = None
+    unit: str = "fraction"
+    better: Literal["more", "less"] = "more"
+
+    def __post_init__(self) -> None:
+        if self.name is None and self.function is None:
+            raise SettingError("a metric needs a name, or a function of your own")
+        if self.function is None and (self.unit, self.better) != ("fraction", "more"):
+            raise SettingError(f"unit and better of {self.name} are known; leave them out, or name your own function")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSpec:
+    """`[task]`: what the network is for; classes, cross entropy and accuracy where nothing is said.
+
+    `loss` is one of cross_entropy, mse, l1, smooth_l1 and bce_with_logits, or `file.py:function`, called with (output,
+    target); of the `metrics` the first is the one whose drop is measured.
+    """
+
+    loss: str = "cross_entropy"
+    metrics: tuple[MetricSpec, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +113,7 @@ class JobSpec:
     recipe: Mapping[str, Any]
     name: str = "job"
     seed: int = 0
+    task: TaskSpec = TaskSpec()
     training: TrainingSpec = TrainingSpec()
     output: OutputSpec = OutputSpec()
     budget: Mapping[str, Any] = field(default_factory=dict[str, Any])

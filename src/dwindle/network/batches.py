@@ -178,13 +178,13 @@ def try_loss(base_loss: Callable[[Any, Any], Tensor], output: Any, targets: Targ
         raise DataError(f"the loss {name} is {float(value)} for {given}; look for NaN in the data and the weights")
 
 
-def require_labels(targets: Tensor, n_classes: int, what: str) -> None:
+def require_labels(targets: Targets, n_classes: int, what: str) -> None:
     """Refuse class numbers outside [0, n_classes); targets that are not whole numbers are not classes and pass.
 
     Raises:
         DataError: a label is out of range.
     """
-    if targets.is_floating_point() or targets.numel() == 0:
+    if not isinstance(targets, Tensor) or targets.is_floating_point() or targets.numel() == 0:
         return
     used = targets[targets != IGNORED_LABEL]
     low, high = (int(v) for v in used.aminmax()) if used.numel() else (0, 0)

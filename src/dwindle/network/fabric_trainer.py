@@ -224,7 +224,7 @@ class _Run:
 
     def _take_step(self, batch: Batch, epoch: int) -> float:
         inputs, targets = self.fabric.to_device(batch)
-        if self.n_classes is not None and isinstance(targets, Tensor):
+        if self.n_classes is not None:
             require_labels(targets, self.n_classes, "training")
         factor = self._factor(self.step)
         for group, ratio in zip(self.optimizer.param_groups, self.rates, strict=True):

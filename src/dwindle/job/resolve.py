@@ -1,0 +1,76 @@
+"""This file finds the functions that a job.toml names, in the user's files or in an installed package."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from dwindle.errors import SettingError
+
+
+def resolve(reference: str, folder: Path, *, where: str) -> Callable[..., Any]:
+    """Return the function that `file.py:function` or `package.module:function` names; files are relative to `folder`.
+
+    Raises:
+        SettingError: the reference has another form, or there is no such file, module or function.
+    """
+    module_name, colon, function_name = reference.rpartition(":")
+    if not colon or not module_name or not function_name.isidentifier():
+        raise SettingError(f"{where} = {reference!r}: write it as path/to/file.py:function")
+    module = (
+        _import_file(folder / module_name, where) if module_name.endswith(".py") else _import_module(module_name, where)
+    )
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        known = sorted(name for name, value in vars(module).items() if callable(value) and not name.startswith("_"))
+        raise SettingError(f"{where} = {reference!r}: {module_name} has no function {function_name!r}; it has {known}")
+    return function
+
+
+def _import_file(path: Path, where: str) -> Any:
+    """Import a file once, as Python would if it were started from its folder: its neighbours can be imported, too."""
+    path = path.resolve()
+    if not path.is_file():
+        raise SettingError(f"{where}: there is no file {path}; paths are relative to the job file")
+    name = f"dwindle_job_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise SettingError(f"{where}: {path} cannot be imported as Python")
+    module = importlib.util.module_from_spec(spec)
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (ImportError, SyntaxError) as error:
+        del sys.modules[name]
+        raise SettingError(f"{where}: {path} cannot be imported: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _import_module(name: str, where: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise SettingError(f"{where}: module {name!r} cannot be imported ({error})") from error
+
+
+def call_with(function: Callable[..., Any], arguments: Mapping[str, Any], *, where: str) -> Any:
+    """Return what `function` gives for `arguments`.
+
+    Raises:
+        SettingError: it does not take these arguments.
+    """
+    try:
+        inspect.signature(function).bind(**arguments)
+    except TypeError as error:
+        raise SettingError(f"{where}.arguments = {dict(arguments)}: {error}") from error
+    return function(**arguments)
