@@ -22,6 +22,10 @@ def a_terabyte_in_many_tensors() -> bytes:
     return forge(header(*(tensor(dense(17, 4), name=n, shape=[1 << 27]) for n in names)), bytes(4) * 2000)
 
 
+def four_gigabytes_of_wide_numbers() -> bytes:
+    return forge(header(tensor(dense(17, 8, "float64"), shape=[(1 << 29) + 1])), bytes(8))
+
+
 def one_length_beyond_all_limits() -> bytes:
     return forge(header(tensor(dense(17, 4), shape=[1 << 62])), bytes(4))
 
@@ -207,6 +211,12 @@ def a_huge_gap() -> bytes:
     gaps = b"\x01\x0f\x02\xff"
     record = {"kind": "sparse", "n_kept": 2, "support": [3, len(gaps)], "record": dense(16, 8)}
     return forge(header(tensor(record)), gaps + bytes(8))
+
+
+def millions_of_gaps_that_lead_nowhere() -> bytes:
+    gaps = b"\x03\x01\x80\x80\x80\x04\x01"  # 2^23 symbols "skip one position", in seven bytes
+    record = {"kind": "sparse", "n_kept": 1, "support": [3, len(gaps)], "record": dense(16, 4)}
+    return forge(header(tensor(record, shape=[1 << 23])), gaps + bytes(4))
 
 
 def a_support_that_keeps_other_weights() -> bytes:
