@@ -36,9 +36,18 @@ def load_checkpoint(network: nn.Module, path: Path) -> None:
         CheckpointError: the file is absent, is not safetensors, or its names, shapes or types do not fit the network.
         NetworkError: a weight is NaN or infinite.
     """
-    stored = read_safetensors(Path(path))
+    load_tensors(network, read_safetensors(Path(path)), origin=str(path))
+
+
+def load_tensors(network: nn.Module, stored: Mapping[str, Tensor], *, origin: str) -> None:
+    """Load tensors under the names of the network's state dict, as `load_checkpoint` does; `origin` opens messages.
+
+    Raises:
+        CheckpointError: names, shapes or types do not fit the network.
+        NetworkError: a weight is NaN or infinite.
+    """
     wanted = network.state_dict(keep_vars=True)
-    _require_names(stored, wanted, path)
+    _require_names(stored, wanted, origin)
     for name, tensor in stored.items():
         _require_fit(name, tensor, wanted[name])
     with torch.no_grad():
@@ -102,7 +111,7 @@ def _other_format(data: bytes) -> str:
     return ""
 
 
-def _require_names(stored: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path) -> None:
+def _require_names(stored: Mapping[str, Tensor], wanted: Mapping[str, Tensor], origin: str) -> None:
     unexpected = [name for name in stored if name not in wanted]
     held = {id(wanted[name]) for name in stored if name in wanted}
     missing = [name for name, tensor in wanted.items() if id(tensor) not in held]
@@ -114,7 +123,7 @@ def _require_names(stored: Mapping[str, Tensor], wanted: Mapping[str, Tensor], p
         if names
     ]
     raise CheckpointError(
-        f"{path} does not fit the network: {'; '.join(facts)}; rename its tensors or build its network"
+        f"{origin} does not fit the network: {'; '.join(facts)}; rename its tensors or build its network"
     )
 
 

@@ -62,7 +62,7 @@ def alexnet_tian_har(*, scrambles_channels: bool = False) -> nn.Module:
 
     Args:
         scrambles_channels: reads a window as the published experiments do, which reshape (128, 9) to (9, 1, 128)
-            without a transpose: each of the nine "channels" then holds some 14 consecutive readings of all nine sensors.
+            without a transpose: each of the nine "channels" then holds 14 consecutive readings of all nine sensors.
 
     Input windows (batch, 9, 128) or (batch, 9, 1, 128), whatever `scrambles_channels` says; output logits (batch, 6);
     weights come from torch's global generator.
