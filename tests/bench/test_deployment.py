@@ -15,7 +15,13 @@ from dwindle.bench import deployment
 from dwindle.bench.deployment import deploy, model_outputs
 from dwindle.container import read
 from dwindle.errors import ExportError, SettingError
+from dwindle.exporters import graph
+from dwindle.exporters.options import ExportOptions
+from dwindle.exporters.preprocessing import Preprocessing
+from dwindle.network import simulate as simulate_module
+from dwindle.network.capture import Captured, capture
 from dwindle.network.compressed import CompressedModel
+from dwindle.runtimes.onnxruntime import OnnxRuntime
 
 EXAMPLE = torch.linspace(-1, 1, 3 * 6).reshape(3, 6)
 
@@ -58,20 +64,69 @@ def test_unknown_formats_and_none_are_refused(model: CompressedModel, tmp_path: 
         deploy(model, EXAMPLE, tmp_path, formats=())
 
 
+def test_the_network_is_captured_once_for_all_formats_and_parity(
+    model: CompressedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[object] = []
+
+    def counted(network: nn.Module, example: torch.Tensor) -> Captured:
+        calls.append(network)
+        return capture(network, example)
+
+    for module in (deployment, graph, simulate_module):
+        monkeypatch.setattr(module, "capture", counted)
+    result = deploy(model, EXAMPLE, tmp_path)
+    assert len(calls) == 1
+    for artifact in result.artifacts.values():
+        alone = deploy(model, EXAMPLE, tmp_path / "alone", formats=(artifact.format,))
+        assert alone.artifacts[artifact.format].sha256 == artifact.sha256
+
+
+def test_raw_inputs_decide_parity_where_a_file_preprocesses(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(64, 2)).eval()
+    preprocessing = Preprocessing(
+        scale=1 / 255, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25), is_uint8=True, channels_last=True
+    )
+    options = ExportOptions(preprocessing=preprocessing, class_names=("cat", "dog"), batch_size=4)
+    result = deploy(CompressedModel.dense(network), torch.randn(3, 3, 6, 6), tmp_path, options=options)
+    for artifact in result.artifacts.values():
+        parity = next(m for m in result.parity if m.artifact == artifact.sha256)
+        assert parity.conditions["within_bound"] == "yes"
+        assert parity.n == 4
+        with OnnxRuntime().load(artifact) as session:
+            (value,) = session.session.get_inputs()
+            assert (value.type, value.shape) == ("tensor(uint8)", [4, 6, 6, 3])
+    assert read(result.artifacts["dwn"].path).metadata["class_names"] == ["cat", "dog"]
+    assert read(result.artifacts["dwn"].path).metadata["preprocessing"]["is_uint8"] is True
+
+
+def test_options_that_do_not_fit_are_refused_before_anything_is_written(model: CompressedModel, tmp_path: Path) -> None:
+    cases: list[tuple[ExportOptions, str]] = [
+        (ExportOptions(class_names=("a",)), "1 class names for 4 outputs"),
+        (ExportOptions(preprocessing=Preprocessing(mean=(0.0, 1.0))), "2 values of mean, but the input has 6 channels"),
+    ]
+    for options, message in cases:
+        with pytest.raises(ExportError, match=message):
+            deploy(model, EXAMPLE, tmp_path / "out", options=options)
+    assert not list(tmp_path.iterdir())
+
+
 class Obstructed:
     format = "stone"
 
     def obstacles(self, model: CompressedModel) -> list[str]:
         return ["no chisel", "no time"]
 
-    def export(self, model: CompressedModel, example: torch.Tensor, path: Path) -> Artifact:
+    def export(self, model: CompressedModel, example: torch.Tensor, path: Path, *, graph: onnx.ModelProto) -> Artifact:
         raise NotImplementedError
 
 
 def test_all_obstacles_are_named_before_anything_is_written(
     model: CompressedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deployment, "EXPORTERS", {**deployment.EXPORTERS, "stone": lambda metadata: Obstructed()})
+    monkeypatch.setattr(
+        deployment, "EXPORTERS", {**deployment.EXPORTERS, "stone": lambda metadata, options: Obstructed()}
+    )
     with pytest.raises(ExportError, match="cannot be written: stone: no chisel; stone: no time"):
         deploy(model, EXAMPLE, tmp_path, formats=("dwn", "stone"))
     assert not list(tmp_path.iterdir())
@@ -85,7 +140,7 @@ class Quadrupled:
     def obstacles(self, model: CompressedModel) -> list[str]:
         return []
 
-    def export(self, model: CompressedModel, example: torch.Tensor, path: Path) -> Artifact:
+    def export(self, model: CompressedModel, example: torch.Tensor, path: Path, *, graph: onnx.ModelProto) -> Artifact:
         from dwindle.exporters.onnx import OnnxExporter
 
         with torch.no_grad():
@@ -101,7 +156,7 @@ class Quadrupled:
 def test_a_file_that_answers_otherwise_is_found_out(
     model: CompressedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deployment, "EXPORTERS", {"onnx": lambda metadata: Quadrupled()})
+    monkeypatch.setattr(deployment, "EXPORTERS", {"onnx": lambda metadata, options: Quadrupled()})
     result = deploy(model, EXAMPLE, tmp_path, formats=("onnx",))
     parity = result.parity[0]
     assert parity.conditions["within_bound"] == "no"

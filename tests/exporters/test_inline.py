@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnxruntime
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
@@ -14,6 +15,7 @@ from dwindle.container.records import (
     AffineRecord,
     CodebookRecord,
     DenseRecord,
+    HalfRecord,
     ScaledRecord,
     SparseRecord,
     decode_record,
@@ -47,14 +49,21 @@ def codebook(draw):
     rng = np.random.default_rng(draw(st.integers(0, 10**6)))
     indices = rng.integers(0, size, SHAPE).astype(np.uint8 if size <= 256 else np.int32)
     floats = DenseRecord(rng.standard_normal(size).astype(np.float32))
-    return CodebookRecord(indices, draw(st.just(floats) | affine((size,), granularities=("tensor",))))
+    halves = HalfRecord(rng.standard_normal(size).astype(np.float16))
+    return CodebookRecord(indices, draw(st.just(floats) | st.just(halves) | affine((size,), granularities=("tensor",))))
 
 
 @st.composite
 def sparse(draw):
     rng = np.random.default_rng(draw(st.integers(0, 10**6)))
     dense = DenseRecord(rng.standard_normal(SHAPE).astype(np.float32))
-    return SparseRecord(rng.random(SHAPE) < 0.5, draw(codebook() | affine() | st.just(dense)))
+    return SparseRecord(rng.random(SHAPE) < 0.5, draw(codebook() | affine() | st.just(dense) | half()))
+
+
+@st.composite
+def half(draw):
+    rng = np.random.default_rng(draw(st.integers(0, 10**6)))
+    return HalfRecord(rng.standard_normal(SHAPE).astype(np.float16))
 
 
 @st.composite
@@ -62,11 +71,11 @@ def scaled(draw):
     axis = draw(st.integers(0, 1))
     rng = np.random.default_rng(draw(st.integers(0, 10**6)))
     return ScaledRecord(
-        draw(codebook() | affine() | sparse()), rng.uniform(-1, 1, SHAPE[axis]).astype(np.float32), axis
+        draw(codebook() | affine() | sparse() | half()), rng.uniform(-1, 1, SHAPE[axis]).astype(np.float32), axis
     )
 
 
-def unfolded(unfolding: Unfolding, outputs: list[str]) -> list[np.ndarray]:
+def unfolded(unfolding: Unfolding, outputs: list[str], *, opset: int = 21) -> list[np.ndarray]:
     graph = helper.make_graph(
         unfolding.nodes,
         "weights",
@@ -74,25 +83,28 @@ def unfolded(unfolding: Unfolding, outputs: list[str]) -> list[np.ndarray]:
         [onnx.ValueInfoProto(name=name) for name in outputs],
         unfolding.initializers,
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10 if opset == 21 else 8
+    )
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     return session.run(outputs, {})
 
 
 @settings(max_examples=150, deadline=None)
-@given(codebook() | affine() | sparse() | scaled())
-def test_floats_unfold_to_the_bits_of_the_record(record):
-    (values,) = unfolded(unfold_floats("w", record), ["w"])
+@given(codebook() | affine() | sparse() | scaled() | half(), st.sampled_from([15, 20, 21]))
+def test_floats_unfold_to_the_bits_of_the_record(record, opset):
+    (values,) = unfolded(unfold_floats("w", record, has_int4=opset == 21), ["w"], opset=opset)
     np.testing.assert_array_equal(values, decode_record(record))
 
 
 @settings(max_examples=150, deadline=None)
-@given(codebook() | affine() | sparse() | scaled())
-def test_codes_unfold_to_the_integers_of_the_record(record):
+@given(codebook() | affine() | sparse() | scaled(), st.sampled_from([15, 20, 21]))
+def test_codes_unfold_to_the_integers_of_the_record(record, opset):
     form = integer_form(record)
     if form is None:
         return
-    parts = unfolded(unfold_codes("w", record, form), ["w/codes", "w/scale", "w/zero_point"])
+    unfolding = unfold_codes("w", record, form, has_int4=opset == 21)
+    parts = unfolded(unfolding, ["w/codes", "w/scale", "w/zero_point"], opset=opset)
     for part, expected in zip(parts, (form.codes, form.scale, form.zero_point), strict=True):
         np.testing.assert_array_equal(part, expected)
         assert part.dtype == expected.dtype
@@ -105,3 +117,26 @@ def test_fifteen_centroids_and_zero_take_half_a_byte_each():
     stored = {tensor.name: tensor for tensor in unfold_floats("w", record).initializers}
     assert stored["w/indices"].data_type == onnx.TensorProto.UINT4
     assert stored["w/indices"].raw_data == bytes([14 | 15 << 4, 0 | 7 << 4])
+
+
+@pytest.mark.parametrize(
+    ("size", "has_int4", "expected"),
+    [
+        (16, True, onnx.TensorProto.UINT4),
+        (16, False, onnx.TensorProto.UINT8),
+        (256, True, onnx.TensorProto.UINT8),
+        (257, True, onnx.TensorProto.UINT16),
+        (65536, True, onnx.TensorProto.UINT16),
+    ],
+)
+def test_indices_take_the_smallest_type_that_holds_them(size, has_int4, expected):
+    record = CodebookRecord(np.array([0, size - 1], np.int32), DenseRecord(np.arange(size, dtype=np.float32)))
+    unfolding = unfold_floats("w", record, has_int4=has_int4)
+    assert next(t for t in unfolding.initializers if t.name == "w/indices").data_type == expected
+    (values,) = unfolded(unfolding, ["w"])
+    assert values.tolist() == [0.0, size - 1.0]
+
+
+def test_a_float16_weight_takes_two_bytes_a_number():
+    stored = unfold_floats("w", HalfRecord(np.ones(5, np.float16))).initializers
+    assert [(t.data_type, len(t.raw_data)) for t in stored] == [(onnx.TensorProto.FLOAT16, 10)]

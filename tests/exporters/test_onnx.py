@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import onnx
 import pytest
@@ -11,6 +13,7 @@ from torch import nn
 from dwindle.errors import ExportError
 from dwindle.exporters import onnx as exporter_module
 from dwindle.exporters.onnx import OnnxExporter
+from dwindle.exporters.options import ExportOptions
 from dwindle.exporters.preprocessing import Preprocessing
 from dwindle.network.compressed import CompressedModel
 from dwindle.runtimes.onnxruntime import OnnxRuntime
@@ -26,7 +29,8 @@ def test_raw_bytes_of_a_camera_give_the_networks_answer(model, tmp_path):
     preprocessing = Preprocessing(
         scale=1 / 255, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25), is_uint8=True, channels_last=True
     )
-    exporter = OnnxExporter(preprocessing=preprocessing, notes={"class_names": '["a", "b", "c"]'})
+    options = ExportOptions(preprocessing=preprocessing, class_names=("a", "b", "c"))
+    exporter = OnnxExporter(notes={"by": "me"}, options=options)
     path = tmp_path / "model.onnx"
     artifact = exporter.export(model, torch.zeros(1, 3, 8, 8), path)
     image = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype(np.uint8)
@@ -36,7 +40,9 @@ def test_raw_bytes_of_a_camera_give_the_networks_answer(model, tmp_path):
     with OnnxRuntime().load(artifact) as session, torch.no_grad():
         np.testing.assert_allclose(session.run(image)[0], model.network(ready).numpy(), atol=1e-5)
     notes = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
-    assert notes["class_names"] == '["a", "b", "c"]'
+    assert json.loads(notes["class_names"]) == ["a", "b", "c"]
+    assert json.loads(notes["preprocessing"])["std"] == [0.2, 0.3, 0.25]
+    assert notes["by"] == "me"
     assert notes["dwindle.digest"] == model.digest() == artifact.origin
     assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
     again = exporter.export(model, torch.zeros(1, 3, 8, 8), tmp_path / "again.onnx")

@@ -8,7 +8,8 @@ import pytest
 from onnx import numpy_helper, parser
 
 from dwindle.errors import ExportError, SettingError
-from dwindle.exporters.preprocessing import Preprocessing, prepend
+from dwindle.exporters.prepend import prepend
+from dwindle.exporters.preprocessing import Preprocessing
 from dwindle.exporters.qdq import quantize_activations, quantized_scale
 from dwindle.exporters.tidy import drop_unread, drop_zero_biases, fold_constants, pool_globally
 from dwindle.network.activations import INPUT, ActivationQuantizer, CallSite
@@ -119,3 +120,6 @@ def test_preprocessing_fits_the_channels():
     two = graph_of("g (float[n] x, float[n] z) => (float[n] output) { output = Add (x, z) }")
     with pytest.raises(ExportError, match="one input, this one has 2"):
         prepend(two, Preprocessing())
+    tokens = graph_of("g (int64[n,3] x) => (int64[n,3] output) { output = Neg (x) }")
+    with pytest.raises(ExportError, match="gives float32, but the network takes int64"):
+        prepend(tokens, Preprocessing())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,15 +16,22 @@ from dwindle.bench.machine import this_machine
 from dwindle.bench.measurement import Measurement, Subject
 from dwindle.bench.probes.parity import measure_parity
 from dwindle.errors import ExportError, SettingError
+from dwindle.exporters.options import ExportOptions
 from dwindle.exporters.protocol import Exporter
+from dwindle.network.capture import capture
 from dwindle.network.compressed import CompressedModel
+from dwindle.network.inputs import Inputs, call, n_examples, take
+from dwindle.network.simulate import Simulated, simulate
 from dwindle.runtimes.protocol import Array, Runtime
-from dwindle.settings import nearest, to_plain
+from dwindle.settings import nearest
 
 FLOAT_BOUND: Final = 1e-4
 """Parity bound of a float network: sums in another order, as a fraction of the largest output."""
 QUANTIZED_BOUND: Final = 0.05
 """Parity bound with quantized activations: a value on the edge between two codes may fall to either."""
+HALF_BOUND: Final = 0.01
+"""Parity bound of a network that computes in float16: each rounding is up to 2^-11, and a deep network has many."""
+DEFAULTS: Final = ExportOptions()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,73 +50,111 @@ class Deployment:
     origin: str = field(default="")
 
 
-def deploy(
+def deploy(  # ruff: ignore[too-many-arguments] (all but the first three have defaults)
     model: CompressedModel,
-    example: Tensor,
+    example: Inputs,
     folder: Path,
     *,
     formats: Sequence[str] = ("dwn", "onnx"),
+    options: ExportOptions = DEFAULTS,
     metadata: Mapping[str, Any] | None = None,
     name: str = "model",
 ) -> Deployment:
-    """Write `model` into `folder`/`name`.<format> for each format and measure parity on `example` (batch, ...).
+    """Write `model` into `folder`/`name`.<format> for each format and measure parity on `example`.
+
+    Args:
+        model: what to write.
+        example: one input batch as the network sees it; where a file preprocesses, parity is measured on the raw inputs
+            that become this batch.
+        folder: made where it is absent.
+        formats: `dwn`, `onnx`.
+        options: opset, batch size, type of floats, preprocessing, class names.
+        metadata: JSON values that travel inside the files.
+        name: of the files, without the suffix.
 
     Raises:
         SettingError: an unknown format, or none.
+        NetworkError: the network cannot be captured.
         ExportError: a format cannot express the model (nothing is written then), or a file's outputs are not finite or
             have another shape than the model's.
     """
-    exporters = [_exporter(name_of_format, metadata or {}) for name_of_format in formats]
+    from dwindle.exporters.graph import build_graph  # onnx is heavy and optional
+
+    exporters = [_exporter(name_of_format, metadata or {}, options) for name_of_format in formats]
     if not exporters:
         raise SettingError(f"deploy needs at least one format; known are {', '.join(EXPORTERS)}")
     if obstacles := [f"{e.format}: {reason}" for e in exporters for reason in e.obstacles(model)]:
         raise ExportError("the model cannot be written: " + "; ".join(obstacles))
+    captured = capture(model.network, example)
+    graph = build_graph(model, example, options=options, captured=captured)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    artifacts = {e.format: e.export(model, example, folder / f"{name}.{e.format}") for e in exporters}
+    artifacts = {e.format: e.export(model, example, folder / f"{name}.{e.format}", graph=graph) for e in exporters}
     return Deployment(
         artifacts=artifacts,
-        parity=_parity(model, example, tuple(artifacts.values())),
+        parity=_parity(
+            simulate(model, example, captured=captured), example, tuple(artifacts.values()), options=options
+        ),
         n_dense_weights=model.n_dense_weights,
         origin=model.digest(),
     )
 
 
-def model_outputs(model: CompressedModel, example: Tensor) -> tuple[Array, ...]:
+def model_outputs(model: CompressedModel, example: Inputs) -> tuple[Array, ...]:
     """Return our model's answer to `example`, its activation quantizers included: what parity is measured against.
 
     Raises:
         ExportError: the network returns something else than a tensor or a sequence of tensors.
     """
-    from dwindle.network.simulate import simulate
-
     return _run(simulate(model, example), example)
 
 
-def _parity(model: CompressedModel, example: Tensor, artifacts: tuple[Artifact, ...]) -> tuple[Measurement, ...]:
+def _parity(
+    network: nn.Module, example: Inputs, artifacts: tuple[Artifact, ...], *, options: ExportOptions
+) -> tuple[Measurement, ...]:
     from dwindle.runtimes.onnxruntime import OnnxRuntime
 
     runtime: Runtime = OnnxRuntime()
-    reference = model_outputs(model, example)
-    bound = QUANTIZED_BOUND if model.activations else FLOAT_BOUND
+    ready, raw = _raw_inputs(_of_size(example, options.batch_size), options)
+    reference = _run(network, ready)
     found: list[Measurement] = []
     for artifact in artifacts:
         if artifact.format in runtime.formats:
             with runtime.load(artifact) as session:
-                outputs = session.run(*as_arrays(example))
+                outputs = session.run(*raw)
             subject = Subject(
                 artifact=artifact.sha256,
                 runtime=runtime.name,
                 machine=this_machine().summary(),
                 conditions={"format": artifact.format},
             )
-            found.extend(measure_parity(subject, reference, outputs, bound=bound))
+            found.extend(measure_parity(subject, reference, outputs, bound=_bound(network, options)))
     return tuple(found)
 
 
-def _run(network: nn.Module, example: Tensor) -> tuple[Array, ...]:
+def _bound(network: nn.Module, options: ExportOptions) -> float:
+    if isinstance(network, Simulated):
+        return QUANTIZED_BOUND
+    return FLOAT_BOUND if options.float_type == "float32" else HALF_BOUND
+
+
+def _of_size(example: Inputs, batch_size: int | None) -> Inputs:
+    """Return `example`, or `batch_size` of its examples, over again where it has fewer."""
+    return example if batch_size is None else take(example, torch.arange(batch_size) % n_examples(example))
+
+
+def _raw_inputs(example: Inputs, options: ExportOptions) -> tuple[Inputs, tuple[Array, ...]]:
+    """Return inputs of the network, near `example`, and what the file takes in their place."""
+    if options.preprocessing is None:
+        return example, as_arrays(example)
+    (ready,) = as_arrays(example)
+    raw = options.preprocessing.raw(ready)
+    return torch.from_numpy(options.preprocessing.apply(raw)), (raw,)
+
+
+def _run(network: nn.Module, example: Inputs) -> tuple[Array, ...]:
     with torch.no_grad():
-        outputs: object = network(example)
+        outputs: object = call(network, example)
     parts = cast("Sequence[object]", outputs) if isinstance(outputs, tuple | list) else (outputs,)
     tensors = [part for part in parts if isinstance(part, Tensor)]
     if len(tensors) != len(parts):
@@ -118,24 +162,25 @@ def _run(network: nn.Module, example: Tensor) -> tuple[Array, ...]:
     return as_arrays(tuple(tensors))
 
 
-def _native(metadata: Mapping[str, Any]) -> Exporter:
+def _native(metadata: Mapping[str, Any], options: ExportOptions) -> Exporter:
     from dwindle.exporters.native import NativeExporter
 
-    return NativeExporter(metadata=metadata)
+    return NativeExporter(metadata=metadata, options=options)
 
 
-def _onnx(metadata: Mapping[str, Any]) -> Exporter:
-    from dwindle.exporters.onnx import OnnxExporter
+def _onnx(metadata: Mapping[str, Any], options: ExportOptions) -> Exporter:
+    from dwindle.exporters.onnx import OnnxExporter, as_notes
 
-    # ONNX holds text only.
-    notes = {key: value if isinstance(value, str) else json.dumps(to_plain(value)) for key, value in metadata.items()}
-    return OnnxExporter(notes=notes)
+    return OnnxExporter(notes=as_notes(metadata), options=options)
 
 
-EXPORTERS: Final[Mapping[str, Callable[[Mapping[str, Any]], Exporter]]] = {"dwn": _native, "onnx": _onnx}
+EXPORTERS: Final[Mapping[str, Callable[[Mapping[str, Any], ExportOptions], Exporter]]] = {
+    "dwn": _native,
+    "onnx": _onnx,
+}
 
 
-def _exporter(name: str, metadata: Mapping[str, Any]) -> Exporter:
+def _exporter(name: str, metadata: Mapping[str, Any], options: ExportOptions) -> Exporter:
     if name not in EXPORTERS:
         raise SettingError(f"unknown format {name!r}; {nearest(name, EXPORTERS)}")
-    return EXPORTERS[name](metadata)
+    return EXPORTERS[name](metadata, options)

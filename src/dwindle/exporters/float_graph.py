@@ -12,19 +12,19 @@ from typing import Any, Final
 
 import onnx
 import torch
-from torch import Tensor, fx
+from torch import fx
 from torch.export import ExportedProgram
 
 from dwindle.errors import ExportError
+from dwindle.exporters.fixed_batch import BATCH
 from dwindle.exporters.tidy import drop_unread, drop_zero_biases, fold_constants, pool_globally
 from dwindle.network.activations import CallSite
-from dwindle.network.capture import Captured, capture
+from dwindle.network.capture import Captured
 from dwindle.network.compressed import CompressedModel
 
 OPSET: Final = 21
 """The first opset with 4-bit integers and with 16-bit QuantizeLinear; onnxruntime reads it since 1.20."""
 EXPORT_LOGGER: Final = "torch.onnx._internal.exporter._registration"
-BATCH: Final = "batch"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,17 +35,15 @@ class FloatGraph:
     values: Mapping[CallSite, str]
 
 
-def float_graph(model: CompressedModel, example: Tensor) -> FloatGraph:
-    """Return `model.network` in eval mode as ONNX with a dynamic batch; activation quantizers play no part here.
+def float_graph(model: CompressedModel, captured: Captured) -> FloatGraph:
+    """Return `captured`, the graph of `model.network`, as ONNX; activation quantizers play no part here.
 
     Inputs have the names of the parameters of `forward`; the output is `output`, or `output_0`, `output_1`, ...
     Weights carry their values and their names in the state dict; of tied weights only the first name is left.
 
     Raises:
-        NetworkError: the network cannot be captured.
         ExportError: torch has no ONNX form for an operation of the network.
     """
-    captured = capture(model.network, example)
     program = _export(captured.program)
     proto = program.model_proto
     decomposed = program.exported_program

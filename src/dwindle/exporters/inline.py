@@ -7,13 +7,14 @@ before it fuses QDQ pairs; DequantizeLinear alone it never folds, hence Cast and
 |---|---|---|
 | Affine, read as integers | int8 codes, int4 where they fit | (Cast int8) |
 | Affine, read as floats | int4, int8 or 16-bit codes, scale, zero point | Cast float, Sub, Mul |
-| Codebook, Sparse(Codebook) | uint4 (up to 16 table entries) or uint8 indices, table | Cast int32, Gather |
+| Codebook, Sparse(Codebook) | uint4 (up to 16 table entries), uint8 or uint16 indices, table | Cast int32, Gather |
 | Scaled(...) read as floats | and a factor for each channel | Mul |
 | Scaled(Codebook) with a negative factor, read as integers | and a second, mirrored half of the table | Add, Gather |
 | Half, Sparse(Half) | float16 numbers | Cast float |
 | Dense, Sparse(Dense), Affine in groups that do not divide a row | floats | |
 
 A sparse codebook has one more table entry, the zero: 15 centroids and the zero fit uint4, 16 and the zero take uint8.
+Before opset 21 there are no 4-bit integers: what would take 4 bits takes 8.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from dwindle.exporters.tidy import node_for
 
 Array = npt.NDArray[Any]
 LARGEST_UINT4: Final = 15
+LARGEST_UINT16: Final = (1 << 16) - 1
 INT4: Final = (-8, 7)
 
 
@@ -53,8 +55,9 @@ class Unfolding:
         nodes: what unfolds it, in order.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, has_int4: bool = True) -> None:
         self.name = name
+        self.has_int4 = has_int4
         self.initializers: list[TensorProto] = []
         self.nodes: list[onnx.NodeProto] = []
 
@@ -65,7 +68,9 @@ class Unfolding:
         return name
 
     def packed(self, part: str, values: Array, dtype: int) -> str:
-        """Add an initializer of UINT4 or INT4, two values a byte, and return its name."""
+        """Add an initializer of UINT4 or INT4, two values a byte (one, without `has_int4`), and return its name."""
+        if not self.has_int4:
+            return self.data(part, values.astype(np.int8 if dtype == TensorProto.INT4 else np.uint8))
         name = f"{self.name}/{part}"
         nibbles = values.reshape(-1).astype(np.int8).view(np.uint8) & 0xF
         nibbles = np.append(nibbles, np.zeros(nibbles.size % 2, dtype=np.uint8))
@@ -87,17 +92,17 @@ class Unfolding:
             self.initializers[-1].name = target
 
 
-def unfold_floats(name: str, record: Record) -> Unfolding:
+def unfold_floats(name: str, record: Record, *, has_int4: bool = True) -> Unfolding:
     """Return what unfolds to the float tensor `name`, bit for bit `decode_record(record)`."""
-    unfolding = Unfolding(name)
+    unfolding = Unfolding(name, has_int4=has_int4)
     _floats(unfolding, record)
     unfolding.deliver(name)
     return unfolding
 
 
-def unfold_codes(name: str, record: Record, form: IntegerForm) -> Unfolding:
+def unfold_codes(name: str, record: Record, form: IntegerForm, *, has_int4: bool = True) -> Unfolding:
     """Return what unfolds to `name/codes`, `name/scale`, `name/zero_point`: the parts of `form`, made from `record`."""
-    unfolding = Unfolding(name)
+    unfolding = Unfolding(name, has_int4=has_int4)
     unfolding.data("scale", np.asarray(form.scale))
     unfolding.data("zero_point", np.asarray(form.zero_point))
     factor, axis, record = (
@@ -117,7 +122,7 @@ def unfold_codes(name: str, record: Record, form: IntegerForm) -> Unfolding:
             source = unfolding.step("Add", [source, unfolding.data("offsets", shaped)], "indices/mirrored")
             table = np.concatenate([table, (2 * zero_point - table.astype(np.int32)).astype(np.int8)])
         unfolding.step("Gather", [unfolding.data("table", table), source], "codes", axis=0)
-    elif INT4[0] <= form.codes.min(initial=0) and form.codes.max(initial=0) <= INT4[1]:
+    elif has_int4 and INT4[0] <= form.codes.min(initial=0) and form.codes.max(initial=0) <= INT4[1]:
         unfolding.step(
             "Cast", [unfolding.packed("codes/int4", form.codes, TensorProto.INT4)], "codes", to=TensorProto.INT8
         )
@@ -179,13 +184,13 @@ def _with_zero(indices: Array, table: Array, support: Array | None, *, zero: flo
 
 
 def _indices(unfolding: Unfolding, indices: Array, *, n_entries: int) -> str:
-    """Write indices as uint4, uint8 or int32, whatever is the smallest, and return the name of their int32 form."""
-    if n_entries > 256:
+    """Write indices as uint4, uint8 or uint16, whatever is the smallest, and return the name of their int32 form."""
+    if n_entries > LARGEST_UINT16 + 1:  # 65,536 centroids, and the zero
         return unfolding.data("indices", indices.astype(np.int32))
     if n_entries <= LARGEST_UINT4 + 1:
         stored = unfolding.packed("indices", indices, TensorProto.UINT4)
     else:
-        stored = unfolding.data("indices", indices.astype(np.uint8))
+        stored = unfolding.data("indices", indices.astype(np.uint8 if n_entries <= 256 else np.uint16))
     return unfolding.step("Cast", [stored], "indices/int32", to=TensorProto.INT32)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, assert_never
+from typing import TYPE_CHECKING, Any, Final, assert_never
 
 import numpy as np
 import torch
@@ -29,9 +29,17 @@ from dwindle.container.writer import write
 from dwindle.core.encoding import Affine, Codebook, Dense, Encoding, Half, Scaled, Sparse, codebook_of, decode
 from dwindle.core.granularity import Granularity, PerChannel, PerGroup, PerTensor
 from dwindle.errors import ExportError
+from dwindle.exporters.options import ExportOptions
 from dwindle.network.compressed import CompressedModel
+from dwindle.network.inputs import Inputs
 from dwindle.settings import to_plain
 from dwindle.version import VERSION
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+WIDE_OPSET: Final = 21
+"""The first opset whose QuantizeLinear gives 16-bit integers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +49,11 @@ class NativeExporter:
     Attributes:
         metadata: JSON values that travel inside the file, such as class names and preprocessing; the exporter adds
             `n_dense_weights`, `digest`, `history`, `edits`, `activations` and `version`.
+        options: what the graph in the file looks like.
     """
 
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    options: ExportOptions = field(default_factory=ExportOptions)
 
     @property
     def format(self) -> str:
@@ -52,15 +62,17 @@ class NativeExporter:
 
     def obstacles(self, model: CompressedModel) -> list[str]:
         """Return the reasons why the format cannot hold `model`; empty if it can."""
-        found = unknown_dtypes(model)
+        found = [*unknown_dtypes(model), *unfit_options(model, self.options)]
         for name, encoding in model.encodings.items():
             codebook = codebook_of(encoding)
             if codebook is not None and codebook.codebook_size > MAX_ALPHABET:
                 found.append(f"{name!r} has {codebook.codebook_size} centroids; use at most {MAX_ALPHABET}")
         return found
 
-    def export(self, model: CompressedModel, example: Tensor, path: Path) -> Artifact:
-        """Write `model` to `path`, whole or not at all; `example` is one input batch (batch, ...).
+    def export(
+        self, model: CompressedModel, example: Inputs, path: Path, *, graph: ModelProto | None = None
+    ) -> Artifact:
+        """Write `model` to `path`, whole or not at all; `example` is one input batch, `graph` its graph if it is known.
 
         Raises:
             ExportError: the format cannot hold the model, or ONNX cannot express its graph.
@@ -70,8 +82,9 @@ class NativeExporter:
 
         if reasons := self.obstacles(model):
             raise ExportError(f"this model cannot become a .dwn file: {'; '.join(reasons)}")
-        graph: bytes = build_graph(model, example).SerializeToString(deterministic=True)
-        write(path, to_contents(model, graph=graph, metadata=self.metadata))
+        graph = build_graph(model, example, options=self.options) if graph is None else graph
+        data: bytes = graph.SerializeToString(deterministic=True)
+        write(path, to_contents(model, graph=data, metadata={**self.metadata, **self.options.metadata()}))
         return Artifact.of(path, origin=model.digest())
 
 
@@ -80,6 +93,17 @@ def unknown_dtypes(model: CompressedModel) -> list[str]:
     found = {name: str(decode(encoding).dtype).removeprefix("torch.") for name, encoding in model.encodings.items()}
     known = ", ".join(DTYPES)
     return [f"{n!r} holds {d} numbers; convert it to one of {known}" for n, d in found.items() if d not in DTYPES]
+
+
+def unfit_options(model: CompressedModel, options: ExportOptions) -> list[str]:
+    """Return a sentence for each option that `model` rules out."""
+    found: list[str] = []
+    widths = {quantizer.n_bits for quantizer in model.activations.values()}
+    if max(widths, default=0) > 8 and options.opset < WIDE_OPSET:
+        found.append(f"{max(widths)}-bit activations need opset {WIDE_OPSET}, got {options.opset}; raise it")
+    if widths and options.float_type != "float32":
+        found.append(f"quantized activations compute in integers, not {options.float_type}; use float_type='float32'")
+    return found
 
 
 def to_contents(model: CompressedModel, *, graph: bytes, metadata: Mapping[str, Any]) -> Contents:

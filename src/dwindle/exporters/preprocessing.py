@@ -1,17 +1,19 @@
-"""This file puts what an application does to its inputs (scale, mean, std, layout) into the ONNX graph."""
+"""This file says what an application does to its inputs before the network sees them, in the arithmetic of a file."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
-import onnx
-from onnx import TensorProto, numpy_helper
+import numpy.typing as npt
 
-from dwindle.errors import ExportError, SettingError
-from dwindle.exporters.tidy import node_for, replace_nodes
+from dwindle.errors import SettingError
+
+Array = npt.NDArray[Any]
+LARGEST_BYTE: Final = 255
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,71 +39,36 @@ class Preprocessing:
             raise SettingError(f"{self}: scale, mean and std must be finite and std positive")
         if not self.mean or not self.std:
             raise SettingError(f"{self}: mean and std need one value for each channel, or one for all")
+        if self.scale == 0:
+            raise SettingError(f"{self}: a scale of 0 makes every input the same; 1 changes nothing")
 
+    def parts(self) -> Mapping[str, tuple[float, ...]]:
+        """Return what is multiplied, subtracted and divided by, by the names that the graph gives them."""
+        return {"factor": (self.scale,), "mean": self.mean, "std": self.std}
 
-def prepend(graph: onnx.GraphProto, preprocessing: Preprocessing) -> None:
-    """Let `graph`, in place, take raw inputs under its input's name and preprocess them first.
+    def apply(self, raw: Array) -> Array:
+        """Return what the network sees of `raw`, float32 (batch, channels, ...), with the roundings of the file.
 
-    Raises:
-        ExportError: the graph has several inputs, or another number of channels.
-    """
-    _require_fit(graph, preprocessing)
-    value = graph.input[0]
-    ready = f"{value.name}/preprocessed"
-    n_axes = len(value.type.tensor_type.shape.dim)
-    for node in graph.node:
-        for i, name in enumerate(node.input):
-            node.input[i] = ready if name == value.name else name
-    nodes = _steps(value.name, preprocessing, n_axes)
-    nodes[-1].output[0] = ready
-    for part, numbers in _constants(preprocessing).items():
-        array = np.asarray(numbers, dtype=np.float32).reshape(-1, *([1] * (n_axes - 2)))
-        graph.initializer.append(numpy_helper.from_array(array, f"{value.name}/{part}"))
-    _retype(value, preprocessing)
-    replace_nodes(graph, [*nodes, *graph.node])
+        >>> Preprocessing(scale=1 / 255, std=(0.5,)).apply(np.full((1, 1), 51, np.uint8)).tolist()
+        [[0.4000000059604645]]
+        """
+        values = np.moveaxis(raw, -1, 1) if self.channels_last else raw
+        factor, mean, std = (self.spread(numbers, values.ndim) for numbers in self.parts().values())
+        return (values.astype(np.float32) * factor - mean) / std
 
+    def raw(self, ready: Array) -> Array:
+        """Return the raw input, of the type and layout of the file, that `apply` brings nearest to `ready`.
 
-def _constants(preprocessing: Preprocessing) -> dict[str, tuple[float, ...]]:
-    return {"factor": (preprocessing.scale,), "mean": preprocessing.mean, "std": preprocessing.std}
+        Args:
+            ready: float (batch, channels, ...), as the network sees it.
+        """
+        factor, mean, std = (self.spread(numbers, ready.ndim) for numbers in self.parts().values())
+        values = (ready.astype(np.float32) * std + mean) / factor
+        values = np.moveaxis(values, 1, -1) if self.channels_last else values
+        if self.is_uint8:
+            return np.clip(np.rint(values), 0, LARGEST_BYTE).astype(np.uint8)
+        return np.ascontiguousarray(values, dtype=np.float32)
 
-
-def _require_fit(graph: onnx.GraphProto, preprocessing: Preprocessing) -> None:
-    if len(graph.input) != 1:
-        raise ExportError(f"preprocessing needs a network with one input, this one has {len(graph.input)}")
-    dims = graph.input[0].type.tensor_type.shape.dim
-    if len(dims) < 2:
-        raise ExportError(f"preprocessing needs an input (batch, channels, ...), this one has {len(dims)} axes")
-    n_channels = dims[1].dim_value
-    for part, numbers in _constants(preprocessing).items():
-        if len(numbers) not in {1, n_channels}:
-            raise ExportError(
-                f"preprocessing has {len(numbers)} values of {part}, but the input has {n_channels} channels; "
-                "give one for each channel, or one for all"
-            )
-
-
-def _steps(raw: str, preprocessing: Preprocessing, n_axes: int) -> list[onnx.NodeProto]:
-    nodes: list[onnx.NodeProto] = []
-
-    def step(op: str, part: str, *operands: str, **attributes: Any) -> None:
-        current = nodes[-1].output[0] if nodes else raw
-        nodes.append(node_for(op, [current, *operands], f"{raw}/{part}", **attributes))
-
-    if preprocessing.channels_last:
-        step("Transpose", "channels_first", perm=[0, n_axes - 1, *range(1, n_axes - 1)])
-    if preprocessing.is_uint8:
-        step("Cast", "float", to=TensorProto.FLOAT)
-    step("Mul", "scaled", f"{raw}/factor")
-    step("Sub", "centred", f"{raw}/mean")
-    step("Div", "normalized", f"{raw}/std")
-    return nodes
-
-
-def _retype(value: onnx.ValueInfoProto, preprocessing: Preprocessing) -> None:
-    tensor = value.type.tensor_type
-    if preprocessing.is_uint8:
-        tensor.elem_type = TensorProto.UINT8
-    if preprocessing.channels_last:
-        batch, channels, *others = (dim.SerializeToString() for dim in tensor.shape.dim)
-        del tensor.shape.dim[:]
-        tensor.shape.dim.extend(onnx.TensorShapeProto.Dimension.FromString(dim) for dim in (batch, *others, channels))
+    def spread(self, numbers: tuple[float, ...], n_axes: int) -> Array:
+        """Return `numbers` as float32 in a shape that broadcasts against (batch, channels, ...) of `n_axes` axes."""
+        return np.asarray(numbers, dtype=np.float32).reshape(-1, *([1] * (n_axes - 2)))

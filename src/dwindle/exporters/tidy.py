@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from itertools import starmap
 from typing import Any, Final
 
@@ -26,7 +26,11 @@ LARGEST: Final = 1 << 14
 
 
 def fold_constants(
-    graph: onnx.GraphProto, *, keep: Collection[str], wanted: Callable[[onnx.NodeProto], bool] | None = None
+    graph: onnx.GraphProto,
+    *,
+    keep: Collection[str],
+    wanted: Callable[[onnx.NodeProto], bool] | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> None:
     """Replace, in place, nodes whose inputs are all constant by initializers.
 
@@ -34,8 +38,9 @@ def fold_constants(
         graph: nodes in topological order, as ONNX demands.
         keep: names of initializers whose values must not be looked at (weights); their shapes may.
         wanted: which nodes may go; all foldable ones by default.
+        shapes: what is known of other values.
     """
-    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    shapes = {**(shapes or {}), **{tensor.name: tuple(tensor.dims) for tensor in graph.initializer}}
     types = _element_types(graph)
     known = {t.name: numpy_helper.to_array(t) for t in graph.initializer if t.name not in keep}
     nodes: list[onnx.NodeProto] = []
