@@ -15,9 +15,10 @@ from torch.utils.data import TensorDataset
 from dwindle.artifact import Artifact
 from dwindle.bench.batches import Batch, batches, run_batch
 from dwindle.bench.measurement import Measurement, Metric, Subject, exactly
-from dwindle.bench.probes.accuracy import TOP1, Score, answer, measure_accuracy, measure_drop, top1, top5
-from dwindle.bench.probes.latency import compare_sessions, measure_latency, measure_speedup, time_session
+from dwindle.bench.probes.accuracy import answer, measure_accuracy, measure_drop
+from dwindle.bench.probes.latency import compare_loads, measure_latency, measure_speedup, time_session
 from dwindle.bench.probes.parity import measure_parity
+from dwindle.bench.probes.scores import TOP1, Score, top1, top5
 from dwindle.bench.probes.size import measure_size
 from dwindle.bench.protocol import LatencyProtocol
 from dwindle.errors import DataError, ExportError, MeasurementError, NetworkError
@@ -301,10 +302,10 @@ def test_an_interval_that_could_not_become_narrow_says_so() -> None:
 @pytest.mark.parametrize(("noise", "is_stable"), [(0.02, True), (1.0, False)])
 def test_the_speedup_of_two_sessions(noise: float, is_stable: bool) -> None:
     clock = FakeClock()
-    slow, fast = (
-        session_of(FakeRuntime(latency_ms=ms, noise=noise, clock=clock, seed=i)) for i, ms in enumerate((6.0, 2.0))
-    )
-    both = compare_sessions((slow, fast), (np.zeros(1),), LatencyProtocol(max_repeats=30), clock=clock)
+    slow, fast = (FakeRuntime(latency_ms=ms, noise=noise, clock=clock, seed=i) for i, ms in enumerate((6.0, 2.0)))
+    protocol = LatencyProtocol(max_repeats=30)
+    loads = (lambda: slow.load(ANY_FILE), lambda: fast.load(ANY_FILE))
+    both = compare_loads(loads, (np.zeros(1),), protocol, clock=clock)
     speedup = measure_speedup(SUBJECT, both, baseline="d" * 64, batch=2)
     assert speedup.low <= 3.0 <= speedup.high
     assert speedup.protocol == "latency, interleaved"

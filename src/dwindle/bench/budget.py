@@ -10,30 +10,30 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 
 from dwindle.bench.measurement import (
-    ACCURACY,
-    ACCURACY_DROP,
     COMPRESSION_RATIO,
+    CPU_TIME,
     LATENCY,
     LATENCY_MEDIAN,
     LATENCY_P90,
+    LOAD_TIME,
+    MEMORY_ADDED,
+    MEMORY_PEAK,
     PARITY,
     SIZE,
     SPEEDUP,
+    THROUGHPUT,
     TOP1_AGREEMENT,
-    TOP5_ACCURACY,
     Measurement,
     Metric,
 )
+from dwindle.bench.probes.scores import SCORES, drop_of
 from dwindle.errors import SettingError
 from dwindle.settings import nearest
 
-_METRICS: Final = {
-    metric.name: metric
-    for metric in (
-        ACCURACY, ACCURACY_DROP, COMPRESSION_RATIO, LATENCY, LATENCY_MEDIAN, LATENCY_P90, PARITY, SIZE, SPEEDUP,
-        TOP1_AGREEMENT, TOP5_ACCURACY,
-    )
-}  # fmt: skip
+_OF_FILES: Final = (
+    COMPRESSION_RATIO, CPU_TIME, LATENCY, LATENCY_MEDIAN, LATENCY_P90, LOAD_TIME, MEMORY_ADDED, MEMORY_PEAK, PARITY,
+    SIZE, SPEEDUP, THROUGHPUT, TOP1_AGREEMENT,
+)  # fmt: skip
 _UNITS: Final[Mapping[str, Mapping[str, float]]] = {
     "bytes": {"B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30},
     "ms": {"US": 1e-3, "MS": 1, "S": 1e3},
@@ -68,15 +68,18 @@ class Budget:
                 raise SettingError(f"the budget bounds {name} by {bound}; give a finite number")
 
     @classmethod
-    def from_plain(cls, plain: Mapping[str, Any], *, where: str) -> Self:
+    def from_plain(cls, plain: Mapping[str, Any], *, where: str, metrics: Iterable[Metric] = ()) -> Self:
         """Build a budget from a table such as `{max_size = "250KB", max_accuracy_drop = 0.5, min_speedup = 2}`.
 
-        Keys are `max_` or `min_` and the name of a metric, whose unit may follow (`max_size_bytes`).
+        Keys are `max_` or `min_` and the name of a metric, whose unit may follow (`max_size_bytes`). `metrics` of yours
+        may be bounded beside the built-in ones, and so may the drop of each, as `max_<name>_drop`.
 
         Raises:
             SettingError: an unknown key (the nearest known one is named), or a value that is no quantity.
         """
-        keys = {("max_" if m.better < 0 else "min_") + m.name: m for m in _METRICS.values()}
+        answers = (*(score.metric for score in SCORES.values()), *metrics)
+        known = (*_OF_FILES, *answers, *map(drop_of, answers))
+        keys = {("max_" if m.better < 0 else "min_") + m.name: m for m in known}
         with_units = {f"{key}_{m.unit}": m for key, m in keys.items() if m.unit in {"bytes", "ms", "points"}}
         bounds: dict[str, float] = {}
         for key, value in plain.items():

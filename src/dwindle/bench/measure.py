@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -14,59 +13,19 @@ import numpy.typing as npt
 
 from dwindle.artifact import Artifact
 from dwindle.bench.batches import Batch, Data, batches, run_batch
+from dwindle.bench.costs import Costs, Opened, Samples, costs_alone, costs_in_turn
 from dwindle.bench.deployment import Deployment
 from dwindle.bench.ledger import Ledger
 from dwindle.bench.machine import this_machine
 from dwindle.bench.measurement import Measurement, Subject
-from dwindle.bench.probes import accuracy, latency
+from dwindle.bench.plan import Plan
+from dwindle.bench.probes import accuracy
 from dwindle.bench.probes.size import measure_size
-from dwindle.bench.protocol import Clock, LatencyProtocol, Timing
 from dwindle.errors import DataError, MeasurementError, RuntimeUnavailableError, SettingError
-from dwindle.runtimes.protocol import Runtime, Session
+from dwindle.runtimes.protocol import Array, Runtime
 from dwindle.settings import TAG, nearest, to_plain
 
 Role = Literal["dense", "compressed"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """How to measure.
-
-    Attributes:
-        n_threads: threads of the engine, fixed.
-        batch_size: examples in one call while accuracy is measured.
-        scores: metrics of the answers; the drop is measured in the first.
-        latency: when to stop timing; None measures no latency.
-        latency_batch: examples in one timed call.
-        clock: what time is taken from.
-    """
-
-    n_threads: int = 1
-    batch_size: int = 256
-    scores: tuple[accuracy.Score, ...] = accuracy.CLASSIFICATION
-    latency: LatencyProtocol | None = field(default_factory=LatencyProtocol)
-    latency_batch: int = 1
-    clock: Clock = time.perf_counter
-
-    def __post_init__(self) -> None:
-        if min(self.n_threads, self.batch_size, self.latency_batch) < 1:
-            raise SettingError(
-                f"n_threads, batch_size and latency_batch must be at least 1; got {self.n_threads}, {self.batch_size}, "
-                f"{self.latency_batch}"
-            )
-        if not self.scores:
-            raise SettingError("scores is empty; name at least one metric of the answers")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Samples:
-    """The single timed runs behind a latency; `artifact` is the sha256 of the file."""
-
-    artifact: str
-    runtime: str
-    n_threads: int
-    batch: int
-    samples_ms: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -117,7 +76,7 @@ def measure(
         MeasurementError: the engine loads none of these formats, a file has changed, or answers are not finite.
         DataError: no data, labels out of range, or inputs that a file cannot run.
     """
-    plan, engine = plan or Plan(), _engine(runtime)
+    plan, engine = plan or Plan(), engine_of(runtime)
     artifacts = _run_first(target, engine)
     files = artifacts[:1] if dense is None else (artifacts[0], *_run_first(dense, engine))
     n_dense_weights = target.n_dense_weights if isinstance(target, Deployment) else None
@@ -148,81 +107,63 @@ def record(ledger: Ledger, measured: Measured, *, role: Role = "compressed", cla
         ledger.append("confusion", {"role": role, "class_names": names, "counts": confusion})
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Side:
-    """One loaded file."""
-
-    artifact: Artifact
-    session: Session
-    subject: Subject
-
-    def found(self, answers: accuracy.Answers, timing: Timing | None, plan: Plan, *, protocol: str) -> Measured:
-        scores, batch = accuracy.measure_accuracy(self.subject, answers), plan.latency_batch
-        speeds: tuple[Measurement, ...] = ()
-        samples = None
-        if timing is not None:
-            speeds = latency.measure_latency(self.subject, timing, batch=batch, protocol=protocol)
-            samples = Samples(
-                artifact=self.artifact.sha256,
-                runtime=self.subject.runtime,
-                n_threads=plan.n_threads,
-                batch=batch,
-                samples_ms=timing.samples_ms,
-            )
-        return Measured(
-            artifacts=(self.artifact,),
-            measurements=(*scores, *speeds),
-            samples=samples,
-            confusion=answers.confusion,
-        )
-
-
 def _run(files: tuple[Artifact, ...], data: Data, *, engine: Runtime, plan: Plan) -> list[Measured]:
     """Run one file, or the compressed and the dense one; the comparison joins the first one's measurements."""
     with ExitStack() as stack:
-        sides = [
-            _Side(file, stack.enter_context(engine.load(file, n_threads=plan.n_threads)), _subject(file, engine, plan))
-            for file in files
-        ]
+        sides = [open_file(stack, file, engine, plan=plan) for file in files]
         first, every = _peek(batches(data, batch_size=plan.batch_size))
-        named = [(side.artifact.path.name, side.session) for side in sides]
-        answers = accuracy.answer(named, every, scores=plan.scores)
-        timings, speedup = _time(sides, first, plan)
-    protocol = latency.ALONE if len(sides) == 1 else latency.IN_TURN
-    found = [side.found(a, t, plan, protocol=protocol) for side, a, t in zip(sides, answers, timings, strict=True)]
-    if len(sides) > 1:
-        drop = accuracy.measure_drop(sides[0].subject, *answers[::-1], baseline=files[1].sha256)
-        found[0] = replace(found[0], measurements=(*found[0].measurements, *drop, *speedup))
+        answers = accuracy.answer([(s.artifact.path.name, s.session) for s in sides], every, scores=plan.scores)
+        inputs = _inputs(sides, first, plan)
+        if len(sides) == 1:
+            return [_found(sides[0], answers[0], costs_alone(sides[0], inputs, plan))]
+        costs = costs_in_turn((sides[0], sides[1]), inputs, plan)
+    found = list(itertools.starmap(_found, zip(sides, answers, costs, strict=True)))
+    drop = accuracy.measure_drop(sides[0].subject, *answers[::-1], baseline=files[1].sha256)
+    found[0] = replace(found[0], measurements=(*found[0].measurements, *drop))
     return found
 
 
-def _subject(file: Artifact, engine: Runtime, plan: Plan) -> Subject:
+def _found(side: Opened, answers: accuracy.Answers, costs: Costs) -> Measured:
+    scores = accuracy.measure_accuracy(side.subject, answers)
+    return Measured(
+        artifacts=(side.artifact,),
+        measurements=(*scores, *costs.measurements),
+        samples=costs.samples,
+        confusion=answers.confusion,
+    )
+
+
+def open_file(stack: ExitStack, file: Artifact, engine: Runtime, *, plan: Plan) -> Opened:
+    """Return `file`, loaded until `stack` is left."""
     conditions: dict[str, str | float] = {"n_threads": plan.n_threads, "format": file.format}
-    return Subject(artifact=file.sha256, runtime=engine.name, machine=this_machine().summary(), conditions=conditions)
+    machine = this_machine().summary()
+    return Opened(
+        artifact=file,
+        engine=engine,
+        session=stack.enter_context(engine.load(file, n_threads=plan.n_threads)),
+        subject=Subject(artifact=file.sha256, runtime=engine.name, machine=machine, conditions=conditions),
+        n_threads=plan.n_threads,
+    )
 
 
 def _with(measured: Measured, artifacts: tuple[Artifact, ...], before: tuple[Measurement, ...]) -> Measured:
     return replace(measured, artifacts=artifacts, measurements=(*before, *measured.measurements))
 
 
-def _time(sides: Sequence[_Side], first: Batch, plan: Plan) -> tuple[list[Timing | None], tuple[Measurement, ...]]:
-    protocol, batch = plan.latency, plan.latency_batch
-    if protocol is None:
-        return [None for _ in sides], ()
-    head = first.head(batch)
-    if len(head) < batch:
-        raise DataError(
-            f"latency_batch = {batch}, but the first batch holds {len(head)} examples; "
-            "give larger batches or a smaller latency_batch"
-        )
-    for side in sides:  # a file may have a fixed batch size: say so before timing starts
-        run_batch(side.session, head, what=side.artifact.path.name)
-    if len(sides) == 1:
-        return [latency.time_session(sides[0].session, head.inputs, protocol, clock=plan.clock)], ()
-    compressed, dense = sides
-    both = latency.compare_sessions((dense.session, compressed.session), head.inputs, protocol, clock=plan.clock)
-    speedup = latency.measure_speedup(compressed.subject, both, baseline=dense.artifact.sha256, batch=batch)
-    return [both.b, both.a], (speedup,)
+def _inputs(sides: Sequence[Opened], first: Batch, plan: Plan) -> dict[int, tuple[Array, ...]]:
+    """Return the inputs of the calls to time, each tried once on every side."""
+    found: dict[int, tuple[Array, ...]] = {}
+    for n in plan.timed_batches:
+        head = first.head(n)
+        if len(head) < n:
+            name = "latency_batch" if n == plan.latency_batch else "throughput_batch"
+            raise DataError(
+                f"{name} = {n}, but the first batch holds {len(head)} examples; give larger batches or a smaller {name}"
+            )
+        for side in sides:  # a file may have a fixed batch size: say so before timing starts
+            run_batch(side.session, head, what=side.artifact.path.name)
+        found[n] = head.inputs
+    return found
 
 
 def _peek(source: Iterator[Batch]) -> tuple[Batch, Iterator[Batch]]:
@@ -252,7 +193,13 @@ RUNTIMES: Final[Mapping[str, Callable[[], Runtime]]] = {"onnxruntime": _onnxrunt
 """Runtimes that need no settings; others are given as objects."""
 
 
-def _engine(runtime: Runtime | str) -> Runtime:
+def engine_of(runtime: Runtime | str) -> Runtime:
+    """Return the runtime called `runtime`, or `runtime` itself if it is one.
+
+    Raises:
+        SettingError: an unknown name.
+        RuntimeUnavailableError: its package is missing.
+    """
     if isinstance(runtime, str):
         if runtime not in RUNTIMES:
             raise SettingError(f"unknown runtime {runtime!r}; {nearest(runtime, RUNTIMES)}, or pass a runtime object")

@@ -30,6 +30,13 @@ LATENCY_P90 = Metric("latency_p90", "ms", -1)
 SPEEDUP = Metric("speedup", "x", +1)
 PARITY = Metric("parity", "max absolute difference", -1)
 TOP1_AGREEMENT = Metric("top1_agreement", "fraction", +1)
+THROUGHPUT = Metric("throughput", "examples/s", +1)
+CPU_TIME = Metric("cpu_time", "ms", -1)
+LOAD_TIME = Metric("load_time", "ms", -1)
+MEMORY_BASELINE = Metric("memory_baseline", "bytes", -1)
+MEMORY_LOADED = Metric("memory_loaded", "bytes", -1)
+MEMORY_PEAK = Metric("memory_peak", "bytes", -1)
+MEMORY_ADDED = Metric("memory_added", "bytes", -1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""This file holds the latency protocol: when to warm up, how often to repeat, when to stop, and two files in turn.
+"""This file holds the latency protocol: when to warm up, how often to repeat, when to stop.
 
 After Qin et al.: load time excluded, warm-up, then repeats until the 95 % t-interval of the mean lies within 5 % of the
 mean. Where that cannot be reached inside the limits, the outcome says so. All time comes from a `clock` argument.
@@ -22,6 +22,8 @@ Clock = Callable[[], float]
 """Returns seconds that only grow, as `time.perf_counter`."""
 _FEWEST: Final = 3
 """Runs that are timed even after the time limit: fewer give no interval."""
+FEWEST_ROUNDS: Final = 5
+"""Rounds of two in turn, timed even after the time limit: a t-interval over fewer is too wide to say anything."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +36,12 @@ class LatencyProtocol:
         n_warmup: untimed runs first.
         min_repeats: timed runs before stopping is considered; the interval is wrong if it may stop on a lucky few.
         max_repeats: timed runs after which it stops in any case.
-        seconds: wall-clock limit for one action, twice that for `compare`; three runs (three blocks) are timed anyway.
-        block: timed runs between two looks at the interval; `compare` changes sides after each block.
+        seconds: wall-clock limit for one action, twice that for two in turn; loading does not count, and a few runs are
+            timed anyway.
+        block: timed runs between two looks at the interval; two in turn change sides after each block.
+        n_rounds: of two in turn: how often both are loaded anew; see `interleaved`.
+        n_pairs: of two in turn: pairs of blocks in one round.
+        seed: of two in turn: shuffles who goes first.
     """
 
     level: float = 0.95
@@ -45,6 +51,9 @@ class LatencyProtocol:
     max_repeats: int = 2000
     seconds: float = 10.0
     block: int = 5
+    n_rounds: int = 10
+    n_pairs: int = 10
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.level < 1 or not self.relative_width > 0 or not self.seconds > 0:
@@ -56,6 +65,11 @@ class LatencyProtocol:
             raise SettingError(
                 f"n_warmup must be at least 0, block at least 1 and {_FEWEST} <= min_repeats <= max_repeats; got "
                 f"{self.n_warmup}, {self.block}, {self.min_repeats}, {self.max_repeats}"
+            )
+        if self.n_rounds < FEWEST_ROUNDS or self.n_pairs < 1 or self.seed < 0:
+            raise SettingError(
+                f"n_rounds must be at least {FEWEST_ROUNDS}, n_pairs at least 1 and seed not negative; got "
+                f"{self.n_rounds}, {self.n_pairs}, {self.seed}"
             )
 
 
@@ -82,23 +96,6 @@ class Timing:
         return mean_interval(self.samples_ms, level=self.level)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """Two actions, timed in turn.
-
-    Attributes:
-        ratio: latency of a ÷ latency of b: geometric mean, over pairs of neighbouring blocks, of the ratio of the
-            blocks' medians, with its t-interval. Both blocks of a pair see the same state of the machine, so a slow
-            phase cancels out, and a median does not see the single runs that another process interrupted.
-        is_stable: whether half the interval of the ratio is as narrow as the protocol asks.
-    """
-
-    a: Timing
-    b: Timing
-    ratio: Interval
-    is_stable: bool
-
-
 def time_action(action: Action, protocol: LatencyProtocol, *, clock: Clock = time.perf_counter) -> Timing:
     """Return the latency of `action`, which must be loaded and ready.
 
@@ -106,36 +103,31 @@ def time_action(action: Action, protocol: LatencyProtocol, *, clock: Clock = tim
         MeasurementError: the clock does not move during a run.
     """
     start = clock()
-    _repeat(action, protocol.n_warmup)
+    repeat(action, protocol.n_warmup)
     samples: list[float] = []
-    while (stopped_by := _stop((samples,), protocol, clock() - start)) is None:
-        samples.append(_time_once(action, clock))
+    while (stopped_by := _stop(samples, protocol, clock() - start)) is None:
+        samples.append(time_once(action, clock))
     return Timing(samples_ms=tuple(samples), level=protocol.level, stopped_by=stopped_by)
 
 
-def compare(a: Action, b: Action, protocol: LatencyProtocol, *, clock: Clock = time.perf_counter) -> Comparison:
-    """Return the latencies of `a` and `b`, timed in alternating blocks (a b, b a, a b, ...).
+def repeat(action: Action, n: int) -> None:
+    """Run `action` `n` times, untimed."""
+    for _ in range(n):
+        action()
 
-    The first run of each block is not timed: it finds the caches full of the other side's data.
+
+def time_once(action: Action, clock: Clock) -> float:
+    """Return the milliseconds that one run of `action` takes.
 
     Raises:
-        MeasurementError: the clock does not move during a run.
+        MeasurementError: the clock does not move meanwhile.
     """
     start = clock()
-    for action in (a, b):
-        _repeat(action, protocol.n_warmup)
-    sides: tuple[tuple[Action, list[float]], ...] = ((a, []), (b, []))
-    samples = tuple(times for _, times in sides)
-    n_pairs = 0
-    while (stopped_by := _stop(samples, protocol, (clock() - start) / 2)) is None or n_pairs < _FEWEST:
-        for action, times in sides if n_pairs % 2 == 0 else sides[::-1]:
-            _repeat(action, 1)
-            times.extend(_time_once(action, clock) for _ in range(protocol.block))
-        n_pairs += 1
-    timings = (Timing(samples_ms=tuple(s), level=protocol.level, stopped_by=stopped_by) for s in samples)
-    ratio = _paired_ratio(samples, protocol)
-    is_stable = ratio.half_width <= protocol.relative_width * ratio.value
-    return Comparison(a=next(timings), b=next(timings), ratio=ratio, is_stable=is_stable)
+    action()
+    elapsed_ms = (clock() - start) * 1e3
+    if not elapsed_ms > 0:
+        raise MeasurementError(f"a run took {elapsed_ms} ms by this clock; use one that resolves a single run")
+    return elapsed_ms
 
 
 def quantile_interval(samples: tuple[float, ...], quantile: float, *, level: float = 0.95) -> tuple[Interval, float]:
@@ -170,39 +162,19 @@ def quantile_interval(samples: tuple[float, ...], quantile: float, *, level: flo
     return Interval(value=value, low=bounds[0], high=bounds[1], n=n), reached
 
 
-def _repeat(action: Action, n: int) -> None:
-    for _ in range(n):
-        action()
-
-
-def _time_once(action: Action, clock: Clock) -> float:
-    start = clock()
-    action()
-    elapsed_ms = (clock() - start) * 1e3
-    if not elapsed_ms > 0:
-        raise MeasurementError(f"a run took {elapsed_ms} ms by this clock; use one that resolves a single run")
-    return elapsed_ms
-
-
-def _stop(sides: tuple[list[float], ...], protocol: LatencyProtocol, elapsed: float) -> str | None:
-    n = min(map(len, sides))
+def _stop(samples: list[float], protocol: LatencyProtocol, elapsed: float) -> str | None:
+    n = len(samples)
     if n < _FEWEST:
         return None
     # Looking after every run would stop on a lucky streak more often.
     may_stop = n >= protocol.min_repeats and n % protocol.block == 0
-    if may_stop and all(_is_narrow(samples, protocol) for samples in sides):
+    if may_stop and is_narrow(mean_interval(samples, level=protocol.level), protocol):
         return "interval"
     if n >= protocol.max_repeats:
         return "repeats"
     return "time" if elapsed >= protocol.seconds else None
 
 
-def _is_narrow(samples: list[float], protocol: LatencyProtocol) -> bool:
-    mean = mean_interval(samples, level=protocol.level)
-    return mean.half_width <= protocol.relative_width * mean.value
-
-
-def _paired_ratio(sides: tuple[list[float], ...], protocol: LatencyProtocol) -> Interval:
-    a, b = (np.median(np.reshape(times, (-1, protocol.block)), axis=1) for times in sides)
-    logs = mean_interval(np.log(a / b), level=protocol.level)
-    return Interval(value=math.exp(logs.value), low=math.exp(logs.low), high=math.exp(logs.high), n=logs.n)
+def is_narrow(interval: Interval, protocol: LatencyProtocol) -> bool:
+    """Return whether half of `interval` is as narrow as `protocol` asks."""
+    return interval.half_width <= protocol.relative_width * interval.value

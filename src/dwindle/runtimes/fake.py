@@ -37,7 +37,8 @@ class FakeRuntime:
     """An engine that computes `outputs(*inputs)` and lets its clock run on.
 
     One run takes a gamma-distributed time of mean `latency_ms` and standard deviation `noise * latency_ms`: positive
-    and skewed to the right, as real latencies are. Every `load` draws from a generator of its own, seeded with `seed`.
+    and skewed to the right, as real latencies are. Every `load` draws from a generator of its own, derived from `seed`
+    and the number of loads so far.
 
     Attributes:
         latency_ms: the true mean latency.
@@ -52,12 +53,14 @@ class FakeRuntime:
     clock: FakeClock = field(default_factory=FakeClock)
     formats: tuple[str, ...] = ("dwn", "onnx")
     seed: int = 0
+    seeds: np.random.SeedSequence = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.latency_ms > 0 or self.noise < 0:
             raise SettingError(
                 f"latency_ms must be positive and noise not negative; got {self.latency_ms}, {self.noise}"
             )
+        object.__setattr__(self, "seeds", np.random.SeedSequence(self.seed))
 
     @property
     def name(self) -> str:
@@ -72,7 +75,7 @@ class FakeRuntime:
     def load(self, artifact: Artifact, *, n_threads: int = 1) -> Generator[FakeSession]:
         """Pretend to load `artifact`; the file is not opened."""
         del artifact, n_threads
-        yield FakeSession(runtime=self, generator=np.random.default_rng(self.seed))
+        yield FakeSession(runtime=self, generator=np.random.default_rng(self.seeds.spawn(1)[0]))
 
 
 @dataclass(frozen=True, kw_only=True)

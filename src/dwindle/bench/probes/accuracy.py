@@ -1,8 +1,8 @@
-"""This file measures how good a file's answers are: scores of single examples, their mean, the drop, the confusion."""
+"""This file measures how good a file's answers are: every metric with its interval, the drop, and the confusion."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -10,47 +10,39 @@ import numpy as np
 import numpy.typing as npt
 
 from dwindle.bench.batches import Batch, run_batch
-from dwindle.bench.measurement import ACCURACY, ACCURACY_DROP, TOP5_ACCURACY, Measurement, Metric, Subject, exactly
+from dwindle.bench.measurement import Measurement, Metric, Subject, exactly
+from dwindle.bench.probes import resample
+from dwindle.bench.probes.scores import (
+    CLASSIFICATION,
+    TOP5,
+    AnyScore,
+    MeansScore,
+    Score,
+    SetScore,
+    classification,
+    drop_of,
+    top1,
+)
 from dwindle.core.statistics import Interval, mean_interval, paired_drop_interval, wilson_interval
 from dwindle.errors import DataError, MeasurementError
 from dwindle.runtimes.protocol import Array, Session
 
-PerExample = Callable[[Any, Array], Array]
-"""`(outputs, targets) -> values`, one (bool or float) for each example; several outputs come as a tuple."""
+BOOTSTRAP: Final = "bootstrap"
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
-    """A metric that is a mean over examples, and how one example is scored."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Labels:
+    """Class numbers (n,): what is true, and what was answered."""
 
-    metric: Metric
-    per_example: PerExample
+    truth: npt.NDArray[np.int64]
+    answers: npt.NDArray[np.int64]
+    n_classes: int
 
-
-def top1(outputs: Any, targets: Array) -> Array:
-    """Return whether the largest of (n, classes) logits is that of the class in `targets` (n,).
-
-    Raises:
-        DataError: targets that are no class numbers of this network.
-    """
-    logits, classes = _classification(outputs, targets)
-    return logits.argmax(axis=1) == classes
-
-
-def top5(outputs: Any, targets: Array) -> Array:
-    """Return whether fewer than five of (n, classes) logits are larger than that of the class in `targets` (n,).
-
-    Raises:
-        DataError: targets that are no class numbers of this network.
-    """
-    logits, classes = _classification(outputs, targets)
-    own = np.take_along_axis(logits, classes[:, None], axis=1)
-    return (logits > own).sum(axis=1) < 5
-
-
-TOP1: Final = Score(ACCURACY, top1)
-TOP5: Final = Score(TOP5_ACCURACY, top5)
-CLASSIFICATION: Final = (TOP1, TOP5)
+    @property
+    def confusion(self) -> npt.NDArray[np.int64]:
+        """(classes, classes) counts, row = truth, column = answer."""
+        flat = np.bincount(self.truth * self.n_classes + self.answers, minlength=self.n_classes**2)
+        return flat.reshape(self.n_classes, self.n_classes).astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -58,19 +50,29 @@ class Answers:
     """What a file answered, example by example.
 
     Attributes:
-        values: metric -> (n,) values, bool where an answer is right or wrong.
-        confusion: (classes, classes) counts, row = truth, column = answer; None where there are no classes.
+        scores: the metrics that apply, in the order that was asked for.
+        values: metric -> (n,) values, bool where an answer is right or wrong, or (n, k) of a metric of several means.
+        labels: None where no metric is one of classes.
     """
 
+    scores: tuple[AnyScore, ...]
     values: dict[Metric, Array]
-    confusion: npt.NDArray[np.int64] | None
+    labels: Labels | None
+
+    @property
+    def confusion(self) -> npt.NDArray[np.int64] | None:
+        """(classes, classes) counts, row = truth, column = answer; None where there are no classes."""
+        return None if self.labels is None else self.labels.confusion
 
 
 @dataclass(slots=True)
 class _Tally:
-    scores: Sequence[Score]
+    scores: Sequence[AnyScore]
     values: dict[Metric, list[Array]] = field(default_factory=dict[Metric, list[Array]])
-    confusion: npt.NDArray[np.int64] | None = None
+    truth: list[Array] = field(default_factory=list[Array])
+    classes: list[Array] = field(default_factory=list[Array])
+    n_classes: int = 0
+    n: int = 0
 
     def add(self, outputs: tuple[Array, ...], batch: Batch, what: str) -> None:
         for output in outputs:
@@ -78,71 +80,95 @@ class _Tally:
                 raise MeasurementError(
                     f"{what} answers batch {batch.number} with NaN or infinite values; check training and export"
                 )
+        self.n += len(batch)
         answer = outputs[0] if len(outputs) == 1 else outputs
         for score in self.scores:
-            if score is TOP5 and outputs[0].ndim == 2 and outputs[0].shape[1] <= 5:
-                continue  # always right
-            values = np.asarray(score.per_example(answer, batch.targets))
-            if values.shape != (len(batch),):
-                raise DataError(
-                    f"{score.metric.name} gave shape {values.shape} for {len(batch)} examples; "
-                    "a metric returns one value for each example"
-                )
+            if isinstance(score, SetScore) or (score is TOP5 and _has_few_classes(outputs)):
+                continue  # counted below; always right
+            values = _checked(score, np.asarray(score.per_example(answer, batch.targets)), batch, what=what)
             self.values.setdefault(score.metric, []).append(values)
-        if any(score.per_example is top1 for score in self.scores):
-            self._confuse(outputs[0], batch.targets)
+        if any(isinstance(score, SetScore) or _is_top1(score) for score in self.scores):
+            self._classify(answer, batch.targets)
 
-    def _confuse(self, logits: Array, targets: Array) -> None:
-        if self.confusion is None:
-            self.confusion = np.zeros((logits.shape[1], logits.shape[1]), dtype=np.int64)
-        np.add.at(self.confusion, (targets.astype(np.int64), logits.argmax(axis=1)), 1)
+    def _classify(self, answer: Any, targets: Array) -> None:
+        logits, classes = classification(answer, targets)
+        self.n_classes = logits.shape[1]
+        self.truth.append(classes)
+        self.classes.append(logits.argmax(axis=1))
 
     def answers(self) -> Answers:
-        return Answers(values={m: np.concatenate(v) for m, v in self.values.items()}, confusion=self.confusion)
+        labels = None
+        if self.truth:
+            truth, classes = (np.concatenate(part).astype(np.int64) for part in (self.truth, self.classes))
+            labels = Labels(truth=truth, answers=classes, n_classes=self.n_classes)
+        values = {m: np.concatenate(v) for m, v in self.values.items()}
+        scores = tuple(s for s in self.scores if isinstance(s, SetScore) or s.metric in values)
+        return Answers(scores=scores, values=values, labels=labels)
 
 
 def answer(
-    sessions: Sequence[tuple[str, Session]], data: Iterable[Batch], *, scores: Sequence[Score] = CLASSIFICATION
+    sessions: Sequence[tuple[str, Session]], data: Iterable[Batch], *, scores: Sequence[AnyScore] = CLASSIFICATION
 ) -> tuple[Answers, ...]:
     """Return the answers of each named session to the same batches; the data is read once.
 
     Raises:
         DataError: labels out of range, inputs that a file cannot run, no data.
-        MeasurementError: answers that are not finite.
+        MeasurementError: answers or scores that are not finite.
     """
     tallies = [_Tally(scores) for _ in sessions]
     for batch in data:
         for (what, session), tally in zip(sessions, tallies, strict=True):
             tally.add(run_batch(session, batch, what=what), batch, what)
-    if not all(tally.values for tally in tallies):
-        raise DataError("the data set is empty, or no metric was asked for: there is nothing to score")
-    return tuple(tally.answers() for tally in tallies)
+    found = tuple(tally.answers() for tally in tallies)
+    if not all(tally.n for tally in tallies) or not all(answers.scores for answers in found):
+        raise DataError("the data set is empty, or no metric was asked for that applies: there is nothing to score")
+    return found
 
 
 def measure_accuracy(subject: Subject, answers: Answers) -> tuple[Measurement, ...]:
-    """Return each metric: a Wilson interval for right or wrong answers, a t-interval for the mean of other values."""
-    return tuple(
-        subject.measured(metric, _interval(values), protocol="wilson" if values.dtype == np.bool_ else "t")
-        for metric, values in answers.values.items()
-    )
+    """Return each metric with its interval.
+
+    Wilson's for right or wrong answers, Student's for the mean of other values, a bootstrap for metrics of whole sets.
+    """
+    return tuple(_measure(subject, answers, score) for score in answers.scores)
 
 
 def measure_drop(subject: Subject, dense: Answers, compressed: Answers, *, baseline: str) -> tuple[Measurement, ...]:
     """Return what compression costs in the first metric, paired by example; more is worse.
 
-    `subject` is the compressed file, `baseline` the sha256 of the dense one. Accuracies give `accuracy_drop` in
-    percentage points; a metric of other values gives `<name>_drop` in its own unit.
+    `subject` is the compressed file, `baseline` the sha256 of the dense one. The drop of a share, such as accuracy or
+    F1, is in percentage points; another metric's is in its own unit.
     """
-    metric = next(iter(compressed.values))
-    against: dict[str, str | float] = {"baseline": baseline}
-    before, after = dense.values[metric], compressed.values[metric]
-    if after.dtype == np.bool_:
-        drop = ACCURACY_DROP if metric == ACCURACY else Metric(f"{metric.name}_drop", "points", -1)
-        interval = paired_drop_interval(before, after)
-    else:
-        drop = Metric(f"{metric.name}_drop", metric.unit, -1)
-        interval = _interval(metric.better * (before.astype(np.float64) - after))
-    return (subject.measured(drop, interval, protocol="paired", conditions=against),)
+    score = compressed.scores[0]
+    drop = drop_of(score.metric)
+    interval = _drop(score, dense, compressed, in_points=drop.unit == "points")
+    return (subject.measured(drop, interval, protocol="paired", conditions={"baseline": baseline}),)
+
+
+def _measure(subject: Subject, answers: Answers, score: AnyScore) -> Measurement:
+    if isinstance(score, SetScore):
+        labels = _labels(answers)
+        interval = resample.confusion_interval(score, labels.truth, labels.answers, n_classes=labels.n_classes)
+        return subject.measured(score.metric, interval, protocol=BOOTSTRAP)
+    values = answers.values[score.metric]
+    if isinstance(score, MeansScore):
+        return subject.measured(score.metric, resample.means_interval(score, values), protocol=BOOTSTRAP)
+    protocol = "wilson" if values.dtype == np.bool_ else "t"
+    return subject.measured(score.metric, _interval(values), protocol=protocol)
+
+
+def _drop(score: AnyScore, dense: Answers, compressed: Answers, *, in_points: bool) -> Interval:
+    factor = 100.0 if in_points else 1.0
+    if isinstance(score, SetScore):
+        before, after = _labels(dense), _labels(compressed)
+        sides = (before.answers, after.answers)
+        return _scaled(resample.confusion_drop(score, after.truth, sides, n_classes=after.n_classes), factor)
+    before, after = dense.values[score.metric], compressed.values[score.metric]
+    if isinstance(score, MeansScore):
+        return _scaled(resample.means_drop(score, before, after), factor)
+    if after.dtype == np.bool_ and score.metric.better > 0:
+        return _scaled(paired_drop_interval(before, after), factor / 100.0)
+    return _scaled(_interval(score.metric.better * (before.astype(np.float64) - after)), factor)
 
 
 def _interval(values: Array) -> Interval:
@@ -153,22 +179,37 @@ def _interval(values: Array) -> Interval:
     return exactly(float(values[0]), n=len(values)) if np.ptp(values) == 0 else mean_interval(values)
 
 
-def _classification(outputs: Any, targets: Array) -> tuple[Array, npt.NDArray[np.int64]]:
-    if isinstance(outputs, tuple) or outputs.ndim != 2:
-        shape = [o.shape for o in outputs] if isinstance(outputs, tuple) else outputs.shape
+def _scaled(interval: Interval, factor: float) -> Interval:
+    low, high = factor * interval.low, factor * interval.high
+    return Interval(value=factor * interval.value, low=low, high=high, n=interval.n)
+
+
+def _checked(score: Score | MeansScore, values: Array, batch: Batch, *, what: str) -> Array:
+    is_vector = isinstance(score, MeansScore)
+    if values.shape[:1] != (len(batch),) or values.ndim != 1 + is_vector:
         raise DataError(
-            f"accuracy needs one output (examples, classes), the network gives {shape}; pass scores= of your own"
+            f"{score.metric.name} gave shape {values.shape} for {len(batch)} examples; "
+            "a metric returns one value for each example"
         )
-    if targets.ndim != 1 or not np.issubdtype(targets.dtype, np.integer):
-        raise DataError(
-            f"accuracy needs targets (examples,) of whole class numbers, got shape {targets.shape} {targets.dtype}; "
-            "pass scores= of your own for other tasks"
+    if values.dtype == np.bool_:
+        return values
+    if not (np.issubdtype(values.dtype, np.number) and np.isfinite(values).all()):
+        raise MeasurementError(
+            f"{score.metric.name} gives values that are no finite numbers for batch {batch.number} of {what}; "
+            "mend the metric or leave these examples out"
         )
-    n_classes = outputs.shape[1]
-    low, high = int(targets.min()), int(targets.max())
-    if low < 0 or high >= n_classes:
-        raise DataError(
-            f"labels from {low} to {high} are out of range: the network has {n_classes} classes, numbered 0 to "
-            f"{n_classes - 1}; give another network or renumber the labels"
-        )
-    return outputs, targets.astype(np.int64)
+    return values.astype(np.float64)
+
+
+def _labels(answers: Answers) -> Labels:
+    if answers.labels is None:
+        raise DataError("this metric counts classes, and these answers have none; ask for it when they are given")
+    return answers.labels
+
+
+def _has_few_classes(outputs: tuple[Array, ...]) -> bool:
+    return outputs[0].ndim == 2 and outputs[0].shape[1] <= 5
+
+
+def _is_top1(score: AnyScore) -> bool:
+    return isinstance(score, Score) and score.per_example is top1

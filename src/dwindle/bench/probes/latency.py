@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
+from dwindle.bench.interleaved import Comparison, Loader, compare
 from dwindle.bench.measurement import (
     LATENCY,
     LATENCY_MEDIAN,
@@ -16,11 +17,12 @@ from dwindle.bench.measurement import (
     Measurement,
     Subject,
 )
-from dwindle.bench.protocol import Clock, Comparison, LatencyProtocol, Timing, compare, quantile_interval, time_action
+from dwindle.bench.protocol import Action, Clock, LatencyProtocol, Timing, quantile_interval, time_action
 from dwindle.runtimes.protocol import Array, Session
 
 ALONE: Final = "latency"
 IN_TURN: Final = "latency, interleaved"
+Load = Callable[[], AbstractContextManager[Session]]
 
 
 def time_session(
@@ -31,17 +33,17 @@ def time_session(
         return time_action(lambda: session.run(*inputs), protocol, clock=clock)
 
 
-def compare_sessions(
-    sessions: tuple[Session, Session],
+def compare_loads(
+    loads: tuple[Load, Load],
     inputs: tuple[Array, ...],
     protocol: LatencyProtocol,
     *,
     clock: Clock = time.perf_counter,
 ) -> Comparison:
-    """Return the latencies of two loaded sessions on one batch, timed in turn."""
-    first, second = sessions
+    """Return the latencies of two files on one batch, timed in turn; each of `loads` opens its file anew."""
+    first, second = (_loader(load, inputs) for load in loads)
     with _no_garbage_collection():
-        return compare(lambda: first.run(*inputs), lambda: second.run(*inputs), protocol, clock=clock)
+        return compare(first, second, protocol, clock=clock)
 
 
 def measure_latency(
@@ -51,7 +53,7 @@ def measure_latency(
 
     All three say `unstable: yes` and what stopped the timing if the mean did not settle.
     """
-    common = {"batch": batch, **_stability(timing)}
+    common = {"batch": batch, **stability(timing)}
     mean = subject.measured(LATENCY, timing.mean, protocol=protocol, conditions=common)
     found = [mean]
     for metric, quantile in ((LATENCY_MEDIAN, 0.5), (LATENCY_P90, 0.9)):
@@ -69,7 +71,17 @@ def measure_speedup(subject: Subject, comparison: Comparison, *, baseline: str, 
     return subject.measured(SPEEDUP, comparison.ratio, protocol=IN_TURN, conditions=conditions)
 
 
-def _stability(timing: Timing) -> dict[str, str | float]:
+def _loader(load: Load, inputs: tuple[Array, ...]) -> Loader:
+    @contextmanager
+    def loaded() -> Generator[Action]:
+        with load() as session:
+            yield lambda: session.run(*inputs)
+
+    return loaded
+
+
+def stability(timing: Timing) -> dict[str, str | float]:
+    """Return the conditions that say whether the timing settled, and at which level."""
     return _level(timing) if timing.is_stable else _level(timing) | {"unstable": "yes", "stopped_by": timing.stopped_by}
 
 

@@ -1,0 +1,61 @@
+"""This file holds the plan of a measurement: which metrics, with how many threads, for how long."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from dwindle.bench.probes.memory import MemoryProtocol
+from dwindle.bench.probes.scores import CLASSIFICATION, AnyScore
+from dwindle.bench.protocol import Clock, LatencyProtocol
+from dwindle.errors import SettingError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How to measure.
+
+    Attributes:
+        n_threads: threads of the engine, fixed.
+        batch_size: examples in one call while accuracy is measured.
+        scores: metrics of the answers; the drop is measured in the first.
+        latency: when to stop timing; None measures no latency.
+        latency_batch: examples in one timed call.
+        throughput_batch: examples in one call while throughput is measured; None measures none.
+        memory: measure the memory of a fresh process (a few seconds for each file).
+        memory_protocol: how often and how long.
+        cpu_time: measure the processor time of a call.
+        load_time: measure the time until a file is ready.
+        clock: what time is taken from.
+    """
+
+    n_threads: int = 1
+    batch_size: int = 256
+    scores: tuple[AnyScore, ...] = CLASSIFICATION
+    latency: LatencyProtocol | None = field(default_factory=LatencyProtocol)
+    latency_batch: int = 1
+    throughput_batch: int | None = None
+    memory: bool = False
+    memory_protocol: MemoryProtocol = field(default_factory=MemoryProtocol)
+    cpu_time: bool = False
+    load_time: bool = False
+    clock: Clock = time.perf_counter
+
+    def __post_init__(self) -> None:
+        throughput_batch = 1 if self.throughput_batch is None else self.throughput_batch
+        if min(self.n_threads, self.batch_size, self.latency_batch, throughput_batch) < 1:
+            raise SettingError(
+                f"n_threads, batch_size, latency_batch and throughput_batch must be at least 1; got {self.n_threads}, "
+                f"{self.batch_size}, {self.latency_batch}, {self.throughput_batch}"
+            )
+        if not self.scores:
+            raise SettingError("scores is empty; name at least one metric of the answers")
+        names = [score.metric.name for score in self.scores]
+        if len(set(names)) < len(names):
+            raise SettingError(f"two scores have the same name in {names}; rename one of them")
+
+    @property
+    def timed_batches(self) -> tuple[int, ...]:
+        """Numbers of examples in the calls that are timed, each once."""
+        wanted = [self.latency_batch] if self.latency or self.cpu_time or self.memory else []
+        return tuple(dict.fromkeys([*wanted, *([self.throughput_batch] if self.throughput_batch else [])]))

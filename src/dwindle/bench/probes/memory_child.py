@@ -1,0 +1,88 @@
+"""This file is the fresh process of the memory probe: it loads one file in one engine, runs it, reports its memory.
+
+It takes its orders as one JSON object on stdin and answers with one on stdout. It imports neither torch nor the
+caller's script, so that what it reports is what a device would need that has Python and the engine, and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, cast
+
+import numpy as np
+
+from dwindle.artifact import Artifact
+from dwindle.runtimes.protocol import Runtime
+
+_STATUS: Final = Path("/proc/self/status")
+
+
+def _onnxruntime(settings: Mapping[str, Any]) -> Runtime:
+    import onnxruntime  # part of the baseline: the engine's own code is not the file's doing
+
+    from dwindle.runtimes.onnxruntime import OnnxRuntime
+
+    del onnxruntime
+    return OnnxRuntime(is_exact=bool(settings["is_exact"]))
+
+
+ENGINES: Final[Mapping[str, Callable[[Mapping[str, Any]], Runtime]]] = {"OnnxRuntime": _onnxruntime}
+"""Engines that a fresh process can build from plain settings, by the name of their class."""
+
+
+def main() -> None:
+    """Read orders from stdin, carry them out, print what was found."""
+    print(json.dumps(run(json.load(sys.stdin))))  # ruff: ignore[print]
+
+
+def run(orders: Mapping[str, Any]) -> dict[str, Any]:
+    """Return resident bytes after the imports, after loading, and at the peak; and by which source they are known."""
+    engine = ENGINES[orders["engine"]](orders["settings"])
+    path = Path(orders["path"])
+    artifact = Artifact(path=path, format=orders["format"], sha256="", size_bytes=0)
+    with np.load(orders["inputs"], allow_pickle=False) as stored:
+        inputs = tuple(stored[name] for name in stored.files)
+    baseline = resident_bytes()
+    with engine.load(artifact, n_threads=orders["n_threads"]) as session:
+        loaded = resident_bytes()
+        for _ in range(orders["n_runs"]):
+            session.run(*inputs)
+        return {"baseline": baseline, "loaded": loaded, "peak": peak_bytes(), "source": source()}
+
+
+def source() -> str:
+    """Return where the figures come from: Linux tells of this process; elsewhere only the peak is known."""
+    return "VmHWM" if "VmHWM" in _status() else "getrusage"
+
+
+def resident_bytes() -> int:
+    """Return the bytes in memory now; the peak so far where the system tells nothing else."""
+    status = _status()
+    return status["VmRSS"] if "VmRSS" in status else peak_bytes()
+
+
+def peak_bytes() -> int:
+    """Return the most bytes that were in memory at once."""
+    status = _status()
+    if "VmHWM" in status:
+        return status["VmHWM"]
+    import resource  # absent on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def _status() -> dict[str, int]:
+    try:
+        lines = _STATUS.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return {}
+    pairs = (cast("tuple[str, str, str]", line.partition(":")) for line in lines)
+    return {name: 1024 * int(value.split()[0]) for name, _, value in pairs if value.strip().endswith("kB")}
+
+
+if __name__ == "__main__":
+    main()
