@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from dwindle.data import fashion_mnist
-from dwindle.data.fashion_mnist import SOURCE, load_fashion_mnist
-from dwindle.data.locate import locate
+from dwindle.data.fashion_mnist import load_fashion_mnist
 from dwindle.errors import DataError
 
 
@@ -71,12 +70,18 @@ def test_images_without_labels_are_refused(folder):
         load_fashion_mnist(folder)
 
 
-def test_the_real_data_are_the_published_ones(monkeypatch):
-    monkeypatch.setattr("dwindle.data.locate._download", lambda *_: pytest.skip("Fashion-MNIST is not on this machine"))
-    folder = locate(SOURCE)
-    splits = load_fashion_mnist(folder)
+def test_recompressed_files_are_fine(folder):
+    path = folder / "t10k-labels-idx1-ubyte.gz"
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()), compresslevel=1))
+    assert len(load_fashion_mnist(folder).test) == 12
+
+
+def test_the_real_data_are_the_published_ones(real):
+    splits = real(load_fashion_mnist)
     assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [55_000, 5_000, 10_000]
     assert splits.test.tensors[1].bincount().tolist() == [1000] * 10
+    both = splits.train.tensors[1].bincount() + splits.validation.tensors[1].bincount()
+    assert both.tolist() == [6000] * 10
     assert splits.test.tensors[1][:5].tolist() == [9, 2, 1, 1, 6]
     assert abs(float(splits.train.tensors[0].mean())) < 0.01
     assert torch.isfinite(splits.train.tensors[0]).all()

@@ -65,7 +65,7 @@ def load_cifar10(root: Path | None = None) -> Splits:
 
 def _prepare(images: Tensor) -> Tensor:
     mean, std = (torch.tensor(numbers).reshape(1, 3, 1, 1) for numbers in (MEAN, STD))
-    return (images.float() / 255 - mean) / std
+    return images.float().div_(255).sub_(mean).div_(std)
 
 
 def _read_batch(path: Path) -> tuple[Tensor, Tensor]:

@@ -66,7 +66,7 @@ def load_fashion_mnist(root: Path | None = None, *, size: int = 28) -> Splits:
 
 
 def _prepare(images: Tensor, size: int) -> Tensor:
-    scaled = ((images.float() / 255 - MEAN) / STD).unsqueeze(1)
+    scaled = images.float().div_(255).sub_(MEAN).div_(STD).unsqueeze(1)
     if size == images.shape[-1]:
         return scaled
     return functional.interpolate(scaled, size=(size, size), mode="bilinear", align_corners=False)

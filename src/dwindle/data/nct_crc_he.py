@@ -40,8 +40,8 @@ def load_nct_crc_he(
     folder = find_folder(FOLDER_NAME, _complaint, root)
     if folder is None:
         raise DataError(
-            f"{FOLDER_NAME} is not on this machine and is not downloaded; unpack {TRAIN_FOLDER}.zip and {TEST_FOLDER}.zip "
-            f"of https://doi.org/10.5281/zenodo.1214456 into {cache_folder(FOLDER_NAME)} or pass root="
+            f"{FOLDER_NAME} is not on this machine and is not downloaded; unpack {TRAIN_FOLDER}.zip and "
+            f"{TEST_FOLDER}.zip of https://doi.org/10.5281/zenodo.1214456 into {cache_folder(FOLDER_NAME)} or pass root"
         )
     whole, test = (
         list_classes(folder / name, suffixes=SUFFIXES, class_names=CLASS_NAMES, max_per_class=max_per_class)

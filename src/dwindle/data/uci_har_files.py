@@ -215,7 +215,7 @@ def _chains(
 
 def _read_npz(path: Path) -> dict[str, Windows]:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {
                 part: Windows(
                     x=arrays[f"x_{part}"],

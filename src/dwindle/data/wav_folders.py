@@ -128,7 +128,7 @@ def load_wav_folder(
     for name in ("train", "validation", "test"):
         if name not in parts:
             raise DataError(
-                f"{root} has no {name} files: the {len(sets):,} files are of too few speakers to fall into three splits; "
+                f"{root} has no {name} files: the {len(sets):,} files are of too few speakers for three splits; "
                 f"add files, or {' and '.join(LISTS.values())}"
             )
     whole = {name: TensorDataset(read_sounds(part.paths, form), part.labels) for name, part in parts.items()}
