@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
 from torch.nn import functional
 
 from dwindle.bench.batches import as_arrays
-from dwindle.bench.probes.accuracy import Score
+from dwindle.bench.probes.scores import TOP5, AnyScore, MeansScore, SetScore, classification
 from dwindle.errors import DataError, DwindleError, RecipeError
 from dwindle.job.inputs import BATCH_SIZE, context_of, length
 from dwindle.job.job import Job
@@ -25,6 +25,8 @@ from dwindle.network.batches import (
 from dwindle.network.compressed import CompressedModel
 from dwindle.network.inputs import Targets, as_inputs, describe
 from dwindle.technique import Needs
+
+TOP5_CLASSES: Final = 5
 
 
 def check_job(job: Job) -> None:
@@ -65,7 +67,7 @@ def _check_split(job: Job, part: str, *, trains: bool) -> None:
     probe = _Probe(output=output, targets=batches.first(2)[1], where=f"{job.data.name}, {part} split")
     if task.is_default and not are_classes(output, probe.targets):
         raise DataError(_not_classes(probe))
-    counts_classes = task.is_classification or (trains and task.loss is functional.cross_entropy)
+    counts_classes = task.counts_classes or (trains and task.loss is functional.cross_entropy)
     if counts_classes and are_classes(output, probe.targets):
         every = all_targets(batches)
         require_labels(batches.first(2)[1] if every is None else every, output.shape[1], part)
@@ -73,6 +75,10 @@ def _check_split(job: Job, part: str, *, trains: bool) -> None:
         try_loss(task.loss, output, probe.targets, what=part)
     for score in task.scores:
         _try_score(score, probe)
+    if task.scores[0] is TOP5 and output.shape[1] <= TOP5_CLASSES:
+        raise DataError(
+            f"{probe.where}: top-5 accuracy of {output.shape[1]} classes is always 1; name another metric first"
+        )
 
 
 def _not_classes(probe: _Probe) -> str:
@@ -84,13 +90,16 @@ def _not_classes(probe: _Probe) -> str:
     )
 
 
-def _try_score(score: Score, probe: _Probe) -> None:
+def _try_score(score: AnyScore, probe: _Probe) -> None:
     name, outputs = score.metric.name, as_inputs(probe.output)
     if outputs is None:
         raise DataError(f"{probe.where}: got {probe.words}; return a tensor or a tuple of tensors")
     answers, truth = as_arrays(outputs), as_arrays(probe.targets)
     given: list[Any] = [part[0] if len(part) == 1 else part for part in (answers, truth)]
     try:
+        if isinstance(score, SetScore):
+            classification(*given)
+            return
         values = np.asarray(score.per_example(*given))
     except DwindleError as error:
         raise DataError(f"{probe.where}: {error}") from error
@@ -98,7 +107,13 @@ def _try_score(score: Score, probe: _Probe) -> None:
         reason = f"{type(error).__name__}: {error}"
         raise DataError(f"{probe.where}: the metric {name} rejects {probe.words}: {reason}") from error
     n = len(truth[0])
-    if values.shape != (n,) or values.dtype.kind not in "biuf" or not np.isfinite(values).all():
+    n_axes = 1 + isinstance(score, MeansScore)
+    if (
+        values.shape[:1] != (n,)
+        or values.ndim != n_axes
+        or values.dtype.kind not in "biuf"
+        or not np.isfinite(values).all()
+    ):
         raise DataError(
             f"{probe.where}: the metric {name} gave {values.dtype} of shape {values.shape} for {n} examples "
             f"({probe.words}); it must return one finite value for each example"

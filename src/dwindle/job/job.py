@@ -15,6 +15,7 @@ from dwindle.bench.deployment import EXPORTERS
 from dwindle.bench.measure import Plan
 from dwindle.bench.protocol import LatencyProtocol
 from dwindle.errors import DataError, SettingError
+from dwindle.exporters.options import ExportOptions
 from dwindle.job.task import Task
 from dwindle.network.train import Trainer
 from dwindle.recipe import Recipe
@@ -68,6 +69,8 @@ class Job:
             the same number of epochs at the same learning rates. Otherwise a gain from mere training would look like
             a gain from compression.
         n_calibration: training examples used for calibration.
+        export: what the graph in the files looks like; where it preprocesses, the data sets still hold what the network
+            takes, and the files are measured on the raw inputs that become these.
         latency_seconds: wall-clock limit of each latency measurement.
     """
 
@@ -83,6 +86,7 @@ class Job:
     budget: Budget | None = None
     baseline_trains_equally: bool = True
     n_calibration: int = 512
+    export: ExportOptions = field(default_factory=ExportOptions)
     latency_seconds: float = 10.0
     command: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -101,4 +105,7 @@ class Job:
     @property
     def plan(self) -> Plan:
         """How the files are measured."""
-        return Plan(latency=LatencyProtocol(seconds=self.latency_seconds), scores=self.task.scores)
+        latency, size = LatencyProtocol(seconds=self.latency_seconds), self.export.batch_size
+        if size is None:
+            return Plan(latency=latency, scores=self.task.scores)
+        return Plan(latency=latency, scores=self.task.scores, batch_size=size, latency_batch=size)

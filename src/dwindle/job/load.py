@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 
 from dwindle.bench.budget import Budget
 from dwindle.bench.measurement import Metric
-from dwindle.bench.probes.accuracy import CLASSIFICATION, TOP1, TOP5, Score
+from dwindle.bench.probes.scores import CLASSIFICATION, SCORES, AnyScore, Score
 from dwindle.errors import DataError, NetworkError, SettingError
 from dwindle.job.job import Data, Job
 from dwindle.job.losses import LOSSES
@@ -22,8 +23,6 @@ from dwindle.network.train import Progress
 from dwindle.recipe import Recipe
 from dwindle.settings import nearest
 
-SCORES = {"accuracy": TOP1, "top5_accuracy": TOP5}
-
 
 def load_job(path: Path, *, out: Path | None = None, report_progress: Progress | None = None) -> Job:
     """Return the job that `path` (a job.toml) describes; paths in it are relative to its folder.
@@ -34,7 +33,8 @@ def load_job(path: Path, *, out: Path | None = None, report_progress: Progress |
     spec, folder = read_job(path), path.resolve().parent
     recipe = Recipe.from_plain(spec.recipe, where=f"{path}: recipe")
     task = _task(spec.task, folder)
-    budget = Budget.from_plain(spec.budget, where=f"{path}: budget") if spec.budget else None
+    metrics = [score.metric for score in task.scores]
+    budget = Budget.from_plain(spec.budget, where=f"{path}: budget", metrics=metrics) if spec.budget else None
     with torch.random.fork_rng():
         torch.manual_seed(spec.seed)
         network = _build_network(spec, folder)
@@ -66,6 +66,7 @@ def load_job(path: Path, *, out: Path | None = None, report_progress: Progress |
         budget=budget,
         baseline_trains_equally=spec.training.baseline_trains_equally,
         n_calibration=spec.data.n_calibration,
+        export=spec.output.options(preprocessing=spec.preprocessing, class_names=data.class_names),
         latency_seconds=spec.output.latency_seconds,
         command=f"dwindle compress {path.name}",
     )
@@ -96,17 +97,23 @@ def _loss(name: str, folder: Path) -> BaseLoss:
     return LOSSES[name]
 
 
-def _score(spec: MetricSpec, folder: Path, *, where: str) -> Score:
+def _score(spec: MetricSpec, folder: Path, *, where: str) -> AnyScore:
     if spec.function is not None:
         function = resolve(spec.function, folder, where=f"{where}.function")
         name = spec.name or spec.function.rpartition(":")[2]
-        return Score(Metric(name, spec.unit, 1 if spec.better == "more" else -1), function)
-    if spec.name not in SCORES:
+        return Score(Metric(name, spec.unit or "fraction", -1 if spec.better == "less" else 1), function)
+    name = spec.name or ""
+    if name not in SCORES:
         raise SettingError(
-            f"{where}.name = {spec.name!r}: {nearest(str(spec.name), SCORES)}; or name a function of your own: "
+            f"{where}.name = {name!r}: {nearest(name, SCORES)}; or name a function of your own: "
             'function = "file.py:function"'
         )
-    return SCORES[spec.name]
+    score = SCORES[name]
+    if spec.unit is None:
+        return score
+    if not score.metric.unit.startswith("target unit"):
+        raise SettingError(f"{where}: the unit of {name} is {score.metric.unit!r}; leave unit out")
+    return replace(score, metric=replace(score.metric, unit=spec.unit))
 
 
 def _load_data(spec: JobSpec, folder: Path) -> Data:

@@ -9,19 +9,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from dwindle.artifact import Artifact
 from dwindle.bench.budget import Verdict
 from dwindle.bench.deployment import Deployment, deploy
 from dwindle.bench.ledger import Ledger
 from dwindle.bench.machine import this_machine
-from dwindle.bench.measure import Measured, measure, record
-from dwindle.bench.measurement import COMPRESSION_RATIO, SIZE
+from dwindle.bench.measure import Measured
 from dwindle.container.inspect import inspect_file
 from dwindle.errors import LedgerError
 from dwindle.job.check import check_job
 from dwindle.job.control import control_recipe
 from dwindle.job.inputs import context_of, first_inputs, length
 from dwindle.job.job import Job
+from dwindle.job.measuring import measure_files
 from dwindle.job.summary import summarize
 from dwindle.job.tensors import tensor_entries
 from dwindle.network.compressed import CompressedModel
@@ -74,12 +73,13 @@ def run_job(job: Job, *, report_progress: Progress | None = None, started: float
     baseline = control_recipe(job.recipe).run(dense, context) if job.baseline_trains_equally else dense
     example = first_inputs(job.data.test, N_PARITY)
     _say(report_progress, "write the files", 0)
-    deployment = deploy(model, example, job.out, formats=job.formats, metadata=_metadata(job))
-    reference = deploy(baseline, example, job.out, formats=("onnx",), name="dense").artifacts["onnx"]
+    deployment = deploy(model, example, job.out, formats=job.formats, options=job.export, metadata=_metadata(job))
+    as_float = replace(job.export, float_type="float32")  # the dense file takes the same inputs, and stays what it is
+    reference = deploy(baseline, example, job.out, formats=("onnx",), options=as_float, name="dense").artifacts["onnx"]
     _say(report_progress, "write the files", 1)
     _record_tensors(ledger, model, deployment)
     _say(report_progress, "measure the files", 0)
-    measured = _measure(job, ledger, deployment, reference=reference)
+    measured = measure_files(job, ledger, deployment, reference=reference)
     _say(report_progress, "measure the files", 1)
     verdict = _judge(job, ledger, measured)
     summary = summarize(measured, job.task, verdict=verdict, seconds=time.perf_counter() - started)
@@ -90,17 +90,6 @@ def run_job(job: Job, *, report_progress: Progress | None = None, started: float
     return Outcome(
         model=model, deployment=deployment, measured=measured, report=report, summary=summary, verdict=verdict
     )
-
-
-def _measure(job: Job, ledger: Ledger, deployment: Deployment, *, reference: Artifact) -> Measured:
-    """Measure the first file in full; of the others what is their own: their answers and their speed."""
-    measured = measure(deployment, job.data.test, dense=reference, plan=job.plan)
-    record(ledger, measured, class_names=job.data.class_names)
-    for artifact in tuple(deployment.artifacts.values())[1:]:
-        found = measure(artifact, job.data.test, dense=reference, plan=job.plan)
-        own = tuple(m for m in found.measurements if m.metric not in {SIZE, COMPRESSION_RATIO})
-        record(ledger, replace(found, measurements=own, confusion=None, dense=None), class_names=job.data.class_names)
-    return measured
 
 
 def _record_tensors(ledger: Ledger, model: CompressedModel, deployment: Deployment) -> None:

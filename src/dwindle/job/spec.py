@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dwindle.errors import SettingError
+from dwindle.exporters.options import OPSETS, ExportOptions, FloatType
+from dwindle.exporters.preprocessing import Preprocessing
 from dwindle.settings import from_plain
 
 
@@ -46,19 +48,20 @@ class MetricSpec:
 
     `function` names `file.py:function`, called with (outputs, targets) as NumPy arrays; it returns one value for each
     example, true and false or numbers. Its `name` is that of the function unless said; `unit` is that of its values
-    (`fraction` for true and false), and `better` says whether more of it is better, or less.
+    (`fraction` unless said, which fits true and false), and `better` says whether `more` of it is better, or `less`.
+    Of the metrics known by name only errors in the unit of the targets take a `unit`.
     """
 
     name: str | None = None
     function: str | None = None
-    unit: str = "fraction"
-    better: Literal["more", "less"] = "more"
+    unit: str | None = None
+    better: Literal["more", "less"] | None = None
 
     def __post_init__(self) -> None:
         if self.name is None and self.function is None:
             raise SettingError("a metric needs a name, or a function of your own")
-        if self.function is None and (self.unit, self.better) != ("fraction", "more"):
-            raise SettingError(f"unit and better of {self.name} are known; leave them out, or name your own function")
+        if self.function is None and self.better is not None:
+            raise SettingError(f"whether more of {self.name} is better is known; leave better out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,16 +100,44 @@ class TrainingSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class OutputSpec:
-    """`[output]`: `folder` (relative to the job file), formats to deploy, time for a latency measurement."""
+    """`[output]`: `folder` (relative to the job file), formats to deploy, time for a latency measurement.
+
+    `opset`, `ir_version`, `batch_size` (any, unless a number fixes it) and `float_type` are those of
+    `exporters.options.ExportOptions`.
+    """
 
     folder: Path = Path("out")
     formats: tuple[str, ...] = ("dwn", "onnx")
     latency_seconds: float = 10.0
+    opset: int = OPSETS[-1]
+    ir_version: int | None = None
+    batch_size: int | None = None
+    float_type: FloatType = "float32"
+
+    def __post_init__(self) -> None:
+        self.options()
+
+    def options(
+        self, *, preprocessing: Preprocessing | None = None, class_names: tuple[str, ...] = ()
+    ) -> ExportOptions:
+        """Return what the graph in the files looks like."""
+        return ExportOptions(
+            opset=self.opset,
+            ir_version=self.ir_version,
+            batch_size=self.batch_size,
+            float_type=self.float_type,
+            preprocessing=preprocessing,
+            class_names=class_names,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobSpec:
-    """A whole job.toml; `Recipe` reads the table `recipe`, `Budget` the table `budget`."""
+    """A whole job.toml; `Recipe` reads the table `recipe`, `Budget` the table `budget`.
+
+    `[preprocessing]` puts scale, mean, std and layout into the files, which then take raw inputs; the data sets still
+    hold what the network takes.
+    """
 
     network: NetworkSpec
     data: DataSpec
@@ -115,6 +146,7 @@ class JobSpec:
     seed: int = 0
     task: TaskSpec = TaskSpec()
     training: TrainingSpec = TrainingSpec()
+    preprocessing: Preprocessing | None = None
     output: OutputSpec = OutputSpec()
     budget: Mapping[str, Any] = field(default_factory=dict[str, Any])
 

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from dwindle.bench import measurement
 from dwindle.bench.measurement import ACCURACY, Metric
-from dwindle.bench.probes.accuracy import CLASSIFICATION, Score
+from dwindle.bench.probes.scores import CLASSIFICATION, AnyScore, SetScore
 from dwindle.errors import SettingError
 from dwindle.network.fabric_trainer import BaseLoss
 
@@ -29,7 +29,7 @@ class Task:
     """
 
     loss: BaseLoss = functional.cross_entropy
-    scores: tuple[Score, ...] = CLASSIFICATION
+    scores: tuple[AnyScore, ...] = CLASSIFICATION
 
     def __post_init__(self) -> None:
         if not self.scores:
@@ -52,6 +52,11 @@ class Task:
     def is_classification(self) -> bool:
         """Whether the first metric is accuracy."""
         return self.metric == ACCURACY
+
+    @property
+    def counts_classes(self) -> bool:
+        """Whether a metric compares class numbers."""
+        return any(score.metric == ACCURACY or isinstance(score, SetScore) for score in self.scores)
 
     @property
     def is_default(self) -> bool:
