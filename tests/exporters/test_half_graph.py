@@ -74,7 +74,8 @@ def test_weights_are_stored_once_as_float16(record):
 def test_a_branch_is_refused():
     model = model_of(
         "g (float[n] x, bool c) => (float[n] y) "
-        "{ y = If (c) <then_branch = a () => (float[n] p) { p = Neg (x) }, else_branch = b () => (float[n] q) { q = Exp (x) }> }"
+        "{ y = If (c) <then_branch = a () => (float[n] p) { p = Neg (x) }, "
+        "else_branch = b () => (float[n] q) { q = Exp (x) }> }"
     )
     with pytest.raises(ExportError, match=r"a If cannot become float16; use float_type='float32'"):
         compute_in_half(model.graph)

@@ -14,6 +14,7 @@ import typer
 from dwindle.cli.compress import compress
 from dwindle.cli.console import print_error, stderr
 from dwindle.cli.demo import demo
+from dwindle.cli.export import export
 from dwindle.cli.inspect import inspect
 from dwindle.errors import DwindleError
 from dwindle.version import VERSION
@@ -33,6 +34,7 @@ app = typer.Typer(
 app.command()(demo)
 app.command()(compress)
 app.command()(inspect)
+app.command()(export)
 
 
 @app.callback(invoke_without_command=True)

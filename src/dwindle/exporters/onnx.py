@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -77,14 +77,23 @@ class OnnxExporter:
         records = {name: to_record(encoding) for name, encoding in model.encodings.items()}
         digest = model.digest()
         structures = {describe(encoding) for encoding in model.encodings.values()}
-        own = {"dwindle.digest": digest, "dwindle.version": VERSION, "dwindle.encodings": ", ".join(sorted(structures))}
-        write_onnx(path, graph, records, notes={**self.notes, **as_notes(self.options.metadata()), **own})
+        notes = {**self.notes, **as_notes(self.options.metadata()), **notes_of(digest, structures)}
+        write_onnx(path, graph, records, notes=notes)
         return Artifact.of(path, origin=digest)
 
 
 def as_notes(metadata: Mapping[str, Any]) -> dict[str, str]:
     """Return `metadata` as texts, which is all that ONNX holds: texts as they are, other values as JSON."""
     return {key: value if isinstance(value, str) else json.dumps(to_plain(value)) for key, value in metadata.items()}
+
+
+def notes_of(digest: str, structures: Iterable[str]) -> dict[str, str]:
+    """Return what every `.onnx` of ours says about itself."""
+    return {
+        "dwindle.digest": digest,
+        "dwindle.version": VERSION,
+        "dwindle.encodings": ", ".join(sorted(structures)),
+    }
 
 
 def write_onnx(path: Path, graph: onnx.ModelProto, records: Mapping[str, Record], *, notes: Mapping[str, str]) -> None:
@@ -114,7 +123,7 @@ def fill_references(graph: onnx.GraphProto, records: Mapping[str, Record], *, ha
     wanted = {tensor.name for tensor in graph.initializer if is_reference(tensor)}
     inline = [tensor for tensor in graph.initializer if tensor.name not in wanted]
     nodes: list[onnx.NodeProto] = []
-    for name, record in records.items():
+    for name, record in sorted(records.items()):
         form = integer_form(record) if f"{name}/{PARTS[0]}" in wanted else None
         if form is None and name not in wanted:
             continue

@@ -12,7 +12,7 @@ from dwindle.settings import to_plain
 
 FloatType = Literal["float32", "float16"]
 OPSETS: Final = range(15, 22)
-"""Before 15 an exported graph would need other operations; 21 is the first with 4-bit integers, and enough for torch."""
+"""Before 15 a graph would need other operations; 21 is the first with 4-bit integers, and enough for torch."""
 OLDEST_IR: Final = {15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9, 21: 10}
 """The first version of ONNX's file format that knows an opset."""
 
