@@ -77,7 +77,9 @@ def _import_torchvision() -> Any:
         return _import("torchvision")
     except RuntimeError as error:
         if "torchvision::" not in str(error) or _defined:
-            raise
+            raise RuntimeUnavailableError(
+                f"torchvision is installed but does not load ({error}); install the build for torch {torch.__version__}"
+            ) from error
     library = torch.library.Library("torchvision", "DEF")
     for schema in SCHEMAS:
         library.define(schema)
