@@ -66,7 +66,7 @@ def test_bands_cover_the_range_without_a_gap():
     total = weights.sum(0)
     centres = weights.argmax(1)
     assert torch.equal(centres, centres.sort().values)
-    assert float(total[int(centres[0]) : int(centres[-1])].min()) > 0.99
+    assert float(total[int(centres[0]) + 1 : int(centres[-1])].min()) > 0.99
     assert float(total.max()) < 1.01
 
 
@@ -106,6 +106,6 @@ def test_settings_that_cannot_be(settings, words):
 
 def test_bands_that_would_hold_nothing():
     with pytest.raises(
-        SettingError, match="of 200 bands are narrower than the 31 Hz that a window of 30.0 ms resolves"
+        SettingError, match=r"of 200 bands are narrower than the 31 Hz that a window of 30.0 ms resolves"
     ):
         log_mel(tone(1000), LogMel(n_mels=200))
