@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from dwindle.bench.measure import measure
     from dwindle.container import read
     from dwindle.core.granularity import PerChannel, PerGroup, PerTensor
+    from dwindle.core.ranges import Calibration, MinMax, Mse, Percentile
     from dwindle.core.schedule import Constant, Polynomial
+    from dwindle.exporters.options import ExportOptions
+    from dwindle.exporters.preprocessing import Preprocessing
     from dwindle.network.compressed import CompressedModel
     from dwindle.network.fabric_trainer import FabricTrainer
     from dwindle.network.select import Select
@@ -27,10 +30,12 @@ if TYPE_CHECKING:
     from dwindle.technique import Context
     from dwindle.techniques.cast_half import CastHalf
     from dwindle.techniques.cluster import Cluster
+    from dwindle.techniques.correct_bias import CorrectBias
     from dwindle.techniques.densify import Densify
     from dwindle.techniques.fine_tune import FineTune
     from dwindle.techniques.fold_batchnorm import FoldBatchNorm
     from dwindle.techniques.prune_weights import PruneWeights
+    from dwindle.techniques.quantize_dynamic import QuantizeDynamic
     from dwindle.techniques.quantize_static import QuantizeStatic
     from dwindle.techniques.quantize_weights import QuantizeWeights
     from dwindle.techniques.reestimate_batchnorm import ReestimateBatchNorm
@@ -39,21 +44,29 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Budget",
+    "Calibration",
     "CastHalf",
     "Cluster",
     "CompressedModel",
     "Constant",
     "Context",
+    "CorrectBias",
     "Densify",
+    "ExportOptions",
     "FabricTrainer",
     "FineTune",
     "FoldBatchNorm",
     "Ledger",
+    "MinMax",
+    "Mse",
     "PerChannel",
     "PerGroup",
     "PerTensor",
+    "Percentile",
     "Polynomial",
+    "Preprocessing",
     "PruneWeights",
+    "QuantizeDynamic",
     "QuantizeStatic",
     "QuantizeWeights",
     "Recipe",
