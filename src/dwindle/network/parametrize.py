@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Final, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -35,12 +35,14 @@ from dwindle.core.encoding import (
     decode,
     describe,
     is_half,
-    shape_of,
     support_of,
 )
 from dwindle.core.half import to_half
 from dwindle.errors import EncodingError, NetworkError
 from dwindle.network.compressed import CompressedModel
+
+_Prepared = TypeVar("_Prepared")
+_BLOCK: Final = 1 << 17
 
 CentroidGradient = Literal["mean", "sum"]
 """Whether a centroid's gradient is the mean or the sum over the weights that share it.
@@ -219,19 +221,16 @@ class _Structure(nn.Module):
         self.register_buffer("indices", None if codebook is None else _contiguous(codebook.indices))
         self.register_buffer("factor", _contiguous(encoding.factor) if isinstance(encoding, Scaled) else None)
         self.axis = encoding.axis if isinstance(encoding, Scaled) else 0
-        self.shape = shape_of(encoding)
         self.is_half = is_half(encoding)
         self.takes_mean = centroid_gradient == "mean"
-        self._kept: tuple[tuple[int, int], _Kept] | None = None
+        self._prepared: tuple[object, Any] = (None, None)
 
     def forward(self, floats: Tensor) -> Tensor:
         """Map the trained floats, centroids (k,) or values of the weight's shape, to the weight."""
         if self.indices is not None:
-            weight = cast(
-                "Tensor", _Spread.apply(floats, self._kept_weights(self.indices), self.shape, self.takes_mean)
-            )
+            weight = cast("Tensor", _Spread.apply(floats, self.indices, self._clusters(self.indices), self.takes_mean))
         elif self.support is not None:
-            weight = torch.where(self.support, floats, torch.zeros((), dtype=floats.dtype, device=floats.device))
+            weight = floats * self._gate(self.support, floats)
         else:
             weight = floats
         if self.factor is None:
@@ -258,31 +257,48 @@ class _Structure(nn.Module):
             encoding = Sparse(_contiguous(self.support), encoding)
         return encoding if self.factor is None else Scaled(encoding, self.factor.clone(), self.axis)
 
-    def _kept_weights(self, indices: Tensor) -> _Kept:
-        """Return which weights are inside the support; worked out anew only where the support has changed."""
-        if self.support is None:
-            key = (indices.data_ptr(), indices._version)  # pyright: ignore[reportPrivateUsage]
-        else:
-            key = (self.support.data_ptr(), self.support._version)  # pyright: ignore[reportPrivateUsage]
-        if self._kept is None or self._kept[0] != key:
-            self._kept = (key, _Kept.of(indices, self.support))
-        return self._kept[1]
+    def _gate(self, support: Tensor, floats: Tensor) -> Tensor:
+        """Return 1 inside the support and 0 outside: a product takes a third of the time of a choice, twice a step."""
+        return self._once((floats.dtype, *_state(support)), lambda: support.to(floats.dtype))
+
+    def _clusters(self, indices: Tensor) -> _Clusters:
+        key = _state(indices) if self.support is None else (*_state(indices), *_state(self.support))
+        return self._once(key, lambda: _Clusters.of(indices, self.support))
+
+    def _once(self, key: object, prepare: Callable[[], _Prepared]) -> _Prepared:
+        """Return what was prepared for `key`; prepared anew only where support or indices have changed."""
+        if self._prepared[0] != key:
+            self._prepared = (key, prepare())
+        return self._prepared[1]
+
+
+def _state(tensor: Tensor) -> tuple[object, ...]:
+    """Return what changes whenever the values or the layout of `tensor` do."""
+    return tensor.data_ptr(), tensor.stride(), tensor._version  # pyright: ignore[reportPrivateUsage]
 
 
 @dataclass(frozen=True)
-class _Kept:
-    """Flat positions of the kept weights (None: all of them), their cluster numbers, and 1 / size of each cluster."""
+class _Clusters:
+    """The kept weights in the order of memory, so that a weight in channels-last order is never copied to another.
+
+    Attributes:
+        positions: of the kept weights; None: all of them.
+        indices: int32, the cluster of each kept weight.
+        sizes: float64 (at least 1), how many kept weights each cluster has; as many as the highest index needs.
+    """
 
     positions: Tensor | None
     indices: Tensor
+    sizes: Tensor
 
     @classmethod
-    def of(cls, indices: Tensor, support: Tensor | None) -> _Kept:
-        flat = indices.flatten()
-        if support is None:
-            return cls(None, flat.to(torch.int32))
-        positions = support.flatten().nonzero().flatten()
-        return cls(positions, flat.index_select(0, positions).to(torch.int32))
+    def of(cls, indices: Tensor, support: Tensor | None) -> _Clusters:
+        positions, flat = None, _in_memory_order(indices, indices)
+        if support is not None:
+            positions = _in_memory_order(support, indices).nonzero().flatten()
+            flat = flat.index_select(0, positions)
+        flat = flat.to(torch.int32, copy=True)
+        return cls(positions, flat, torch.bincount(flat).clamp_(min=1).double())
 
 
 class _Spread(torch.autograd.Function):
@@ -290,22 +306,47 @@ class _Spread(torch.autograd.Function):
 
     @staticmethod
     def forward(*arguments: Any) -> Tensor:
-        ctx, centroids, kept, shape, takes_mean = arguments
-        ctx.kept, ctx.n_centroids, ctx.takes_mean = kept, len(centroids), takes_mean
-        values = centroids.index_select(0, kept.indices)
-        if kept.positions is None:
-            return values.reshape(shape)
-        return centroids.new_zeros(shape.numel()).index_copy_(0, kept.positions, values).reshape(shape)
+        ctx, centroids, indices, clusters, takes_mean = arguments
+        ctx.indices, ctx.clusters, ctx.takes_mean, ctx.n_centroids = indices, clusters, takes_mean, len(centroids)
+        weight = torch.empty_like(indices, dtype=centroids.dtype)
+        flat = weight.as_strided((weight.numel(),), (1,))
+        if clusters.positions is None:
+            torch.index_select(centroids, 0, clusters.indices, out=flat)
+        else:
+            flat.zero_().index_copy_(0, clusters.positions, centroids.index_select(0, clusters.indices))
+        return weight
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
-        kept: _Kept = ctx.kept
-        flat = grad_outputs[0].reshape(-1)
-        inside = flat if kept.positions is None else flat.index_select(0, kept.positions)
-        total = torch.bincount(kept.indices, weights=inside.double(), minlength=ctx.n_centroids).double()
+        clusters: _Clusters = ctx.clusters
+        flat = _in_memory_order(grad_outputs[0], ctx.indices)
+        inside = flat if clusters.positions is None else flat.index_select(0, clusters.positions)
+        total = _sums(inside, clusters.indices, ctx.n_centroids)
         if ctx.takes_mean:
-            total /= torch.bincount(kept.indices, minlength=ctx.n_centroids).clamp_(min=1)
+            total[: len(clusters.sizes)] /= clusters.sizes
         return total.to(flat.dtype), None, None, None
+
+
+def _sums(values: Tensor, clusters: Tensor, n_clusters: int) -> Tensor:
+    """Return the sums (n_clusters,) of the values of each cluster in float64.
+
+    On a processor in blocks that stay in its cache, the copy in float64 included: a quarter faster.
+    """
+    size = _BLOCK if values.device.type == "cpu" else max(len(values), 1)
+    total = torch.zeros(n_clusters, dtype=torch.float64, device=values.device)
+    for block, which in zip(values.split(size), clusters.split(size), strict=True):
+        total += torch.bincount(which, weights=block.double(), minlength=n_clusters)
+    return total
+
+
+def _in_memory_order(tensor: Tensor, like: Tensor) -> Tensor:
+    """Return `tensor` flat, in the order in which the elements of `like` lie in memory; a view where it lies so, too.
+
+    `like` has no gaps and no element twice: parameters and buffers are contiguous in some order of their axes.
+    """
+    if tensor.stride() != like.stride():
+        tensor = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
+    return tensor.as_strided((tensor.numel(),), (1,))
 
 
 def _owners_by_name(network: nn.Module) -> dict[str, tuple[_Owner, ...]]:
