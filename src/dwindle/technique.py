@@ -28,6 +28,8 @@ class Needs(enum.Flag):
     LABELS = enum.auto()
     TRAINING = enum.auto()
     TEACHER = enum.auto()
+    REFERENCE = enum.auto()
+    """The float network that a quantized one should answer like; `Recipe.run` keeps it."""
 
 
 class Trait(enum.Flag):
@@ -41,6 +43,8 @@ class Trait(enum.Flag):
     FOLDED = enum.auto()
     """Batch norms are merged into the layers before them."""
     QUANTIZED_ACTIVATIONS = enum.auto()
+    KERNEL = enum.auto()
+    """Integer weights as engines compute with them: 8 bits or less, one scale for the tensor or for each output."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +73,8 @@ class Context:
         calibration: input batches like the example, iterable more than once.
         trainer: whoever trains.
         teacher: the float network as it was given, for techniques that correct or imitate; it stays as it is.
+        reference: the float network that a quantized one should answer like. Where it is None, `Recipe.run` offers the
+            network as it was right before a step made its weights integers, or as it was given while none has.
         workdir: folder for stage caches and training checkpoints; None keeps nothing, so a killed run starts over.
         report_progress: called with (what, done, total) during work of more than a second.
     """
@@ -78,6 +84,7 @@ class Context:
     calibration: Iterable[Inputs] | None = None
     trainer: Trainer | None = None
     teacher: nn.Module | None = None
+    reference: nn.Module | None = None
     workdir: Path | None = None
     report_progress: Progress | None = field(default=None, compare=False)
 
@@ -93,6 +100,8 @@ class Context:
             have |= Needs.TRAINING
         if self.teacher is not None:
             have |= Needs.TEACHER
+        if self.reference is not None:
+            have |= Needs.REFERENCE
         return have
 
 

@@ -54,6 +54,10 @@ class TestCastHalf(TechniqueLaws):
     technique = dw.CastHalf()
 
 
+class TestQuantizeWeightsInFixedPoint(TechniqueLaws):
+    technique = dw.QuantizeWeights(n_bits=6, scale="power_of_two")
+
+
 class TestDensify(TechniqueLaws):
     technique = dw.Densify()
 
@@ -72,3 +76,19 @@ class TestReestimateBatchNorm(TechniqueLaws):
 
 class TestQuantizeStatic(TechniqueLaws):
     technique = dw.QuantizeStatic()
+
+
+class TestQuantizeStaticWithSixteenBitActivations(TechniqueLaws):
+    technique = dw.QuantizeStatic(weights=8, activations=16, scale="power_of_two", calibration=dw.Calibration(n=20))
+
+
+class TestQuantizeDynamic(TechniqueLaws):
+    technique = dw.QuantizeDynamic()
+
+
+class TestCorrectBias(TechniqueLaws):
+    technique = dw.CorrectBias()
+
+
+class TestCorrectBiasByLearning(TechniqueLaws):
+    technique = dw.CorrectBias(method="learned", n=16, steps=5)

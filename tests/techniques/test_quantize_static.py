@@ -22,10 +22,10 @@ from dwindle.core.encoding import (
     describe,
 )
 from dwindle.core.granularity import PerChannel, PerGroup, PerTensor
+from dwindle.core.ranges import Calibration, Method, MinMax, Mse, Percentile
 from dwindle.errors import DataError, EncodingError, NetworkError, RecipeError, SelectionError, SettingError
 from dwindle.network.activations import CallSite
 from dwindle.network.compressed import CompressedModel
-from dwindle.network.observe import Calibration, MinMax, Mse, Percentile
 from dwindle.network.select import Select
 from dwindle.network.simulate import simulate
 from dwindle.settings import from_plain, to_plain
@@ -66,10 +66,10 @@ def _relative_error(model: CompressedModel, network: nn.Module) -> float:
     return math.sqrt(float((found - wanted).square().mean() / wanted.square().mean()))
 
 
-@pytest.mark.parametrize("calibration", [MinMax(), Percentile(), Mse()])
-def test_the_quantized_network_answers_nearly_as_before(calibration: Calibration) -> None:
+@pytest.mark.parametrize("method", [MinMax(), Percentile(), Mse()])
+def test_the_quantized_network_answers_nearly_as_before(method: Method) -> None:
     network = Small()
-    after = QuantizeStatic(calibration=calibration).apply(CompressedModel.dense(network), _context())
+    after = QuantizeStatic(calibration=Calibration(method=method)).apply(CompressedModel.dense(network), _context())
     assert 0 < _relative_error(after, network) < 0.05
     assert {str(site) for site in after.activations} == {
         "<input>:0:0", "relu:0:0", "depthwise:0:0", "relu:1:0", "pool:0:0", ":1:0", ":2:0",
@@ -102,7 +102,9 @@ def test_the_input_model_is_untouched_and_the_outcome_repeats() -> None:
 
 
 def test_decisions_tell_ranges_and_what_was_clipped() -> None:
-    after = QuantizeStatic(calibration=Percentile(90.0)).apply(CompressedModel.dense(Small()), _context())
+    after = QuantizeStatic(calibration=Calibration(method=Percentile(90.0))).apply(
+        CompressedModel.dense(Small()), _context()
+    )
     decisions = after.history[-1].decisions
     assert decisions["folded"] == {"norm": "conv"}
     assert decisions["shared"] == {"pool:0:0": "relu:1:0", ":2:0": ":1:0"}
@@ -216,14 +218,17 @@ def test_unsupported_layers_are_left_float() -> None:
 def test_it_says_what_it_needs_and_does() -> None:
     technique: Technique = QuantizeStatic()
     assert technique.needs == Needs.EXAMPLE | Needs.CALIBRATION
-    assert technique.effect.adds == Trait.INTEGER | Trait.QUANTIZED_ACTIVATIONS | Trait.FOLDED
+    assert technique.effect.adds == Trait.INTEGER | Trait.KERNEL | Trait.QUANTIZED_ACTIVATIONS | Trait.FOLDED
     assert technique.effect.refuses == Trait.INTEGER | Trait.QUANTIZED_ACTIVATIONS
     assert QuantizeStatic(weights=None).effect.refuses == Trait.QUANTIZED_ACTIVATIONS
 
 
 @pytest.mark.parametrize(
     "technique",
-    [QuantizeStatic(), QuantizeStatic(calibration=Percentile(99.0), granularity=PerTensor(), weights=4)],
+    [
+        QuantizeStatic(),
+        QuantizeStatic(calibration=Calibration(n=9, method=Percentile(99.0)), granularity=PerTensor(), weights=4),
+    ],
 )
 def test_settings_survive_a_round_trip(technique: QuantizeStatic) -> None:
     assert from_plain(QuantizeStatic, to_plain(technique), where="here") == technique
@@ -269,7 +274,7 @@ def test_missing_or_wrong_data_is_refused() -> None:
 def test_a_real_network_from_end_to_end() -> None:
     network = resnet18_tian(in_channels=1)
     x = torch.randn(4, 1, 33, 33)
-    after = QuantizeStatic(calibration=MinMax()).apply(
+    after = QuantizeStatic(calibration=Calibration(method=MinMax())).apply(
         CompressedModel.dense(network), Context(example=x, calibration=[x])
     )
     assert len(after.edits) == 17

@@ -73,9 +73,10 @@ def external_arrays(contents: Contents) -> Mapping[str, Array]:
         ContainerError: the graph refers to a weight that the file does not hold, or to integers that it does not have.
     """
     arrays: dict[str, Array] = {}
-    for name in external_names(contents.graph):
-        if name not in arrays:
-            arrays.update(_arrays_for(name, contents))
+    names = dict.fromkeys(external_names(contents.graph))
+    for name in names:
+        if name not in arrays:  # onnxruntime refuses an array that the graph does not read, such as zero points of zero
+            arrays.update({key: array for key, array in _arrays_for(name, contents).items() if key in names})
     return arrays
 
 

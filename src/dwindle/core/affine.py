@@ -2,7 +2,8 @@
 
 Symmetric grids: Krishnamoorthi, "Quantizing deep convolutional networks for efficient inference", 2018, section 2.2;
 asymmetric grids: Jacob et al., "Quantization and training of neural networks for efficient integer-arithmetic-only
-inference", CVPR 2018, section 2.1. Codes are rounded half to even, as ONNX QuantizeLinear does.
+inference", CVPR 2018, section 2.1. Codes are rounded half to even, as ONNX QuantizeLinear does. Fixed point (the
+format that Qin et al. 2018 compare at 6, 8 and 16 bits) is the symmetric grid whose scale is a power of two.
 """
 
 from __future__ import annotations
@@ -48,15 +49,39 @@ def quantize(
     >>> quantize(torch.tensor([-1.0, 0.0, 0.5]), n_bits=8).codes.tolist()
     [-127, 0, 64]
     """
-    if support is not None:
-        values = torch.where(support, values, torch.zeros((), dtype=values.dtype))
-    low, high = require_finite(values, "quantize")
-    if max(-low, high) > MAX_MAGNITUDE:
-        raise SettingError(f"quantize: magnitudes must stay below {MAX_MAGNITUDE:g}, got {max(-low, high):g}")
-    values = values.detach().to(torch.float32)
+    values = _prepared(values, support)
     lows, highs = value_ranges(values, granularity)
     scale, zero_point = choose_qparams(lows, highs, n_bits=n_bits, symmetric=symmetric, signed=signed)
     return quantize_with(values, scale, zero_point, granularity=granularity, n_bits=n_bits, signed=signed)
+
+
+def quantize_fixed_point(
+    values: Tensor, *, n_bits: int, granularity: Granularity = WHOLE_TENSOR, support: Tensor | None = None
+) -> Affine:
+    """Quantize `values` in fixed point: signed codes around 0, as scale the smallest power of two that covers them.
+
+    Nothing saturates, so |x - decode(x)| <= scale / 2 everywhere: a step down would halve the error of most values but
+    clip the largest ones, and which of the two costs more only data can tell. A scale of 2^-f is the format Qm.f with
+    m = n_bits - 1 - f integer bits beside the sign.
+
+    Args:
+        values: finite floats of any shape.
+        n_bits: width of a code, 2 to 16.
+        granularity: which weights share one scale.
+        support: bool, the shape of `values`; what lies outside is neither looked at nor kept.
+
+    Raises:
+        SettingError: `n_bits` out of range, an axis that does not exist, NaN, infinity or a magnitude beyond 1e38.
+
+    >>> found = quantize_fixed_point(torch.tensor([-1.0, 0.3]), n_bits=6)
+    >>> found.codes.tolist(), found.scale.tolist()
+    ([-16, 5], [0.0625])
+    """
+    values = _prepared(values, support)
+    scale, zero_point = choose_qparams(
+        *value_ranges(values, granularity), n_bits=n_bits, symmetric=True, signed=True, power_of_two=True
+    )
+    return quantize_with(values, scale, zero_point, granularity=granularity, n_bits=n_bits, signed=True)
 
 
 def quantize_with(
@@ -79,12 +104,14 @@ def quantize_with(
     return Affine(codes, scale, zero_point, granularity, n_bits, signed)
 
 
-def choose_qparams(low: Tensor, high: Tensor, *, n_bits: int, symmetric: bool, signed: bool) -> tuple[Tensor, Tensor]:
+def choose_qparams(
+    low: Tensor, high: Tensor, *, n_bits: int, symmetric: bool, signed: bool, power_of_two: bool = False
+) -> tuple[Tensor, Tensor]:
     """Return (scale float32, zero_point int32) of the grids that cover [low, high] and zero; shapes as `low`.
 
     A symmetric grid leaves its lowest code unused, so that negation is exact: [-127, 127] around 0 at 8 bits signed,
     [1, 255] around 128 unsigned. A range of nothing but zero gets scale 1, and no scale falls below the smallest
-    normal float32, so that dividing by it stays finite.
+    normal float32, so that dividing by it stays finite. With `power_of_two` a scale is rounded up to the next one.
 
     Raises:
         SettingError: `n_bits` out of range.
@@ -101,7 +128,11 @@ def choose_qparams(low: Tensor, high: Tensor, *, n_bits: int, symmetric: bool, s
     else:
         width, n_steps = high64 - low64, code_high - code_low
     tiny = torch.finfo(torch.float32).tiny
-    scale = torch.where(width > 0, (width / n_steps).clamp(min=tiny), torch.ones_like(width)).to(torch.float32)
+    step = (width / n_steps).clamp(min=tiny)
+    if power_of_two:
+        mantissa, exponent = torch.frexp(step)  # step = mantissa * 2^exponent, mantissa in [0.5, 1)
+        step = torch.ldexp(torch.ones_like(step), exponent - (mantissa == 0.5).to(exponent.dtype))
+    scale = torch.where(width > 0, step, torch.ones_like(width)).to(torch.float32)
     if symmetric:
         return scale, torch.full_like(scale, code_high - n_steps, dtype=torch.int32)
     zero_point = torch.round(code_low - low64 / scale.double()).clamp(code_low, code_high)
@@ -118,6 +149,31 @@ def fake_quantize(x: Tensor, scale: Tensor | float, zero_point: Tensor | int, *,
     """
     low, high = code_range(n_bits, signed=signed)
     return (torch.clamp(torch.round(x / scale) + zero_point, low, high) - zero_point) * scale
+
+
+def _prepared(values: Tensor, support: Tensor | None) -> Tensor:
+    """Return `values` as finite float32, zero outside `support`."""
+    if support is not None:
+        values = torch.where(support, values, torch.zeros((), dtype=values.dtype))
+    low, high = require_finite(values, "quantize")
+    if max(-low, high) > MAX_MAGNITUDE:
+        raise SettingError(f"quantize: magnitudes must stay below {MAX_MAGNITUDE:g}, got {max(-low, high):g}")
+    return values.detach().to(torch.float32)
+
+
+def dynamic_qparams(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (scale, zero_point), float32 (), of the unsigned 8-bit grid that covers all of `x` and zero.
+
+    Bit for bit those of ONNX DynamicQuantizeLinear, which computes them in float32.
+
+    >>> dynamic_qparams(torch.tensor([-1.0, 0.5, 4.1]))
+    (tensor(0.0200), tensor(50.))
+    """
+    ends = torch.aminmax(x)
+    low, high = ends.min.clamp(max=0.0), ends.max.clamp(min=0.0)
+    n_steps = torch.full_like(low, 255.0)  # a tensor: torch may multiply by the reciprocal of a number
+    scale = torch.where(high > low, (high - low) / n_steps, torch.ones_like(low))
+    return scale, torch.round((-low / scale).clamp(0.0, 255.0))
 
 
 def value_ranges(values: Tensor, granularity: Granularity) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ import onnx
 from dwindle.container.records import Record, decode_record
 from dwindle.core.half import LARGEST
 from dwindle.errors import ExportError
+from dwindle.exporters.dynamic import multiply_codes, quantize_inputs
 from dwindle.exporters.fixed_batch import fix_batch
 from dwindle.exporters.float_graph import float_graph
 from dwindle.exporters.half_graph import compute_in_half
@@ -21,6 +22,7 @@ from dwindle.exporters.prepend import prepend
 from dwindle.exporters.qdq import quantize_activations
 from dwindle.exporters.references import refer_to_weights
 from dwindle.exporters.tidy import drop_unread
+from dwindle.network.activations import ActivationQuantizer
 from dwindle.network.capture import Captured, capture
 from dwindle.network.compressed import CompressedModel
 from dwindle.network.inputs import Inputs
@@ -33,7 +35,8 @@ def build_graph(
 ) -> onnx.ModelProto:
     """Return `model` as an ONNX graph whose weights are external references by name.
 
-    `exporters/references.py` says what the names mean. Quantized activations are QuantizeLinear/DequantizeLinear pairs.
+    `exporters/references.py` says what the names mean. Quantized activations are QuantizeLinear/DequantizeLinear pairs,
+    inputs quantized at run time lead into integer products (`exporters/dynamic.py`).
 
     Args:
         model: what to export; its network runs in eval mode.
@@ -49,7 +52,10 @@ def build_graph(
     plain = float_graph(model, capture(model.network, example) if captured is None else captured)
     graph = plain.proto.graph
     records = {name: to_record(encoding) for name, encoding in model.encodings.items()}
-    quantize_activations(graph, plain.values, model.activations)
+    static = {site: q for site, q in model.activations.items() if isinstance(q, ActivationQuantizer)}
+    quantize_activations(graph, plain.values, static)
+    quantize_inputs(graph, plain.values, sorted(model.activations.keys() - static.keys()))
+    multiply_codes(graph, records)
     refer_to_weights(graph, records)
     drop_unread(graph)
     apply_options(plain.proto, records, options)

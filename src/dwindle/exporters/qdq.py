@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from dwindle.core.encoding import code_range
 from dwindle.errors import ExportError
@@ -16,6 +16,7 @@ from dwindle.network.activations import ActivationQuantizer, CallSite
 
 STORAGE: Final = {(8, False): np.uint8, (8, True): np.int8, (16, False): np.uint16, (16, True): np.int16}
 """The integers that QuantizeLinear knows; other widths are clipped to their range and stored in the next wider one."""
+BYTES: Final = frozenset({TensorProto.UINT8, TensorProto.INT8})
 MOVES: Final = frozenset({"Flatten", "Identity", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 """Operations whose output holds values of their input and no others, so that it lies on the same grid."""
 
@@ -73,7 +74,9 @@ def _pair(
         nodes.append(_clip(graph, name, quantizer, source=source))
         source = nodes[-1].output[0]
     codes = f"{name}/codes"
-    quantize = node_for("QuantizeLinear", [source, scale, zero_point], codes)
+    # The zero point tells the type already; the attribute lets a reader of the node tell as well.
+    dtype = None if width == 8 else helper.np_dtype_to_tensor_dtype(stored.dtype)
+    quantize = node_for("QuantizeLinear", [source, scale, zero_point], codes, output_dtype=dtype)
     return [*nodes, quantize, node_for("DequantizeLinear", [codes, scale, zero_point], target)]
 
 
@@ -110,10 +113,16 @@ def _redirect(graph: onnx.GraphProto, old: str, new: str) -> None:
 
 
 def quantized_scale(producers: Mapping[str, onnx.NodeProto], name: str) -> str | None:
-    """Return the name of the scale of `name` if it comes out of a pair, also through nodes that only move values."""
+    """Return the name of the scale of `name` if it comes out of a pair, also through nodes that only move values.
+
+    None for 16-bit codes, too: onnxruntime (1.31) has no kernel that multiplies them, so a layer behind them computes
+    in floats, and its weight is better unfolded once at load than dequantized at every inference.
+    """
     node = producers.get(name)
     while node is not None and node.op_type in MOVES:
         node = producers.get(node.input[0])
-    if node is None or node.op_type != "DequantizeLinear":
+    quantize = None if node is None or node.op_type != "DequantizeLinear" else producers.get(node.input[0])
+    if quantize is None or quantize.op_type != "QuantizeLinear":
         return None
-    return node.input[1]
+    attributes = {a.name: helper.get_attribute_value(a) for a in quantize.attribute}
+    return quantize.input[1] if attributes.get("output_dtype", TensorProto.UINT8) in BYTES else None

@@ -38,3 +38,17 @@ class ActivationQuantizer:
     n_bits: int = 8
     signed: bool = False
     clipped_fraction: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DynamicQuantizer:
+    """The layer whose result is at the call site reads its first input through unsigned codes, ranged at run time.
+
+    Scale and zero point are those of ONNX DynamicQuantizeLinear: the grid covers zero and every value that the input
+    has in this call, over the whole batch. Other readers of the same value see it as it is.
+    """
+
+    n_bits: int = 8
+
+
+Quantizer = ActivationQuantizer | DynamicQuantizer

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dwindle.core.encoding import Dense, Encoding, decode
 from dwindle.errors import EncodingError, NetworkError
-from dwindle.network.activations import ActivationQuantizer, CallSite
+from dwindle.network.activations import CallSite, Quantizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class CompressedModel:
     encodings: Mapping[str, Encoding]
     n_dense_weights: int
     aliases: Mapping[str, str] = field(default_factory=dict[str, str])
-    activations: Mapping[CallSite, ActivationQuantizer] = field(default_factory=dict[CallSite, ActivationQuantizer])
+    activations: Mapping[CallSite, Quantizer] = field(default_factory=dict[CallSite, Quantizer])
     edits: tuple[Edit, ...] = ()
     history: tuple[Record, ...] = ()
 

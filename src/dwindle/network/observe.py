@@ -1,70 +1,95 @@
 """This file measures the ranges of activations on calibration data and chooses a quantizer for each.
 
-Two passes over the data: the first finds the extremes of every value, the second counts it in a histogram between them.
-What is kept between batches are a few numbers and one histogram for each value, however much data there is.
+Two passes over the data: the first finds the extremes of every value, the second counts it in histograms between them.
+What is kept between batches are a few numbers and three histograms for each value, however much data there is: one for
+each part of the examples, so that the ranges which a quarter and a half of them would have given are known as well.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from dataclasses import dataclass
-from typing import Any, Final, assert_never
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import torch
 from torch import Tensor, fx
 
-from dwindle.core.affine import choose_qparams, fake_quantize
-from dwindle.errors import DataError, NetworkError, SettingError
+from dwindle.core.ranges import N_BINS, Calibration, Grid, Histogram, MinMax, choose_range, clipped_fraction
+from dwindle.errors import DataError, NetworkError
 from dwindle.network.activations import ActivationQuantizer, CallSite
 from dwindle.network.capture import Captured
-from dwindle.network.inputs import Inputs, are_finite, as_inputs, as_tuple, describe, n_examples
+from dwindle.network.inputs import Inputs, are_finite, as_inputs, as_tuple, describe, n_examples, take
 
-N_BINS: Final = 8192
-N_BITS: Final = 8
-SHRINKS: Final = torch.linspace(1.0, 0.02, 99)
-"""Fractions of the full range that `Mse` tries."""
+N_PARTS: Final = 3
+"""The first quarter of the examples, the second quarter, the second half; sums of them are nested subsets."""
+EIGHT_BITS: Final = Grid()
+SETTLED: Final = 0.1
+"""A range whose ends moved by more than this fraction of its width had not settled."""
 
-Visit = Callable[[CallSite, Tensor], None]
-
-
-@dataclass(frozen=True, slots=True)
-class MinMax:
-    """The range covers every calibration value; nothing is clipped, one outlier makes the grid coarse."""
+Visit = Callable[[CallSite, Tensor, int], None]
+"""`visit(site, value, part)`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Percentile:
-    """The range ends at the `p`-th and the (100 - `p`)-th percentile of the calibration values, and includes zero."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """What a calibration found.
 
-    p: float = 99.99
+    Attributes:
+        quantizers: one for each site.
+        spreads: how far an end of the site's range lies apart between a quarter, a half and all of the examples, as a
+            fraction of the range's width; 0 where the range was the same from the first quarter on.
+        n_examples: how many were looked at.
+    """
 
-    def __post_init__(self) -> None:
-        if not 50 < self.p <= 100:
-            raise SettingError(f"Percentile: p must be in (50, 100], got {self.p}")
+    quantizers: Mapping[CallSite, ActivationQuantizer]
+    spreads: Mapping[CallSite, float]
+    n_examples: int
+
+    def notes(self, n_wanted: int) -> list[str]:
+        """Return what the caller should know about examples that were too few, one sentence each."""
+        found: list[str] = []
+        if self.n_examples < n_wanted:
+            found.append(f"the calibration data hold {self.n_examples} examples, fewer than n = {n_wanted}")
+        if self.n_examples < 1 << (N_PARTS - 1):
+            found.append("so few examples cannot tell how stable the ranges are; give 100 or more")
+        elif self.spreads:
+            worst = max(self.spreads, key=lambda site: self.spreads[site])
+            if self.spreads[worst] > SETTLED:
+                found.append(
+                    f"the ranges have not settled: at {worst} an end moved by {self.spreads[worst]:.0%} of the width "
+                    f"between {self.n_examples // 4} and {self.n_examples} examples; give more of them, or cut "
+                    "outliers with Percentile()"
+                )
+        return found
 
 
-@dataclass(frozen=True, slots=True)
-class Mse:
-    """The range with the smallest mean squared error between values and quantized values on the calibration data."""
+@dataclass(slots=True, eq=False)
+class _Seen:
+    """What is known of one value: its extremes and its histogram in each part of the examples."""
 
+    lows: list[float] = field(default_factory=lambda: [0.0] * N_PARTS)
+    highs: list[float] = field(default_factory=lambda: [0.0] * N_PARTS)
+    counts: Tensor | None = None
 
-Calibration = MinMax | Percentile | Mse
+    def widen(self, low: float, high: float, part: int) -> None:
+        self.lows[part] = min(low, self.lows[part])  # every range includes zero, which must be exact
+        self.highs[part] = max(high, self.highs[part])
 
+    def count(self, value: Tensor, part: int) -> None:
+        low, high = self.ends(N_PARTS)
+        if self.counts is None:
+            self.counts = torch.zeros(N_PARTS, N_BINS, dtype=torch.float64)
+        if high > low:
+            self.counts[part] += torch.histc(value.detach().float(), bins=N_BINS, min=low, max=high).double().cpu()
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Histogram:
-    """How often a value occurred: float64 `counts` in equal bins from `low` to `high`."""
+    def ends(self, n_parts: int) -> tuple[float, float]:
+        """Return smallest and largest value of the first `n_parts` parts."""
+        return min(self.lows[:n_parts]), max(self.highs[:n_parts])
 
-    low: float
-    high: float
-    counts: Tensor
-
-    @property
-    def centres(self) -> Tensor:
-        """The middle of each bin, float64."""
-        width = (self.high - self.low) / self.counts.numel()
-        return self.low + width * (torch.arange(self.counts.numel(), dtype=torch.float64) + 0.5)
+    def histogram(self, n_parts: int) -> Histogram | None:
+        """Return how often values occurred in the first `n_parts` parts, None where that was not counted."""
+        return None if self.counts is None else Histogram(*self.ends(N_PARTS), self.counts[:n_parts].sum(0))
 
 
 def observe(
@@ -73,12 +98,13 @@ def observe(
     *,
     sites: Iterable[CallSite],
     calibration: Calibration,
+    grid: Grid = EIGHT_BITS,
     report_progress: Callable[[str, int, int], None] | None = None,
-) -> dict[CallSite, ActivationQuantizer]:
-    """Run `captured` over `batches` of inputs and return a quantizer (unsigned 8 bit, zero exact) for each of `sites`.
+) -> Observed:
+    """Run `captured` over `batches` of inputs and return a quantizer (zero exact) on `grid` for each of `sites`.
 
     Raises:
-        DataError: no batches, something that is not a batch of inputs, NaN, or fewer batches on the second pass.
+        DataError: no batches, something that is not a batch of inputs, NaN, or other data on the second pass.
         NetworkError: a value is NaN or infinite on the way.
     """
     module, site_of = captured.module()
@@ -89,35 +115,26 @@ def observe(
         batch_size=None if captured.dynamic_batch else n_examples(_example_of(captured)),
         sites={name: site for name, site in site_of.items() if site in wanted},
         batches=batches,
+        n=calibration.n,
         report_progress=report_progress,
     )
-    ranges: dict[CallSite, tuple[float, float]] = {}
-    n_batches = watched.run(lambda site, value: _widen(ranges, site, value))
-    if isinstance(calibration, MinMax):
-        return {site: _quantizer(*ranges[site]) for site in ranges}
-    histograms = {site: Histogram(*ends, torch.zeros(N_BINS, dtype=torch.float64)) for site, ends in ranges.items()}
-    n_again = watched.run(lambda site, value: _count(histograms[site], value))
-    if n_again != n_batches:
-        raise DataError(
-            f"calibration gave {n_batches} batches the first time and {n_again} the second; "
-            "give a list or a data loader, not a generator"
-        )
-    return {site: choose_quantizer(histograms[site], calibration) for site in ranges}
-
-
-def choose_quantizer(histogram: Histogram, calibration: Calibration) -> ActivationQuantizer:
-    """Return the quantizer that `calibration` picks for the values in `histogram`, with the fraction that it clips."""
-    low, high = min(histogram.low, 0.0), max(histogram.high, 0.0)
-    match calibration:
-        case MinMax():
-            pass
-        case Percentile(p):
-            low, high = _percentiles(histogram, p)
-        case Mse():
-            low, high = _least_error(histogram, low, high)
-        case _:
-            assert_never(calibration)
-    return _quantizer(low, high, histogram)
+    seen: dict[CallSite, _Seen] = {}
+    counts = watched.run(lambda site, value, part: _widen(seen, site, value, part=part))
+    if not isinstance(calibration.method, MinMax):
+        again = watched.run(lambda site, value, part: seen[site].count(value, part))
+        if again != counts:
+            raise DataError(
+                f"calibration gave {sum(counts)} examples the first time and {sum(again)} the second; "
+                "give a list or a data loader, not a generator"
+            )
+    quantizers: dict[CallSite, ActivationQuantizer] = {}
+    spreads: dict[CallSite, float] = {}
+    subsets = [n_parts for n_parts in range(1, N_PARTS + 1) if counts[n_parts - 1]]
+    for site, values in seen.items():
+        ranges = [_range(values, calibration, grid, n_parts=n_parts) for n_parts in subsets]
+        quantizers[site] = _quantizer(ranges[-1], grid, values.histogram(N_PARTS))
+        spreads[site] = _spread(ranges)
+    return Observed(quantizers=quantizers, spreads=spreads, n_examples=sum(counts))
 
 
 def check_batches(batches: Iterable[Any], example: Inputs, *, batch_size: int | None = None) -> Iterator[Inputs]:
@@ -173,33 +190,59 @@ class _Watched:
     batch_size: int | None
     sites: Mapping[str, CallSite]
     batches: Iterable[Inputs]
+    n: int
     report_progress: Callable[[str, int, int], None] | None
 
-    def run(self, visit: Visit) -> int:
-        """Call `visit` with every watched value of every batch; return the number of batches."""
-        total = len(self.batches) if isinstance(self.batches, Sized) else 0
-        n_batches = 0
+    def run(self, visit: Visit) -> list[int]:
+        """Call `visit` with every watched value; return how many examples each part had."""
+        counts = [0] * N_PARTS
+        boundaries: list[int] = []
         for batch in check_batches(self.batches, self.example, batch_size=self.batch_size):
-            with torch.no_grad():
-                _Observer(self.module, self.sites, visit).run(*as_tuple(batch))
-            n_batches += 1
+            boundaries = boundaries or self._boundaries(n_examples(batch))
+            for piece, part in self._pieces(batch, sum(counts), boundaries):
+                with torch.no_grad():
+                    _Observer(self.module, self.sites, lambda site, value, part=part: visit(site, value, part)).run(
+                        *as_tuple(piece)
+                    )
+                counts[part] += n_examples(piece)
+            done = sum(counts)
             if self.report_progress is not None:
-                self.report_progress("calibrate", n_batches, max(total, n_batches))
-        return n_batches
+                self.report_progress("calibrate", done, max(boundaries[-1], done))
+            if done >= self.n:
+                break
+        return counts
+
+    def _boundaries(self, batch_size: int) -> list[int]:
+        """Return after how many examples each part ends; the number of examples is estimated by the first batch."""
+        offered = len(self.batches) * batch_size if isinstance(self.batches, Sized) else self.n
+        total = min(self.n, offered)
+        return [max(1, total >> shift) for shift in reversed(range(N_PARTS))]
+
+    def _pieces(self, batch: Inputs, n_done: int, boundaries: list[int]) -> Iterator[tuple[Inputs, int]]:
+        """Cut `batch` where a part ends, unless the graph takes whole batches only; leave out what is too much."""
+        size, start = n_examples(batch), 0
+        while start < size and n_done + start < self.n:
+            part = next((i for i, end in enumerate(boundaries) if n_done + start < end), N_PARTS - 1)
+            end = boundaries[part] if part < N_PARTS - 1 else self.n
+            stop = size if self.batch_size is not None else min(size, end - n_done)
+            yield take(batch, slice(start, stop)), part
+            start = stop
 
 
 class _Observer(fx.Interpreter):
     """Runs a graph node by node and shows the values of some of them; each value is freed after its last use."""
 
-    def __init__(self, module: fx.GraphModule, sites: Mapping[str, CallSite], visit: Visit) -> None:
+    def __init__(
+        self, module: fx.GraphModule, sites: Mapping[str, CallSite], show: Callable[[CallSite, Tensor], None]
+    ) -> None:
         super().__init__(module)
-        self.sites, self.visit = sites, visit
+        self.sites, self.show = sites, show
         self.extra_traceback = False  # our errors say what is needed
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
         if n.name in self.sites and isinstance(value, Tensor):
-            self.visit(self.sites[n.name], value)
+            self.show(self.sites[n.name], value)
         return value
 
 
@@ -209,80 +252,36 @@ def _example_of(captured: Captured) -> Inputs:
     return found[0] if len(found) == 1 else tuple(found)
 
 
-def _widen(ranges: dict[CallSite, tuple[float, float]], site: CallSite, value: Tensor) -> None:
+def _widen(seen: dict[CallSite, _Seen], site: CallSite, value: Tensor, *, part: int) -> None:
     low, high = (float(end) for end in torch.aminmax(value))
     if not (math.isfinite(low) and math.isfinite(high)):
         raise NetworkError(
             f"the activation at {site} becomes NaN or infinite on the calibration data; "
             "check that the data is normalized as in training"
         )
-    earlier = ranges.get(site, (0.0, 0.0))  # every range includes zero, which must be exact
-    ranges[site] = (min(low, earlier[0]), max(high, earlier[1]))
+    seen.setdefault(site, _Seen()).widen(low, high, part)
 
 
-def _count(histogram: Histogram, value: Tensor) -> None:
-    if histogram.high > histogram.low:
-        counts = torch.histc(value.detach().float(), bins=N_BINS, min=histogram.low, max=histogram.high)
-        histogram.counts.add_(counts.double().cpu())
+def _range(values: _Seen, calibration: Calibration, grid: Grid, *, n_parts: int) -> tuple[float, float]:
+    histogram = values.histogram(n_parts)
+    if histogram is None:
+        return values.ends(n_parts)
+    return choose_range(histogram, calibration.method, grid, ends=values.ends(n_parts))
 
 
-def _quantizer(low: float, high: float, histogram: Histogram | None = None) -> ActivationQuantizer:
-    scales, zero_points = choose_qparams(
-        torch.tensor(low, dtype=torch.float64),
-        torch.tensor(high, dtype=torch.float64),
-        n_bits=N_BITS,
-        symmetric=False,
-        signed=False,
-    )
-    scale, zero_point = float(scales), int(zero_points)
-    clipped = 0.0 if histogram is None else _clipped_fraction(histogram, scale, zero_point)
-    return ActivationQuantizer(scale=scale, zero_point=zero_point, n_bits=N_BITS, clipped_fraction=clipped)
-
-
-def _clipped_fraction(histogram: Histogram, scale: float, zero_point: int) -> float:
-    """Return the fraction of values more than half a step outside the range, where the error exceeds rounding."""
-    n_values = float(histogram.counts.sum())
-    if n_values == 0.0:
-        return 0.0
-    codes = histogram.centres / scale + zero_point
-    outside = (codes < -0.5) | (codes > (1 << N_BITS) - 0.5)
-    return float(histogram.counts[outside].sum()) / n_values
-
-
-def _percentiles(histogram: Histogram, p: float) -> tuple[float, float]:
-    n_values = float(histogram.counts.sum())
-    if n_values == 0.0:
-        return 0.0, 0.0
-    below = histogram.counts.cumsum(0) / n_values
-    width = (histogram.high - histogram.low) / N_BINS
-    last = int(torch.searchsorted(below, p / 100.0))
-    first = int(torch.searchsorted(below, 1.0 - p / 100.0, right=True))
-    low = histogram.low + width * min(first, N_BINS - 1)
-    high = histogram.low + width * (min(last, N_BINS - 1) + 1)
-    return min(low, 0.0), max(high, 0.0)
-
-
-def _least_error(histogram: Histogram, low: float, high: float) -> tuple[float, float]:
-    """Shrink both ends together, then each alone in turn; one pass each way is enough for unimodal errors."""
+def _spread(ranges: list[tuple[float, float]]) -> float:
+    low, high = ranges[-1]
     if high <= low:
-        return low, high
-    ends = SHRINKS.double()
-    low, high = _best(histogram, low * ends, high * ends)
-    if low < 0.0 < high:
-        full_low, full_high = histogram.low, histogram.high
-        for _ in range(2):
-            low, high = _best(histogram, full_low * ends, torch.full_like(ends, high))
-            low, high = _best(histogram, torch.full_like(ends, low), full_high * ends)
-    return low, high
+        return 0.0
+    apart = [max(ends) - min(ends) for ends in zip(*ranges, strict=True)]
+    return max(apart) / (high - low)
 
 
-def _best(histogram: Histogram, lows: Tensor, highs: Tensor) -> tuple[float, float]:
-    """Return the pair among `lows` and `highs`, each (n_candidates,), with the smallest squared error."""
-    scale, zero_point = choose_qparams(lows, highs, n_bits=N_BITS, symmetric=False, signed=False)
-    centres = histogram.centres
-    quantized = fake_quantize(
-        centres[None, :], scale.double()[:, None], zero_point[:, None], n_bits=N_BITS, signed=False
+def _quantizer(ends: tuple[float, float], grid: Grid, histogram: Histogram | None) -> ActivationQuantizer:
+    low, high = (torch.tensor(end, dtype=torch.float64) for end in ends)
+    scales, zero_points = grid.cover(low, high)
+    scale, zero_point = float(scales), int(zero_points)
+    clipped = 0.0 if histogram is None else clipped_fraction(histogram, grid, scale=scale, zero_point=zero_point)
+    return ActivationQuantizer(
+        scale=scale, zero_point=zero_point, n_bits=grid.n_bits, signed=grid.symmetric, clipped_fraction=clipped
     )
-    errors = (quantized - centres).square_() @ histogram.counts
-    best = int(errors.argmin())
-    return float(lows[best]), float(highs[best])

@@ -39,6 +39,15 @@ TRANSPARENT: Final = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
+class Layer:
+    """A layer with a bias: the names of its weight and bias, and every place where it is called, in graph order."""
+
+    weight: str
+    bias: str
+    sites: tuple[CallSite, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Placement:
     """Where activation quantizers go.
 
@@ -59,6 +68,25 @@ def matmul_weights(captured: Captured) -> dict[str, CallSite]:
         if name is not None:
             found.setdefault(name, captured.sites[node.name])
     return found
+
+
+def linear_layers(captured: Captured) -> dict[CallSite, str]:
+    """Return every call of a linear layer with a weight of the network, in graph order, and that weight."""
+    nodes = [node for node in captured.program.graph.nodes if _name(node) == "linear"]
+    weights = {node: _weight(captured, node) for node in nodes}
+    return {captured.sites[node.name]: name for node, name in weights.items() if name is not None}
+
+
+def biased_layers(captured: Captured) -> list[Layer]:
+    """Return the convolutions and linear layers that add a bias of the network, in graph order of their last calls."""
+    found: dict[str, Layer] = {}
+    for node in captured.program.graph.nodes:
+        weight, bias = _weight(captured, node), _bias(captured, node)
+        if weight is not None and bias is not None:
+            earlier = found.pop(bias, None)
+            calls = () if earlier is None else earlier.sites
+            found[bias] = Layer(weight, bias, (*calls, captured.sites[node.name]))
+    return list(found.values())
 
 
 def place(captured: Captured, integer_weights: Collection[str], *, quantize_output: bool) -> Placement:
@@ -101,6 +129,11 @@ def _weight(captured: Captured, node: fx.Node) -> str | None:
     if _name(node) not in MATMULS or not isinstance(node.args[1], fx.Node):
         return None
     return captured.weights.get(node.args[1].name)
+
+
+def _bias(captured: Captured, node: fx.Node) -> str | None:
+    source = node.args[2] if _name(node) in MATMULS and len(node.args) > 2 else None
+    return captured.weights.get(source.name) if isinstance(source, fx.Node) else None
 
 
 def _input(node: fx.Node) -> fx.Node:

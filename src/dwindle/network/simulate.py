@@ -8,45 +8,62 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from dwindle.core.affine import fake_quantize
+from dwindle.core.affine import dynamic_qparams, fake_quantize
+from dwindle.core.encoding import code_range
 from dwindle.errors import NetworkError
-from dwindle.network.activations import ActivationQuantizer
+from dwindle.network.activations import ActivationQuantizer, DynamicQuantizer
 from dwindle.network.capture import Captured, capture
 from dwindle.network.compressed import CompressedModel
 from dwindle.network.inputs import Inputs, as_tuple
 
 
-def simulate(model: CompressedModel, example: Inputs) -> nn.Module:
+def simulate(model: CompressedModel, example: Inputs, *, captured: Captured | None = None) -> nn.Module:
     """Return a network in eval mode that answers like `model` on an engine: activations pass through their codes.
 
     Without activation quantizers it is a copy of the model's network. With them it is the captured graph, for inputs
-    like `example` and any batch size that the graph accepts; it cannot be trained.
+    like `example` and any batch size that the graph accepts; it cannot be trained. `captured` is that graph, where it
+    is known already.
 
     Raises:
         NetworkError: the network cannot be captured, or a quantizer belongs to a value that its graph does not have.
     """
     if not model.activations:
         return copy.deepcopy(model.network).eval()
-    captured = capture(model.network, example)
+    captured = capture(model.network, example) if captured is None else captured
+    device = as_tuple(example)[0].device
+    return Simulated(quantized_graph(model, captured).to(device), captured, example)
+
+
+def quantized_graph(model: CompressedModel, captured: Captured) -> fx.GraphModule:
+    """Return the captured graph of `model.network`, in which activations pass through their codes.
+
+    Raises:
+        NetworkError: a quantizer belongs to a value that the graph does not have.
+    """
     unknown = set(model.activations) - set(captured.sites.values())
     if unknown:
         raise NetworkError(
             f"the graph has no value {min(unknown)}, for which the model has a quantizer; "
-            "capture it with the example that QuantizeStatic had"
+            "capture it with the example that the quantizing step had"
         )
     graph, sites = captured.module()
     for node in list(graph.graph.nodes):
         site = sites.get(node.name)
         quantizer = None if site is None else model.activations.get(site)
-        if quantizer is not None:
-            _insert(graph, node, FakeQuantize(quantizer).to(as_tuple(example)[0].device))
+        match quantizer:
+            case ActivationQuantizer():
+                _insert_behind(graph, node, FakeQuantize(quantizer))
+            case DynamicQuantizer():
+                _insert_before(graph, node)
+            case None:
+                pass
     graph.graph.lint()
     graph.recompile()
-    return Simulated(graph, captured, example)
+    return graph
 
 
 class FakeQuantize(nn.Module):
-    """Rounds a value to the codes of its quantizer and back."""
+    """Rounds a value to the codes of its quantizer and back; the gradient passes straight through inside its range."""
 
     scale: Tensor
     zero_point: Tensor
@@ -60,7 +77,16 @@ class FakeQuantize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` as its codes say it; any shape."""
-        return fake_quantize(x, self.scale, self.zero_point, n_bits=self.n_bits, signed=self.signed)
+        return _straight_through(x, self.scale, self.zero_point, n_bits=self.n_bits, signed=self.signed)
+
+
+class FakeQuantizeDynamically(nn.Module):
+    """Rounds a value to 8-bit codes and back, on the grid that covers the whole batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `x` as its codes say it; any shape."""
+        scale, zero_point = dynamic_qparams(x.detach())
+        return _straight_through(x, scale, zero_point, n_bits=8, signed=False)
 
 
 class Simulated(nn.Module):
@@ -97,7 +123,17 @@ class Simulated(nn.Module):
         return self
 
 
-def _insert(graph: fx.GraphModule, node: fx.Node, quantizer: FakeQuantize) -> None:
+def _straight_through(x: Tensor, scale: Tensor, zero_point: Tensor, *, n_bits: int, signed: bool) -> Tensor:
+    if not (torch.is_grad_enabled() and x.requires_grad):
+        return fake_quantize(x, scale, zero_point, n_bits=n_bits, signed=signed)
+    low, high = code_range(n_bits, signed=signed)
+    inside = torch.clamp(x, (low - zero_point) * scale, (high - zero_point) * scale)
+    rounded = fake_quantize(x.detach(), scale, zero_point, n_bits=n_bits, signed=signed)
+    return inside + (rounded - inside).detach()
+
+
+def _insert_behind(graph: fx.GraphModule, node: fx.Node, quantizer: FakeQuantize) -> None:
+    """Let every reader of `node` read what is left of it."""
     name = f"quantize_{node.name}"
     graph.add_submodule(name, quantizer)
     anchor = node
@@ -106,3 +142,12 @@ def _insert(graph: fx.GraphModule, node: fx.Node, quantizer: FakeQuantize) -> No
     with graph.graph.inserting_after(anchor):
         quantized = graph.graph.call_module(name, (node,))
     node.replace_all_uses_with(quantized, delete_user_cb=lambda user: user is not quantized)
+
+
+def _insert_before(graph: fx.GraphModule, layer: fx.Node) -> None:
+    """Let `layer` alone read what is left of its first input."""
+    name = f"quantize_input_of_{layer.name}"
+    graph.add_submodule(name, FakeQuantizeDynamically())
+    with graph.graph.inserting_before(layer):
+        quantized = graph.graph.call_module(name, (layer.args[0],))
+    layer.update_arg(0, quantized)

@@ -61,9 +61,10 @@ class StageCache:
                 inputs = as_inputs(batch)
                 for tensor in () if inputs is None else as_tuple(inputs):  # the step says why something else cannot be
                     update_with_tensor(sha, "calibration", tensor)
-        if Needs.TEACHER in step.needs and context.teacher is not None:
-            for name, tensor in context.teacher.state_dict().items():
-                update_with_tensor(sha, f"teacher {name}", tensor)
+        for need, network in ((Needs.TEACHER, context.teacher), (Needs.REFERENCE, context.reference)):
+            if need in step.needs and network is not None:
+                for name, tensor in network.state_dict().items():
+                    update_with_tensor(sha, f"{need.name} {name}".lower(), tensor)
         return sha.hexdigest()[:32]
 
     def load(self, key: str, base: CompressedModel) -> CompressedModel | None:

@@ -30,10 +30,12 @@ TECHNIQUES: Final[Mapping[str, type[Technique]]] = Catalogue(
     {
         "CastHalf": "dwindle.techniques.cast_half",
         "Cluster": "dwindle.techniques.cluster",
+        "CorrectBias": "dwindle.techniques.correct_bias",
         "Densify": "dwindle.techniques.densify",
         "FineTune": "dwindle.techniques.fine_tune",
         "FoldBatchNorm": "dwindle.techniques.fold_batchnorm",
         "PruneWeights": "dwindle.techniques.prune_weights",
+        "QuantizeDynamic": "dwindle.techniques.quantize_dynamic",
         "QuantizeStatic": "dwindle.techniques.quantize_static",
         "QuantizeWeights": "dwindle.techniques.quantize_weights",
         "ReestimateBatchNorm": "dwindle.techniques.reestimate_batchnorm",

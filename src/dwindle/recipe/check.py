@@ -9,6 +9,7 @@ from typing import Final
 from dwindle.core.encoding import affine_of, codebook_of, support_of
 from dwindle.errors import SelectionError
 from dwindle.network.compressed import CompressedModel
+from dwindle.network.integer_weights import has_kernel
 from dwindle.network.select import Select
 from dwindle.recipe.plain import describe_step
 from dwindle.technique import Needs, Technique, Trait
@@ -21,6 +22,7 @@ WORDS: Final = {
     Trait.INTEGER: "integer codes",
     Trait.FOLDED: "folded batch norms",
     Trait.QUANTIZED_ACTIVATIONS: "quantized activations",
+    Trait.KERNEL: "integer codes that engines compute with (8 bits or less, one scale for a tensor or for each output)",
 }
 """What a step that adds the trait leaves behind."""
 REMEDIES: Final = {
@@ -29,6 +31,7 @@ REMEDIES: Final = {
     Needs.LABELS: "Context with labelled data",
     Needs.TRAINING: "Context(trainer=...), for example a FabricTrainer",
     Needs.TEACHER: "Context(teacher=...), the float network",
+    Needs.REFERENCE: "Context(reference=...), the network as it was before it was quantized",
 }
 
 Scope = frozenset[str] | Select | None
@@ -88,6 +91,9 @@ def _held_by(model: CompressedModel) -> list[_Held]:
         names = frozenset(name for name, encoding in model.encodings.items() if part_of(encoding) is not None)
         if names:
             held.append(_Held(trait, names, 0))
+    engine_ready = frozenset(name for name, encoding in model.encodings.items() if has_kernel(encoding))
+    if engine_ready:
+        held.append(_Held(Trait.KERNEL, engine_ready, 0))
     if model.edits:
         held.append(_Held(Trait.FOLDED, None, 0))
     if model.activations:

@@ -25,7 +25,9 @@ SAMPLES: Final[Mapping[str, Mapping[str, Any]]] = {
     "QuantizeWeights": {"type": "QuantizeWeights"},
     "QuantizeStatic": {"type": "QuantizeStatic"},
     "QuantizeStatic, weights as they are": {"type": "QuantizeStatic", "weights": "none"},
+    "QuantizeDynamic": {"type": "QuantizeDynamic"},
     "CastHalf": {"type": "CastHalf"},
+    "CorrectBias": {"type": "CorrectBias"},
     "Densify": {"type": "Densify"},
 }
 """One step of each kind, as it stands in a recipe."""

@@ -6,20 +6,23 @@ import time
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self, cast
+from typing import Any, Final, Self, cast
 
 import tomli_w
+from torch import nn
 
 from dwindle.errors import RecipeError, SettingError
 from dwindle.network.compressed import CompressedModel, Record
 from dwindle.recipe.cache import StageCache
 from dwindle.recipe.catalogue import TECHNIQUES
-from dwindle.recipe.check import find_problems
+from dwindle.recipe.check import find_problems, traits_of
 from dwindle.recipe.plain import describe_step, step_from_plain, step_to_plain
 from dwindle.settings import TAG, nearest
-from dwindle.technique import Context, Technique, Trait
+from dwindle.technique import Context, Needs, Technique, Trait
 
 Techniques = Mapping[str, type[Technique]]
+QUANTIZED: Final = Trait.INTEGER | Trait.QUANTIZED_ACTIVATIONS
+"""What tells that a model's weights are no longer those of its float network."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -67,7 +70,9 @@ class Recipe:
             traits: what the model will be before the first step.
             model: the model, where it is at hand: selections are then resolved on it, and traits read from it.
         """
-        return find_problems(self.steps, context.offers, traits, model=model)
+        known = traits if model is None else traits | traits_of(model)
+        offers = context.offers if known & QUANTIZED else context.offers | Needs.REFERENCE
+        return find_problems(self.steps, offers, traits, model=model)
 
     def run(
         self, model: CompressedModel, context: Context, *, on_stage: Callable[[Stage], None] | None = None
@@ -87,14 +92,17 @@ class Recipe:
             raise RecipeError(_listed(problems))
         cache = StageCache(context.workdir / "stages") if context.workdir is not None else None
         n_steps = len(self.steps)
+        reference = _reference(model, model, None)
         for number, step in enumerate(self.steps, start=1):
             _report(context, describe_step(step), done=number - 1, total=n_steps)
             started = time.monotonic()
+            before = model
             try:
-                model, was_cached = _apply(step, model, context, cache=cache)
+                model, was_cached = _apply(step, before, _with_reference(context, reference), cache=cache)
             except Exception as error:
                 error.add_note(f"in step {number} of {n_steps}: {describe_step(step)}")
                 raise
+            reference = _reference(before, model, reference)
             if on_stage is not None:
                 seconds = time.monotonic() - started
                 on_stage(Stage(number=number, n_steps=n_steps, model=model, seconds=seconds, was_cached=was_cached))
@@ -117,10 +125,14 @@ class Recipe:
             RecipeError: a step gives other weights than those recorded.
             SettingError: a record names an unknown technique or setting.
         """
+        reference = _reference(model, model, None)
         for number, record in enumerate(history, start=1):
             where = f"step {number} of {len(history)}"
             step = step_from_plain({TAG: record.technique, **record.settings}, where=where, techniques=techniques)
-            model = Recipe((step,)).run(model, replace(context, seed=record.seed, workdir=None))
+            before = model
+            offered = replace(_with_reference(context, reference), seed=record.seed, workdir=None)
+            model = Recipe((step,)).run(before, offered)
+            reference = _reference(before, model, reference)
             if (digest := model.digest()) != record.digest:
                 raise RecipeError(
                     f"{where}, {describe_step(step)}, replayed to digest {digest}, but the record of version "
@@ -183,6 +195,20 @@ def _apply(
     if cache is not None:
         cache.store(key, after)
     return after, False
+
+
+def _with_reference(context: Context, reference: nn.Module | None) -> Context:
+    return replace(context, reference=reference) if context.reference is None else context
+
+
+def _reference(before: CompressedModel, after: CompressedModel, earlier: nn.Module | None) -> nn.Module | None:
+    """Return the float network for what follows a step: the one before it where the step was the first to quantize.
+
+    The network given stands in until then; None where that is quantized itself, because its floats are gone.
+    """
+    if traits_of(before) & QUANTIZED:
+        return earlier
+    return before.network if earlier is None or traits_of(after) & QUANTIZED else earlier
 
 
 def _report(context: Context, what: str, *, done: int, total: int) -> None:

@@ -27,7 +27,7 @@ class Densify:
     @property
     def effect(self) -> Effect:
         """Forgets sparsity, clusters and integer codes of weights."""
-        return Effect(removes=Trait.SPARSE | Trait.CLUSTERED | Trait.INTEGER)
+        return Effect(removes=Trait.SPARSE | Trait.CLUSTERED | Trait.INTEGER | Trait.KERNEL)
 
     def apply(self, model: CompressedModel, context: Context) -> CompressedModel:
         """Return `model` with the selected weights stored densely, bit for bit the same values.

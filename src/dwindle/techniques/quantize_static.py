@@ -3,38 +3,46 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from dwindle.core.encoding import MIN_BITS, Encoding, Scaled, affine_of
-from dwindle.core.granularity import Granularity, PerChannel, PerTensor
+from dwindle.core.encoding import MAX_BITS, MIN_BITS, affine_of, code_range
+from dwindle.core.granularity import Granularity, PerChannel
+from dwindle.core.ranges import Calibration, Grid
 from dwindle.errors import RecipeError, SettingError
-from dwindle.network.activations import ActivationQuantizer, CallSite
+from dwindle.network.activations import ActivationQuantizer
 from dwindle.network.batchnorm import fold_batchnorms
 from dwindle.network.capture import capture
 from dwindle.network.compressed import CompressedModel, Edit
-from dwindle.network.integer_weights import quantize_weight
-from dwindle.network.observe import N_BITS, Calibration, Mse, observe
+from dwindle.network.integer_weights import KERNEL_BITS, KERNEL_GRANULARITIES, ScaleKind, has_kernel, quantize_weight
+from dwindle.network.observe import Observed, observe
 from dwindle.network.placement import Placement, matmul_weights, place
 from dwindle.network.select import Select
 from dwindle.technique import Context, Effect, Needs, Trait, recorded
 
-KERNEL_GRANULARITIES: Final = (PerTensor(), PerChannel(0))
-"""Which weights may share a scale where a layer is to run on integers: all of them, or those of one output."""
+WIDTHS: Final = (8, 16)
+"""Codes of activations: unsigned with a zero point at 8 bits, signed around zero at 16."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizeStatic:
     """Integer weights and activations with fixed ranges, placed where engines have integer kernels.
 
-    Weights of convolutions and linear layers become signed codes symmetric about zero, activations unsigned codes.
+    Weights of convolutions and linear layers become signed codes symmetric about zero, activations codes of 8 bits
+    (unsigned, with a zero point) or of 16 (signed, zero point 0: with 8-bit weights the 16x8 scheme of LiteRT).
     Other layers (embedding, recurrent, attention scores) stay float, as do biases: an exporter makes those int32.
 
+    onnxruntime has integer kernels for 8-bit activations only. With 16 bits it computes in floats between the codes:
+    the file is as small, the answers are nearly those of float activations, and nothing gets faster there.
+
     Attributes:
-        weights: width of a weight's code, 2 to 8; None where the weights are integers already.
-        activations: width of an activation's code: 8.
-        calibration: how a range follows from the values seen.
+        weights: width of a weight's code, 2 to 8, or to 16 with 16-bit activations; None where the weights are
+            integers already.
+        activations: width of an activation's code, 8 or 16.
+        calibration: how many examples ranges are taken from, and how.
+        scale: "float", or "power_of_two": the scales of weights and activations are rounded up to powers of two, as
+            hardware that shifts instead of multiplying needs them. With 16-bit activations this is fixed point.
         granularity: which weights share a scale. The centroids of a clustered tensor always share one; batch norms that
             are folded into it give it a factor for each channel.
         fold_batchnorm: whether batch norms are merged first, as `FoldBatchNorm` does.
@@ -44,18 +52,23 @@ class QuantizeStatic:
 
     weights: int | None = 8
     activations: int = 8
-    calibration: Calibration = field(default_factory=Mse)
+    calibration: Calibration = field(default_factory=Calibration)
+    scale: ScaleKind = "float"
     granularity: Granularity = field(default_factory=lambda: PerChannel(0))
     fold_batchnorm: bool = True
     quantize_output: bool = False
     select: Select = field(default_factory=Select)
 
     def __post_init__(self) -> None:
-        if self.weights is not None and not MIN_BITS <= self.weights <= 8:
-            raise SettingError(f"QuantizeStatic: weights must be in [{MIN_BITS}, 8] or None, got {self.weights}")
-        if self.activations != N_BITS:
+        if self.activations not in WIDTHS:
             raise SettingError(
-                f"QuantizeStatic: activations must be {N_BITS}, the width that engines have, got {self.activations}"
+                f"QuantizeStatic: activations must be 8 or 16, the widths that engines have, got {self.activations}"
+            )
+        widest = KERNEL_BITS if self.activations == KERNEL_BITS else MAX_BITS
+        if self.weights is not None and not MIN_BITS <= self.weights <= widest:
+            raise SettingError(
+                f"QuantizeStatic: weights must be in [{MIN_BITS}, {widest}] with {self.activations}-bit activations, "
+                f"or None, got {self.weights}"
             )
         if self.granularity not in KERNEL_GRANULARITIES:
             raise SettingError(
@@ -72,11 +85,13 @@ class QuantizeStatic:
     def effect(self) -> Effect:
         """Leaves integers in weights and activations; cannot quantize what is quantized."""
         folded = Trait.FOLDED if self.fold_batchnorm else Trait.NOTHING
+        narrow = Trait.KERNEL if self.weights is not None and self.weights <= KERNEL_BITS else Trait.NOTHING
+        wanted = Trait.KERNEL if self.activations == KERNEL_BITS else Trait.INTEGER
         twice = Trait.QUANTIZED_ACTIVATIONS
         return Effect(
-            adds=Trait.INTEGER | Trait.QUANTIZED_ACTIVATIONS | folded,
+            adds=Trait.INTEGER | Trait.QUANTIZED_ACTIVATIONS | narrow | folded,
             refuses=twice if self.weights is None else twice | Trait.INTEGER,
-            requires=Trait.INTEGER if self.weights is None else Trait.NOTHING,
+            requires=wanted if self.weights is None else Trait.NOTHING,
             because="integer codes have no float values left to quantize (weights=None keeps integer weights)",
         )
 
@@ -104,51 +119,64 @@ class QuantizeStatic:
         candidates = matmul_weights(captured)
         model = self._with_integer_weights(model, candidates)
         captured.load_weights(model.network)
-        integer = [name for name in candidates if _has_kernel(model.encodings[name])]
-        if not integer:
-            raise SettingError(
-                "QuantizeStatic: no convolution or linear layer has an integer weight of 8 bits or less with one scale "
-                "for the tensor or for each output; use weights=8, or put QuantizeWeights(n_bits=8) before"
-            )
+        integer = self._integer_weights(model, candidates)
         placement = place(captured, integer, quantize_output=self.quantize_output)
-        own = observe(
+        observed = observe(
             captured,
             context.calibration,
             sites=placement.own,
             calibration=self.calibration,
+            grid=Grid(
+                n_bits=self.activations, symmetric=self.activations == 16, power_of_two=self.scale == "power_of_two"
+            ),
             report_progress=context.report_progress,
         )
-        activations = own | {site: own[origin] for site, origin in placement.shared.items()}
+        own = observed.quantizers
+        activations = {**own} | {site: own[origin] for site, origin in placement.shared.items()}
         quantized = replace(model, activations=dict(sorted(activations.items())))
-        decisions = _decisions(integer, placement, own)
-        decisions |= {"folded": {edit.batchnorm: edit.layer for edit in edits}, "notes": list(captured.notes)}
+        decisions = _decisions(integer, placement, observed)
+        notes = [*captured.notes, *observed.notes(self.calibration.n)]
+        decisions |= {"folded": {edit.batchnorm: edit.layer for edit in edits}, "notes": notes}
         return recorded(self, quantized, context, decisions=decisions)
 
     def _with_integer_weights(self, model: CompressedModel, candidates: Collection[str]) -> CompressedModel:
         if self.weights is None:
             return model
         names = [name for name in self.select.resolve(model.network) if name in candidates]
-        quantize = functools.partial(quantize_weight, n_bits=self.weights, granularity=self.granularity)
+        quantize = functools.partial(
+            quantize_weight, n_bits=self.weights, granularity=self.granularity, scale=self.scale
+        )
         return model.with_encodings({name: quantize(name, model.encodings[name]) for name in names})
 
+    def _integer_weights(self, model: CompressedModel, candidates: Collection[str]) -> list[str]:
+        """Return the weights of layers that shall run on integers, at 16 bits whatever their own width."""
+        is_wide = self.activations > KERNEL_BITS
+        fits = {n: affine_of(e) is not None if is_wide else has_kernel(e) for n, e in model.encodings.items()}
+        if integer := [name for name in candidates if fits[name]]:
+            return integer
+        raise SettingError(
+            "QuantizeStatic: no convolution or linear layer has an integer weight of 8 bits or less with one scale "
+            "for the tensor or for each output; use weights=8, or put QuantizeWeights(n_bits=8) before"
+        )
 
-def _has_kernel(encoding: Encoding) -> bool:
-    """Tell whether engines run a layer with this weight on integers: 8 bits or less, scaled whole or by output."""
-    codes = affine_of(encoding)
-    by_output = not isinstance(encoding, Scaled) or encoding.axis == 0
-    return codes is not None and codes.n_bits <= 8 and by_output and codes.granularity in KERNEL_GRANULARITIES
 
-
-def _decisions(
-    integer: list[str], placement: Placement, quantizers: Mapping[CallSite, ActivationQuantizer]
-) -> dict[str, Any]:
+def _decisions(integer: list[str], placement: Placement, observed: Observed) -> dict[str, Any]:
     ranges = {
-        str(site): {
-            "low": -quantizer.zero_point * quantizer.scale,
-            "high": ((1 << N_BITS) - 1 - quantizer.zero_point) * quantizer.scale,
-            "clipped_fraction": quantizer.clipped_fraction,
-        }
-        for site, quantizer in quantizers.items()
+        str(site): {**_ends(quantizer), "spread": observed.spreads[site]}
+        for site, quantizer in observed.quantizers.items()
     }
     shared = {str(site): str(origin) for site, origin in placement.shared.items()}
-    return {"integer_weights": integer, "ranges": ranges, "shared": shared}
+    calibration: dict[str, Any] = {"n_examples": observed.n_examples}
+    if observed.spreads:
+        worst = max(observed.spreads, key=lambda site: observed.spreads[site])
+        calibration |= {"least_stable": str(worst), "largest_spread": observed.spreads[worst]}
+    return {"integer_weights": integer, "calibration": calibration, "ranges": ranges, "shared": shared}
+
+
+def _ends(quantizer: ActivationQuantizer) -> dict[str, float]:
+    first, last = code_range(quantizer.n_bits, signed=quantizer.signed)
+    return {
+        "low": (first - quantizer.zero_point) * quantizer.scale,
+        "high": (last - quantizer.zero_point) * quantizer.scale,
+        "clipped_fraction": quantizer.clipped_fraction,
+    }

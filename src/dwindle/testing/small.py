@@ -37,7 +37,9 @@ def small_context(seed: int = 7) -> Context:
     inputs = torch.randn(24, *INPUT_SHAPE, generator=generator)
     targets = torch.randint(N_CLASSES, (24,), generator=generator)
     trainer = PlainTrainer(inputs=inputs, targets=targets)
-    return Context(seed=seed, example=inputs[:2], calibration=tuple(inputs.split(8)), trainer=trainer)
+    return Context(
+        seed=seed, example=inputs[:2], calibration=tuple(inputs.split(8)), trainer=trainer, reference=small_network()
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
