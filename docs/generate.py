@@ -1,4 +1,4 @@
-"""Rebuild the generated pages: docs/orders.md, and the tables of docs/results/ from the ledgers beside them.
+"""Rebuild what is generated: orders.md, commands.md, the tables of all-of-dwindle.md, and results/ from the ledgers.
 
 python docs/generate.py
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from tools.tables import commands_page, fill
 
 from dwindle.bench.ledger import Ledger
 from dwindle.recipe.orders import orders_table
@@ -67,9 +69,19 @@ def _row(m: Mapping[str, Any], entries: Any) -> str:
     return f"| {metric['name']}{unit} | {file} | {before} | **{value}** | {interval} | {m['n']:,} | {m['runtime']} |"
 
 
+def pages() -> dict[str, str]:
+    """Return every generated page that needs no ledger, by its name in docs/."""
+    return {
+        "orders.md": orders_table(),
+        "commands.md": commands_page(),
+        "all-of-dwindle.md": fill((DOCS / "all-of-dwindle.md").read_text(encoding="utf-8")),
+    }
+
+
 def main() -> None:
     """Write every page."""
-    (DOCS / "orders.md").write_text(orders_table(), encoding="utf-8")
+    for name, text in pages().items():
+        (DOCS / name).write_text(text, encoding="utf-8")
     for ledger in sorted((DOCS / "results").glob("*.jsonl")):
         ledger.with_suffix(".md").write_text(results_page(ledger), encoding="utf-8")
 
