@@ -24,7 +24,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -35,6 +35,9 @@ from dwindle.core.statistics import Interval, mean_interval
 Loader = Callable[[], AbstractContextManager[Action]]
 """Loads a side anew; leaving the context frees it."""
 _N_PILOT: Final = 3
+_PATIENCE: Final = 2.0
+"""A machine that became slow after the pilot is stopped at this multiple of the limit. That looks at the clock, which
+counts both sides, and not at their difference, so it stays fair."""
 _N_WARMUP_AGAIN: Final = 2
 """Untimed runs of a file that is loaded again: the first run reserves memory, the second finds it there."""
 
@@ -82,6 +85,7 @@ def compare(a: Loader, b: Loader, protocol: LatencyProtocol, *, clock: Clock = t
     samples: tuple[list[float], list[float]] = ([], [])
     logs: list[float] = []
     schedule: Schedule | None = None
+    start = clock()
     while schedule is None or len(logs) < schedule.n_rounds:
         with ExitStack() as stack:
             actions = _load((a, b), stack, first=int(generator.integers(2)))
@@ -91,6 +95,8 @@ def compare(a: Loader, b: Loader, protocol: LatencyProtocol, *, clock: Clock = t
                 schedule = plan(protocol, seconds=sum(_pilot(action, clock) for action in actions))
             orders = _orders(schedule.n_pairs, generator)
             logs.append(_round(actions, orders, samples, block=schedule.block, clock=clock))
+        if clock() - start > 2 * _PATIENCE * protocol.seconds and len(logs) >= FEWEST_ROUNDS:
+            schedule = replace(schedule, n_rounds=len(logs), cut_by="time")
     return _comparison(samples, logs, protocol=protocol, schedule=schedule)
 
 

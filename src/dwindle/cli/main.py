@@ -11,6 +11,8 @@ from typing import Final
 
 import typer
 
+from dwindle.cli.bench import bench
+from dwindle.cli.compare import compare
 from dwindle.cli.compress import compress
 from dwindle.cli.console import print_error, stderr
 from dwindle.cli.demo import demo
@@ -35,6 +37,8 @@ app.command()(demo)
 app.command()(compress)
 app.command()(inspect)
 app.command()(export)
+app.command()(bench)
+app.command()(compare)
 
 
 @app.callback(invoke_without_command=True)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from dwindle.artifact import Artifact
 from dwindle.container import reader, session
 from dwindle.errors import MeasurementError, NetworkError, RuntimeUnavailableError
+from dwindle.runtimes.protocol import InputSpec
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -22,11 +23,16 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 DTYPES: Final = {
     "tensor(float)": np.dtype(np.float32),
+    "tensor(float16)": np.dtype(np.float16),
     "tensor(double)": np.dtype(np.float64),
     "tensor(uint8)": np.dtype(np.uint8),
     "tensor(int8)": np.dtype(np.int8),
+    "tensor(int16)": np.dtype(np.int16),
+    "tensor(uint16)": np.dtype(np.uint16),
     "tensor(int32)": np.dtype(np.int32),
+    "tensor(uint32)": np.dtype(np.uint32),
     "tensor(int64)": np.dtype(np.int64),
+    "tensor(uint64)": np.dtype(np.uint64),
     "tensor(bool)": np.dtype(np.bool_),
 }
 
@@ -98,6 +104,14 @@ class OnnxSession:
     def input_names(self) -> tuple[str, ...]:
         """Names of the inputs in order."""
         return tuple(value.name for value in self.session.get_inputs())
+
+    @property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        """What the file says about its inputs."""
+        return tuple(
+            InputSpec(name=v.name, dtype=DTYPES.get(v.type), type_name=v.type, shape=tuple(v.shape))
+            for v in self.session.get_inputs()
+        )
 
     def run(self, *inputs: Array) -> tuple[Array, ...]:
         """Return the outputs for one batch; every input is (batch, ...).

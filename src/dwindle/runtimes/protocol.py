@@ -3,13 +3,35 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import numpy.typing as npt
 
 from dwindle.artifact import Artifact
 
 Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputSpec:
+    """What a file says about one of its inputs.
+
+    Attributes:
+        dtype: None for a type that NumPy does not have.
+        type_name: the engine's name of the type.
+        shape: a number where the size is fixed, a name or None where it is not.
+    """
+
+    name: str
+    dtype: np.dtype[Any] | None
+    type_name: str
+    shape: tuple[int | str | None, ...]
+
+    def __str__(self) -> str:
+        sizes = ", ".join("?" if size is None else str(size) for size in self.shape)
+        return f"{self.name} ({sizes}) {self.dtype or self.type_name}"
 
 
 class Session(Protocol):

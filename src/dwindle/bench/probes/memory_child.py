@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 
@@ -80,7 +80,7 @@ def _status() -> dict[str, int]:
         lines = _STATUS.read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
         return {}
-    pairs = (cast("tuple[str, str, str]", line.partition(":")) for line in lines)
+    pairs = (line.partition(":") for line in lines)
     return {name: 1024 * int(value.split()[0]) for name, _, value in pairs if value.strip().endswith("kB")}
 
 

@@ -98,8 +98,9 @@ def _with_imaginary(truth: Classes, answers: tuple[Classes, ...]) -> tuple[Class
     imagined, weights = _imaginary(truth, answers)
     keys, place = np.unique(np.vstack([real, imagined]), axis=0, return_inverse=True)
     place = place.ravel()
-    found = np.bincount(place[: len(real)], weights=counts, minlength=len(keys))
-    added = np.bincount(place[len(real) :], weights=weights, minlength=len(keys))
+    found, added = np.zeros(len(keys)), np.zeros(len(keys))
+    np.add.at(found, place[: len(real)], counts)
+    np.add.at(added, place[len(real) :], weights)
     return keys, (found, found + added)
 
 

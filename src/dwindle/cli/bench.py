@@ -1,0 +1,76 @@
+"""This file holds `dwindle bench FILE`: what running any .onnx or .dwn file costs on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dwindle.cli.console import print_json, stdout
+
+File = Annotated[Path, typer.Argument(help="Any .onnx or .dwn file.", metavar="FILE")]
+Batch = Annotated[int | None, typer.Option(help="Examples in one call; 1, or what the file fixes.")]
+ShapeOf = Annotated[
+    list[str] | None, typer.Option("--shape", help="Shape of an input whose sizes are open: name=1x3x224x224.")
+]
+InputsFile = Annotated[Path | None, typer.Option("--inputs", help="A .npz file with an array for each input.")]
+DataFile = Annotated[
+    Path | None, typer.Option("--data", help="A .npz file with inputs and `targets`: the answers are scored, too.")
+]
+MetricNames = Annotated[list[str] | None, typer.Option("--metric", help="Metrics of the answers (accuracy).")]
+Threads = Annotated[int, typer.Option(help="Threads of the engine.")]
+Seconds = Annotated[float, typer.Option(help="Time limit of each latency measurement.")]
+ThroughputBatch = Annotated[
+    int | None, typer.Option(help="Examples in one call for the throughput; 32 where the file's batch is open.")
+]
+WithMemory = Annotated[bool, typer.Option("--memory/--no-memory", help="Measure the memory of fresh processes.")]
+LedgerFile = Annotated[Path | None, typer.Option("--ledger", help="Append the measurements to this ledger.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def bench(
+    file: File,
+    *,
+    batch: Batch = None,
+    shape: ShapeOf = None,
+    inputs: InputsFile = None,
+    data: DataFile = None,
+    metric: MetricNames = None,
+    threads: Threads = 1,
+    seconds: Seconds = 10.0,
+    throughput_batch: ThroughputBatch = None,
+    memory: WithMemory = True,
+    ledger: LedgerFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a file: size, time to load, latency, throughput, processor time, peak memory, and accuracy on data."""
+    from dwindle.bench.any_file import Source, measure_file
+    from dwindle.bench.ledger import Ledger
+    from dwindle.bench.made_inputs import Shapes, parse_shape
+    from dwindle.bench.measure import record
+    from dwindle.bench.plan import Plan
+    from dwindle.bench.probes.scores import scores_named
+    from dwindle.bench.protocol import LatencyProtocol
+    from dwindle.cli.figures import plain_measured, print_measurements
+
+    shapes = Shapes(batch=batch, by_name=dict(map(parse_shape, shape or ())))
+    plan = Plan(
+        n_threads=threads,
+        scores=scores_named(metric or ("accuracy",)),
+        latency=LatencyProtocol(seconds=seconds),
+        memory=memory,
+        cpu_time=True,
+        load_time=True,
+    )
+    source = Source(shapes=shapes, inputs=inputs, labelled=data)
+    measured = measure_file(file, plan=plan, source=source, throughput_batch=throughput_batch)
+    if ledger is not None:
+        record(Ledger(ledger), measured)
+    if as_json:
+        print_json(plain_measured(measured))
+        return
+    last = measured.measurements[-1]
+    stdout.print(f"{file}: {last.runtime}, {threads} thread{'s' if threads > 1 else ''}", markup=False)
+    stdout.print(last.machine, markup=False)
+    print_measurements({file.name: measured.measurements})
