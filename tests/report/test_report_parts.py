@@ -39,7 +39,7 @@ FINITE = st.floats(-1e9, 1e9)
         (bare_value(-0.05, "points"), f"{MINUS}0.05"),
         (metric_value(37.24, "x"), f"37.2{TIMES}"),
         (metric_value(1_204_377, "bytes"), "1.20 MB"),
-        (metric_value(0.5, "perplexity"), "0.500"),
+        (metric_value(0.5, "max absolute difference"), "0.500"),
         (human_bytes(1), "1 byte"),
         (human_bytes(0), "0 bytes"),
         (human_bytes(999_600), "1.00 MB"),

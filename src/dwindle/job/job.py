@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from dwindle.bench.budget import Budget
 from dwindle.bench.deployment import EXPORTERS
-from dwindle.bench.measure import Plan
+from dwindle.bench.plan import Plan
 from dwindle.bench.protocol import LatencyProtocol
 from dwindle.errors import DataError, SettingError
 from dwindle.exporters.options import ExportOptions
@@ -72,6 +72,9 @@ class Job:
         export: what the graph in the files looks like; where it preprocesses, the data sets still hold what the network
             takes, and the files are measured on the raw inputs that become these.
         latency_seconds: wall-clock limit of each latency measurement.
+        throughput_batch: examples in one call while throughput is measured; None measures none.
+        measures_memory: whether memory is measured, in fresh processes (some seconds for each file).
+        measures_cpu_time: whether the processor time of a call is measured.
     """
 
     name: str
@@ -88,6 +91,9 @@ class Job:
     n_calibration: int = 512
     export: ExportOptions = field(default_factory=ExportOptions)
     latency_seconds: float = 10.0
+    throughput_batch: int | None = None
+    measures_memory: bool = False
+    measures_cpu_time: bool = False
     command: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
@@ -101,11 +107,21 @@ class Job:
             raise SettingError(f"n_calibration must be at least 1, got {self.n_calibration}")
         if not self.latency_seconds > 0:
             raise SettingError(f"latency_seconds must be positive, got {self.latency_seconds}")
+        fixed = self.export.batch_size
+        if self.throughput_batch is not None and fixed not in {None, self.throughput_batch}:
+            raise SettingError(
+                f"throughput_batch = {self.throughput_batch}, but the files take {fixed} examples at a time"
+            )
 
     @property
     def plan(self) -> Plan:
         """How the files are measured."""
-        latency, size = LatencyProtocol(seconds=self.latency_seconds), self.export.batch_size
-        if size is None:
-            return Plan(latency=latency, scores=self.task.scores)
-        return Plan(latency=latency, scores=self.task.scores, batch_size=size, latency_batch=size)
+        plan = Plan(
+            latency=LatencyProtocol(seconds=self.latency_seconds),
+            scores=self.task.scores,
+            throughput_batch=self.throughput_batch,
+            memory=self.measures_memory,
+            cpu_time=self.measures_cpu_time,
+        )
+        size = self.export.batch_size
+        return plan if size is None else replace(plan, batch_size=size, latency_batch=size)

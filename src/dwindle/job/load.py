@@ -68,6 +68,9 @@ def load_job(path: Path, *, out: Path | None = None, report_progress: Progress |
         n_calibration=spec.data.n_calibration,
         export=spec.output.options(preprocessing=spec.preprocessing, class_names=data.class_names),
         latency_seconds=spec.output.latency_seconds,
+        throughput_batch=spec.output.throughput_batch,
+        measures_memory=spec.output.memory,
+        measures_cpu_time=spec.output.cpu_time,
         command=f"dwindle compress {path.name}",
     )
 

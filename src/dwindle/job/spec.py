@@ -102,6 +102,7 @@ class TrainingSpec:
 class OutputSpec:
     """`[output]`: `folder` (relative to the job file), formats to deploy, time for a latency measurement.
 
+    `memory`, `cpu_time` and `throughput_batch` (examples in a call) ask for more measurements.
     `opset`, `ir_version`, `batch_size` (any, unless a number fixes it) and `float_type` are those of
     `exporters.options.ExportOptions`.
     """
@@ -109,6 +110,9 @@ class OutputSpec:
     folder: Path = Path("out")
     formats: tuple[str, ...] = ("dwn", "onnx")
     latency_seconds: float = 10.0
+    memory: bool = False
+    cpu_time: bool = False
+    throughput_batch: int | None = None
     opset: int = OPSETS[-1]
     ir_version: int | None = None
     batch_size: int | None = None

@@ -8,18 +8,35 @@ from dataclasses import dataclass
 from typing import Final
 
 from dwindle.report.facts import Data, Facts, file_names, metric_name, number, table, text
-from dwindle.report.words import NO_BREAK, bare_value, human_bytes, metric_value, settings
+from dwindle.report.words import NO_BREAK, bare_value, human_bytes, metric_value, settings, shows_unit
 
 _LABELS: Final = {
     "size": "File size",
     "compression_ratio": "Compression ratio",
     "accuracy": "Accuracy, top-1",
     "top5_accuracy": "Accuracy, top-5",
+    "precision_macro": "Precision, mean over classes",
+    "precision_weighted": "Precision, classes by their frequency",
+    "recall_macro": "Recall, mean over classes",
+    "recall_weighted": "Recall, classes by their frequency",
+    "f1_macro": "F1, mean over classes",
+    "f1_weighted": "F1, classes by their frequency",
+    "mean_absolute_error": "Mean absolute error",
+    "mean_squared_error": "Mean squared error",
+    "root_mean_squared_error": "Root of the mean squared error",
+    "r2": "R², share of variance explained",
     "accuracy_drop": "Accuracy drop, paired",
     "latency_median": "Latency, median",
     "latency": "Latency, mean",
     "latency_p90": "Latency, 90th percentile",
     "speedup": "Speed-up over dense",
+    "throughput": "Throughput",
+    "cpu_time": "Processor time of a call",
+    "load_time": "Time to load",
+    "memory_peak": "Memory, peak of the process",
+    "memory_added": "Memory, peak beyond the engine alone",
+    "memory_loaded": "Memory, file loaded",
+    "memory_baseline": "Memory, engine alone",
     "parity": "Parity with the model",
     "top1_agreement": "Same answer as the model",
 }
@@ -95,7 +112,7 @@ def verdict_of(facts: Facts) -> Verdict:
         size = f"{metric_value(factor, 'x')} smaller file"
     else:
         size = f"{human_bytes(n_bytes)} on disk" if n_bytes is not None else ""
-    accuracy, interval, examples, reading = _accuracy_words(facts)
+    accuracy, interval, examples, reading = _drop_words(facts)
     return Verdict(
         size=size,
         accuracy=accuracy,
@@ -110,7 +127,9 @@ def verdict_of(facts: Facts) -> Verdict:
 def tiles_of(facts: Facts) -> list[Tile]:
     """Return the key figures that the ledger holds at least one side of."""
     tiles: list[Tile] = []
-    for label, name in (("File size", "size"), ("Accuracy", "accuracy"), ("Latency, median", "latency_median")):
+    quality = judged_metric(facts)
+    named = "Accuracy" if quality == "accuracy" else _label(quality)
+    for label, name in (("File size", "size"), (named, quality), ("Latency, median", "latency_median")):
         after = best(facts, "compressed", name)
         before = _partner(facts, after) if after else best(facts, "dense", name)
         if before or after:
@@ -159,34 +178,57 @@ def interval_of(measurement: Data) -> str:
     return f"[{bare_value(low, unit)}, {bare_value(high, unit)}]"
 
 
-def _accuracy_words(facts: Facts) -> tuple[str, str, str, str]:
-    drop = best(facts, "compressed", "accuracy_drop")
+def judged_metric(facts: Facts) -> str:
+    """Return the metric whose drop the ledger holds, the first that the job named; accuracy where it holds none."""
+    drops = [name.removesuffix("_drop") for m in facts.measurements if (name := metric_name(m)).endswith("_drop")]
+    return "accuracy" if not drops or "accuracy" in drops else drops[0]
+
+
+def _drop_words(facts: Facts) -> tuple[str, str, str, str]:
+    name = judged_metric(facts)
+    drop = best(facts, "compressed", f"{name}_drop")
     source = drop or {
         "value": facts.summary.get("accuracy_drop_points"),
         "low": facts.summary.get("accuracy_drop_low"),
         "high": facts.summary.get("accuracy_drop_high"),
         "metric": {"unit": "points"},
     }
-    value = number(source, "value")
+    value, unit = number(source, "value"), text(table(source, "metric"), "unit")
     if value is None:
-        return "", "", "", "The ledger holds no paired accuracy drop, so nothing is said about accuracy lost."
+        return "", "", "", "The ledger holds no paired drop, so nothing is said about quality lost."
     n = number(source, "n")
-    words = f"accuracy drop {metric_value(value, 'points')}"
+    less_is_better = number(table(best(facts, "compressed", name) or {}, "metric"), "better") == -1
+    quality = "accuracy" if name == "accuracy" else _label(name, is_title=False)
+    words = f"{quality} {'rise' if less_is_better else 'drop'} {metric_value(value, unit)}"
     examples = f"on {n:,} test example{'' if n == 1 else 's'}" if n else ""
-    return words, interval_of(source), examples, _reading(number(source, "low"), number(source, "high"))
+    return words, interval_of(source), examples, _reading(source, unit, quality="" if name == "accuracy" else quality)
 
 
-def _reading(low: float | None, high: float | None) -> str:
+def _reading(drop: Data, unit: str, *, quality: str) -> str:
+    """Say what the interval means; `quality` names the metric where it is not accuracy."""
+    low, high = number(drop, "low"), number(drop, "high")
     if low is None or high is None:
         return ""
+    worse, better = (
+        f"{w} by {quality}" if quality else f"{v} accurate" for w, v in (("worse", "less"), ("better", "more"))
+    )
     if low > 0:
-        return "The interval lies above zero: the compressed network is less accurate than the dense one."
+        return f"The interval lies above zero: the compressed network is {worse} than the dense one."
     if high < 0:
-        return "The interval lies below zero: the compressed network is more accurate than the dense one."
+        return f"The interval lies below zero: the compressed network is {better} than the dense one."
     return (
         "The interval includes zero: on these examples, the two networks cannot be told apart; "
-        f"a loss of {metric_value(high, 'points')} is not ruled out."
+        f"a loss of {metric_value(high, unit)} is not ruled out."
     )
+
+
+def _label(name: str, *, is_title: bool = True) -> str:
+    """Return a metric in words; a drop is that of its metric, on the same examples."""
+    metric = name.removesuffix("_drop")
+    words = _LABELS.get(name) or _LABELS.get(metric) or metric.replace("_", " ").capitalize() or "Unnamed metric"
+    if name not in _LABELS and metric != name:
+        words = f"{words}: drop, paired"
+    return words if is_title or words[:2].isupper() or words[1:2].isdigit() else words[:1].lower() + words[1:]
 
 
 def _file_bytes(facts: Facts, ratio: Data | None) -> float | None:
@@ -211,9 +253,13 @@ def _partner(facts: Facts, measurement: Data) -> Data | None:
         and metric_name(m) == metric_name(measurement)
         and all(text(m, key) == text(measurement, key) for key in same)
     ]
-    wanted = table(measurement, "conditions")
-    found.sort(key=lambda m: -sum(table(m, "conditions").get(key) == value for key, value in wanted.items()))
-    return found[0] if found else None
+    wanted, file = table(measurement, "conditions"), text(measurement, "artifact")
+
+    def likeness(m: Data) -> tuple[bool, int]:
+        conditions = table(m, "conditions")
+        return conditions.get("beside") == file, sum(conditions.get(key) == value for key, value in wanted.items())
+
+    return max(found, key=likeness) if found else None
 
 
 def _row(facts: Facts, before: Data | None, after: Data | None) -> Row:
@@ -221,8 +267,8 @@ def _row(facts: Facts, before: Data | None, after: Data | None) -> Row:
     name = metric_name(shown)
     files = file_names(facts)
     unit = text(table(shown, "metric"), "unit")
-    label = _LABELS.get(name, name.replace("_", " ").capitalize() or "Unnamed metric")
-    is_plain = unit in {"bytes", "x", "ms", "s", "mJ", "J", "fraction", "points"} or not unit
+    label = _label(name)
+    is_plain = shows_unit(unit) or not unit
     n_before, n_after = number(before or {}, "n"), number(after or {}, "n")
     counts = [f"{n:,}" for n in dict.fromkeys((n_before, n_after)) if n is not None]
     return Row(
@@ -243,7 +289,7 @@ def _conditions(conditions: Data, files: Mapping[str, str]) -> str:
     shown = {
         named.get(key, key.replace("_", " ")): files.get(str(value), str(value)[:12]) if key == "baseline" else value
         for key, value in conditions.items()
-        if key != "format"
+        if key not in {"format", "beside"}
     }
     return settings(shown) if shown else ""
 
@@ -269,7 +315,7 @@ def _bound(facts: Facts, name: str, verdict: str) -> Bound:
     metric = table(measurement, "metric")
     unit, better = text(metric, "unit"), number(metric, "better")
     side = "bound" if better is None else "at least" if better > 0 else "at most"
-    label = _LABELS.get(name, name.replace("_", " "))
+    label = _LABELS.get(name) or _label(name, is_title=False)
     words = f"{label}: {side} {metric_value(limit, unit) if limit is not None else 'unknown'}"
     value = number(measurement, "value")
     interval = interval_of(measurement).replace(" ", NO_BREAK)

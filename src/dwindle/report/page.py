@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from dwindle.bench.ledger import Ledger
 from dwindle.errors import LedgerError
 from dwindle.report import comparison, confusion, curves, layers, story
-from dwindle.report.facts import Facts, LedgerEntry, gather, text
+from dwindle.report.facts import Facts, LedgerEntry, gather, items, text
 from dwindle.whole_file import write_whole
 
 
@@ -69,6 +69,8 @@ def _view(facts: Facts, n_torn: int) -> Mapping[str, Any]:
         "learning": curves.learning_charts(facts),
         "latency": curves.latency_charts(facts),
         "confusion": confusion.confusion_of(facts),
+        "is_about_classes": comparison.judged_metric(facts) == "accuracy" or bool(facts.confusions),
+        "trains": any(items(stage, "curve") for stage in facts.stages) or not facts.stages,
         "recipe": text(facts.run, "recipe_toml").strip(),
         "stages": story.stages_of(facts),
         "run_details": story.run_details(facts),

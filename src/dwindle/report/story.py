@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-from dwindle.report.comparison import best
+from dwindle.report.comparison import best, judged_metric
 from dwindle.report.confusion import confusion_of
 from dwindle.report.curves import learning_charts
 from dwindle.report.facts import ROLES, Data, Facts, items, metric_name, number, table, text
@@ -29,6 +29,7 @@ _DATA_LABELS: Final = {
     "n_validation": "Validation examples",
     "n_test": "Test examples",
     "input_shape": "Input shape",
+    "input_shapes": "Input shapes",
 }
 
 _TIMED: Final = (
@@ -39,6 +40,10 @@ _PROTOCOLS: Final = {
     "bytes on disk": "The length of the file.",
     "wilson": "Wilson score interval for a share of right answers.",
     "t": "Mean over the examples with its t-interval.",
+    "bootstrap": "A figure of all examples together; the interval is that of the same figure on examples drawn again.",
+    "cpu time": "Processor time of all threads together, in blocks of calls; other work hardly changes it.",
+    "load time": "From the name of the file to a session that is ready; the file was read before.",
+    "fresh process": "What a fresh process holds while it loads the file and runs it.",
     "paired": "Both networks answer the same examples; the interval is that of the difference.",
     "latency": _TIMED,
     "latency, interleaved": f"Dense and compressed take turns in short blocks. {_TIMED}",
@@ -70,6 +75,7 @@ def run_details(facts: Facts) -> list[tuple[str, str]]:
     run = [(label, as_name(facts.run[key])) for key, label in _RUN_LABELS.items() if facts.run.get(key) is not None]
     data = table(facts.run, "data")
     shown = [(_DATA_LABELS.get(key, _label(key)), _shape_or_text(key, value)) for key, value in data.items()]
+    shown += [(_label(key), settings(value)) for key, value in table(facts.run, "task").items()]
     seconds = number(facts.summary, "seconds")
     return [*run, *shown, *([("Wall time of the whole run", duration(seconds))] if seconds is not None else [])]
 
@@ -106,6 +112,9 @@ def method_of(facts: Facts) -> list[tuple[str, str, str]]:
 
 def missing_from(facts: Facts) -> list[str]:
     """Return what a whole ledger would hold and this one does not, a phrase each."""
+    quality = judged_metric(facts)
+    words = quality.replace("_", " ")
+    is_about_classes = quality == "accuracy" or facts.confusions
     checks: list[tuple[object, str]] = [
         (facts.run, "the run itself (name, seed, data)"),
         (table(facts.run, "machine"), "the machine"),
@@ -113,15 +122,15 @@ def missing_from(facts: Facts) -> list[str]:
         (facts.stages, "the stages of the recipe"),
         (learning_charts(facts), "learning curves (no stage trained, or none reported its epochs)"),
         *((any(text(a, "role") == role for a in facts.artifacts), f"the {role} file") for role in ROLES),
-        *((best(facts, role, "accuracy"), f"the accuracy of the {role} file") for role in ROLES),
-        (best(facts, "compressed", "accuracy_drop"), "the paired accuracy drop as a measurement"),
+        *((best(facts, role, quality), f"the {words} of the {role} file") for role in ROLES),
+        (best(facts, "compressed", f"{quality}_drop"), f"the paired {words} drop as a measurement"),
         (best(facts, "compressed", "compression_ratio"), "the compression ratio as a measurement"),
         *((best(facts, role, "latency_median"), f"the latency of the {role} file") for role in ROLES),
         (best(facts, "compressed", "parity"), "the parity of the compressed file"),
         (facts.tensors, "the bytes of each tensor"),
         (histograms_of(facts), "weight histograms"),
         *((_has_samples(facts, role), f"single latencies of the {role} file") for role in ROLES),
-        (confusion_of(facts), "a confusion matrix"),
+        (confusion_of(facts) or not is_about_classes, "a confusion matrix"),
         (facts.summary, "the summary that a finished run writes"),
     ]
     return [phrase for found, phrase in checks if not found]
@@ -162,6 +171,8 @@ def _label(key: str) -> str:
 
 
 def _shape_or_text(key: str, value: Any) -> str:
+    if key == "input_shapes" and isinstance(value, list | tuple):
+        return " and ".join(shape_words(shape) for shape in cast("list[Any]", value))
     return shape_words(value) if key == "input_shape" and isinstance(value, list | tuple) else settings(value)
 
 

@@ -14,6 +14,7 @@ MINUS: Final = "\N{MINUS SIGN}"
 DASH: Final = "\N{EN DASH}"
 """Stands in a table where the ledger has nothing."""
 NO_BREAK: Final = "\N{NO-BREAK SPACE}"
+_LONGEST_UNIT: Final = 12
 _TIMES: Final = "\N{MULTIPLICATION SIGN}"
 
 
@@ -90,12 +91,19 @@ def metric_value(value: float, unit: str) -> str:
             return human_bytes(value)
         case "x":
             return f"{significant(value)}{_TIMES}"
-        case "ms" | "s" | "mJ" | "J":
-            return f"{significant(value)} {unit}"
         case "fraction" | "points":
             return f"{bare_value(value, unit)} {'%' if unit == 'fraction' else 'points'}"
         case _:
-            return significant(value)
+            return f"{significant(value)} {unit}" if shows_unit(unit) else significant(value)
+
+
+def shows_unit(unit: str) -> bool:
+    """Return whether a value is written with its unit: a symbol such as mm, not a phrase, which the label holds.
+
+    >>> shows_unit("examples/s"), shows_unit("max absolute difference"), shows_unit("")
+    (True, False, False)
+    """
+    return bool(unit) and " " not in unit and len(unit) <= _LONGEST_UNIT
 
 
 def bare_value(value: float, unit: str) -> str:
