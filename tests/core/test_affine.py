@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from dwindle.core.affine import choose_qparams, fake_quantize, quantize, quantize_with, value_ranges
+from dwindle.core.affine import (
+    choose_qparams,
+    fake_quantize,
+    quantize,
+    quantize_fixed_point,
+    quantize_with,
+    value_ranges,
+)
 from dwindle.core.encoding import code_range, decode
 from dwindle.core.granularity import PerChannel, PerGroup, PerTensor, expand
 from dwindle.errors import SettingError
@@ -50,6 +57,37 @@ def test_what_lies_on_a_grid_stays_on_it(values, granularity, n_bits, symmetric,
         decode(once), once.scale, once.zero_point, granularity=granularity, n_bits=n_bits, signed=signed
     )
     assert torch.equal(again.codes, once.codes)
+
+
+@given(MATRICES, GRANULARITIES, BITS)
+def test_fixed_point_scales_are_powers_of_two_and_nothing_saturates(values, granularity, n_bits):
+    affine = quantize_fixed_point(values, n_bits=n_bits, granularity=granularity)
+    mantissas, _ = torch.frexp(affine.scale)
+    assert set(mantissas.tolist()) <= {0.5}
+    assert not affine.zero_point.any()
+    step = expand(affine.scale, granularity, tuple(values.shape)).double()
+    assert bool(((decode(affine).double() - values.double()).abs() <= step / 2).all())
+    again = quantize_fixed_point(decode(affine), n_bits=n_bits, granularity=granularity)
+    assert torch.equal(decode(again), decode(affine))
+    free = quantize(values, n_bits=n_bits, granularity=granularity)
+    is_free = free.scale != 1.0  # the scale of nothing but zeros
+    assert bool((affine.scale >= free.scale)[is_free].all())
+    assert bool((affine.scale <= 2 * free.scale)[is_free].all())
+
+
+@pytest.mark.parametrize(
+    ("largest", "n_bits", "scale"),
+    [
+        (1.0, 8, 2.0**-6),
+        (127 / 128, 8, 2.0**-7),
+        (31.0, 6, 1.0),
+        (31.5, 6, 2.0),
+        (1e38, 2, 2.0**127),
+        (1e-45, 8, 2.0**-126),
+    ],
+)
+def test_the_scale_is_the_smallest_power_of_two_that_covers(largest, n_bits, scale):
+    assert quantize_fixed_point(torch.tensor([-largest, 0.0]), n_bits=n_bits).scale.tolist() == [scale]
 
 
 @given(MATRICES, BITS, st.booleans())
