@@ -42,6 +42,7 @@ class Recurrent(nn.Module):
         self.lstm, self.head = nn.LSTM(64, 256, 2, batch_first=True), nn.Linear(256, 10)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return logits, (batch, 10)."""
         return self.head(self.lstm(x)[0][:, -1])
 
 
