@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from dwindle.bench.deployment import deploy
     from dwindle.bench.ledger import Ledger
     from dwindle.bench.measure import measure
+    from dwindle.bench.measurement import Metric
+    from dwindle.bench.plan import Plan
+    from dwindle.bench.probes.scores import Score
     from dwindle.container import read
     from dwindle.core.granularity import PerChannel, PerGroup, PerTensor
     from dwindle.core.ranges import Calibration, MinMax, Mse, Percentile
@@ -57,12 +60,14 @@ __all__ = [
     "FineTune",
     "FoldBatchNorm",
     "Ledger",
+    "Metric",
     "MinMax",
     "Mse",
     "PerChannel",
     "PerGroup",
     "PerTensor",
     "Percentile",
+    "Plan",
     "Polynomial",
     "Preprocessing",
     "PruneWeights",
@@ -71,6 +76,7 @@ __all__ = [
     "QuantizeWeights",
     "Recipe",
     "ReestimateBatchNorm",
+    "Score",
     "Select",
     "__version__",
     "deploy",

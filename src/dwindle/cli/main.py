@@ -16,6 +16,7 @@ from dwindle.cli.compare import compare
 from dwindle.cli.compress import compress
 from dwindle.cli.console import print_error, stderr
 from dwindle.cli.demo import demo
+from dwindle.cli.doctor import doctor
 from dwindle.cli.export import export
 from dwindle.cli.inspect import inspect
 from dwindle.errors import DwindleError
@@ -39,6 +40,7 @@ app.command()(inspect)
 app.command()(export)
 app.command()(bench)
 app.command()(compare)
+app.command()(doctor)
 
 
 @app.callback(invoke_without_command=True)
