@@ -39,7 +39,7 @@ SPARSITY = 0.9
 CODEBOOK_SIZE = 16
 BATCH_SIZE = 128
 PROMISED = {"masked": 1.10, "clustered": 1.20}
-N_WARMUP = 2
+N_WARMUP = 1
 DENSE = "dense"
 PEER = "torch.nn.utils.prune"
 
@@ -165,8 +165,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     is_fast = has_fast_bfloat16(torch.device("cpu"))
     chosen = ("bf16", "fp32") if options.both else (options.precision or ("bf16" if is_fast else "fp32"),)
-    batch_size = 16 if options.quick else BATCH_SIZE
-    n_rounds = options.rounds or (6 if options.quick else 30)
+    batch_size = 4 if options.quick else BATCH_SIZE
+    n_rounds = options.rounds or (4 if options.quick else 30)
     print(f"resnet18_cifar, batch {batch_size}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     print(f"{this_machine().summary()}; bfloat16 in hardware: {'yes' if is_fast else 'no, emulated'}")
     print(f"sparsity {SPARSITY}, {CODEBOOK_SIZE} centroids; promised: {PROMISED}")
@@ -179,7 +179,7 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="batch 16 and few rounds: does it run, not how fast")
+    parser.add_argument("--quick", action="store_true", help="batch 4 and few rounds: does it run, not how fast")
     parser.add_argument("--precision", choices=("bf16", "fp32"), help="default: bf16 where it is in hardware")
     parser.add_argument("--both", action="store_true", help="measure both precisions")
     parser.add_argument("--rounds", type=int, default=0, help="rounds of one step a side (30)")

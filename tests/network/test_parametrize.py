@@ -354,3 +354,36 @@ def test_long_sums_are_exact_to_float32():
         expected = torch.stack([x[0, i::3].double().sum() for i in range(3)]).float()
         assert torch.equal(centroids.grad[:3], expected)
         assert not centroids.grad[3:].any()
+
+
+@pytest.mark.parametrize("kind", HALVES)
+def test_float16_numbers_train_as_floats_and_are_rounded_when_done(kind: str):
+    torch.manual_seed(0)
+    network = nn.Linear(6, 4)
+    dense = CompressedModel.dense(network)
+    model = dense.with_encodings({"weight": encode(kind, decode(dense.encodings["weight"]))})
+    with trainable(model) as copy_:
+        optimizer = torch.optim.SGD(copy_.network.parameters(), lr=0.05)
+        for _ in range(3):
+            optimizer.zero_grad()
+            copy_.network(torch.ones(2, 6)).square().sum().backward()
+            optimizer.step()
+        trained = copy_.value("weight")
+        changed = copy_.finish()
+    after = model.with_encodings(changed)
+    assert describe(after.encodings["weight"]) == describe(model.encodings["weight"])
+    assert is_half(after.encodings["weight"])
+    decoded = decode(after.encodings["weight"])
+    assert not torch.equal(decoded, decode(model.encodings["weight"]))
+    torch.testing.assert_close(decoded, trained, rtol=2**-10, atol=1e-7)
+    assert torch.equal(after.network.state_dict()["weight"], decoded)
+
+
+def test_a_float16_weight_that_grows_beyond_its_range_is_one_clear_error():
+    model = CompressedModel.dense(nn.Linear(2, 2))
+    model = model.with_encodings({"bias": to_half(torch.zeros(2))})
+    with trainable(model) as copy_:
+        with torch.no_grad():
+            copy_.network.bias.fill_(1e6)
+        with pytest.raises(EncodingError, match=r"'bias': 2 values lie beyond \+-65504"):
+            copy_.finish()
