@@ -27,7 +27,7 @@ class SensorFront(nn.Module):
         self.side = side
         self.scrambles_channels = scrambles_channels
         self.linear = nn.Linear(N_READINGS, side * side, bias=False)
-        self.norm = nn.LayerNorm((N_CHANNELS, 1, side * side))
+        self.norm = nn.LayerNorm([N_CHANNELS, 1, side * side])
         nn.init.kaiming_normal_(self.linear.weight, nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
