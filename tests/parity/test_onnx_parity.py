@@ -13,20 +13,29 @@ import torch
 from torch import Tensor, nn
 
 from dwindle.artifact import Artifact
+from dwindle.bench.deployment import deploy
+from dwindle.bench.measurement import PARITY
 from dwindle.container.session import session_options
 from dwindle.core.affine import quantize
 from dwindle.core.codebook import kmeans_1d
 from dwindle.core.encoding import Codebook, Dense, Encoding, decode, restrict, rewrite
 from dwindle.core.granularity import PerChannel, PerTensor
 from dwindle.core.sparsity import magnitude_support
+from dwindle.exporters.from_file import export_file
 from dwindle.exporters.native import NativeExporter
 from dwindle.exporters.onnx import OnnxExporter
+from dwindle.exporters.options import OLDEST_IR, ExportOptions
+from dwindle.exporters.preprocessing import Preprocessing
+from dwindle.network.activations import ActivationQuantizer
 from dwindle.network.compressed import CompressedModel
+from dwindle.network.inputs import Inputs
 from dwindle.network.select import weight_names
 from dwindle.network.simulate import simulate
 from dwindle.runtimes.onnxruntime import OnnxRuntime
 from dwindle.technique import Context
+from dwindle.techniques.cast_half import CastHalf
 from dwindle.techniques.fold_batchnorm import FoldBatchNorm
+from dwindle.techniques.quantize_dynamic import QuantizeDynamic
 from dwindle.techniques.quantize_static import QuantizeStatic
 from dwindle.zoo.resnet18_tian import resnet18_tian
 
@@ -91,6 +100,42 @@ class Tokens(nn.Module):
         return self.down(self.drop(torch.relu(self.up(x.flatten(2))))).mean(1)
 
 
+class TwoInTwoOut(nn.Module):
+    """An image and a vector to class scores and one number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.vector = nn.Conv2d(2, 8, 3), nn.Linear(4, 8)
+        self.scores, self.number = nn.Linear(16, 5), nn.Linear(16, 1)
+
+    def forward(self, image: Tensor, vector: Tensor) -> tuple[Tensor, Tensor]:
+        joined = torch.cat([torch.relu(self.conv(image)).mean((2, 3)), torch.relu(self.vector(vector))], 1)
+        return self.scores(joined), self.number(joined)
+
+
+class Recurrent(nn.Module):
+    """An LSTM and a GRU over a window, the last step to class scores."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.gru = nn.LSTM(6, 8, batch_first=True), nn.GRU(8, 8, batch_first=True)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.gru(self.lstm(x)[0])[0][:, -1])
+
+
+class Normalized(nn.Module):
+    """A layer norm and a softmax, which float16 treats badly if they are done badly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.norm, self.down = nn.Linear(6, 16), nn.LayerNorm(16), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.softmax(self.down(self.norm(self.up(x))), -1)
+
+
 Change = Callable[[CompressedModel, Context], CompressedModel]
 
 
@@ -137,6 +182,18 @@ def static(model: CompressedModel, context: Context) -> CompressedModel:
     return QuantizeStatic().apply(model, context)
 
 
+def wide(model: CompressedModel, context: Context) -> CompressedModel:
+    return QuantizeStatic(activations=16).apply(model, context)
+
+
+def fixed_point(model: CompressedModel, context: Context) -> CompressedModel:
+    return QuantizeStatic(weights=16, activations=16, scale="power_of_two").apply(model, context)
+
+
+def dynamic(model: CompressedModel, context: Context) -> CompressedModel:
+    return QuantizeDynamic().apply(model, context)
+
+
 def folded(model: CompressedModel, context: Context) -> CompressedModel:
     return FoldBatchNorm().apply(model, context)
 
@@ -149,20 +206,45 @@ STRUCTURES: dict[str, Change] = {
     "pruned+clustered+folded": then(on_weights(lambda e: clustered(pruned(e))), folded),
     "int8": on_weights(integer),
     "int4": on_weights(lambda e: integer(e, 4)),
+    "half": lambda model, context: CastHalf().apply(model, context),
+    "pruned+clustered+half": lambda model, context: CastHalf().apply(
+        on_weights(lambda e: clustered(pruned(e)))(model, context), context
+    ),
     "static": static,
     "pruned+clustered+static": then(on_weights(lambda e: clustered(pruned(e))), static),
+    "wide": wide,
+    "pruned+clustered+wide": then(on_weights(lambda e: clustered(pruned(e))), wide),
+    "fixed point": fixed_point,
+    "dynamic": dynamic,
+    "pruned+clustered+dynamic": then(on_weights(lambda e: clustered(pruned(e))), dynamic),
 }
 NETWORKS = {"residual": Residual, "depthwise": Depthwise, "concat": Concat, "tokens": Tokens}
-MATRIX = [("residual", structure) for structure in STRUCTURES] + [
+OTHERS = {"two in, two out": TwoInTwoOut, "recurrent": Recurrent, "normalized": Normalized}
+RAW = Preprocessing(scale=1 / 128, mean=(0.9, 1.1), std=(0.5, 0.4), is_uint8=True, channels_last=True)
+OPTIONS = [
+    ("residual", "pruned+clustered+static", ExportOptions(opset=15)),
+    ("residual", "int4", ExportOptions(opset=17)),
+    ("residual", "pruned+clustered", ExportOptions(opset=20, ir_version=9)),
+    ("residual", "dense", ExportOptions(float_type="float16")),
+    ("residual", "pruned+clustered+half", ExportOptions(float_type="float16", opset=18, batch_size=4)),
+    ("residual", "static", ExportOptions(batch_size=3, preprocessing=RAW, class_names=tuple("abcde"))),
+    ("two in, two out", "pruned+clustered", ExportOptions()),
+    ("two in, two out", "int8", ExportOptions(opset=17, batch_size=2, float_type="float16")),
+    ("recurrent", "int8", ExportOptions()),
+    ("recurrent", "half", ExportOptions(float_type="float16")),
+    ("normalized", "dense", ExportOptions(opset=17, float_type="float16")),
+]
+MATRIX = [("residual", structure) for structure in STRUCTURES if "dynamic" not in structure] + [
     (network, structure)
     for network in ("depthwise", "concat", "tokens")
     for structure in ("pruned+clustered", "pruned+clustered+static")
 ]
+MATRIX += [("depthwise", "wide"), ("concat", "wide"), ("tokens", "dynamic"), ("tokens", "pruned+clustered+dynamic")]
 
 
 def network_of(name: str) -> nn.Module:
     torch.manual_seed(0)
-    network = NETWORKS[name]()
+    network = (NETWORKS | OTHERS)[name]()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_mean, -0.2, 0.2)
@@ -192,24 +274,64 @@ def test_the_file_answers_like_the_model_and_holds_what_it_should(network, struc
     require_content(onnx.load(artifact.path).graph, model, structure)
 
 
+def example_for(name: str) -> Inputs:
+    generator = torch.Generator().manual_seed(1)
+    image = torch.randn(6, 2, 8, 8, generator=generator)
+    match name:
+        case "two in, two out":
+            return image, torch.randn(6, 4, generator=generator)
+        case "recurrent" | "normalized":
+            return torch.randn(6, 7, 6, generator=generator)
+        case _:
+            return image
+
+
+@pytest.mark.parametrize(("network", "structure", "options"), OPTIONS, ids=lambda value: str(value)[:60])
+def test_both_files_answer_like_the_model_whatever_the_options(network, structure, options, tmp_path):
+    x = example_for(network)
+    model = STRUCTURES[structure](CompressedModel.dense(network_of(network)), Context(example=x, calibration=[x]))
+    result = deploy(model, x, tmp_path, options=options)
+    parity = [m for m in result.parity if m.metric == PARITY]
+    assert [m.conditions["within_bound"] for m in parity] == ["yes", "yes"]
+    assert len({m.value for m in parity}) == 1 or options.float_type == "float16"
+    proto = onnx.load(result.artifacts["onnx"].path)
+    assert (proto.opset_import[0].version, proto.ir_version) == (options.opset, OLDEST_IR[options.opset])
+    kinds = {t.data_type for t in proto.graph.initializer}
+    assert not kinds & {onnx.TensorProto.INT4, onnx.TensorProto.UINT4} or options.opset == 21
+    if options.float_type == "float16":
+        floats = [t for t in proto.graph.initializer if t.data_type == onnx.TensorProto.FLOAT]
+        assert sum(len(t.raw_data) for t in floats) < sum(len(t.raw_data) for t in proto.graph.initializer) / 2
+    for value in (*proto.graph.input, *proto.graph.output):
+        batch = value.type.tensor_type.shape.dim[0]
+        assert (batch.dim_value, batch.dim_param) == ((options.batch_size or 0), "" if options.batch_size else "batch")
+        is_raw = options.preprocessing is not None and value.name == proto.graph.input[0].name
+        assert value.type.tensor_type.elem_type == (onnx.TensorProto.UINT8 if is_raw else onnx.TensorProto.FLOAT)
+    (again,) = export_file(result.artifacts["dwn"].path, "onnx", tmp_path / "again.onnx")
+    assert again.sha256 == result.artifacts["onnx"].sha256
+
+
 def require_content(graph: onnx.GraphProto, model: CompressedModel, structure: str) -> None:
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     nodes = Counter(node.op_type for node in graph.node)
     names = weight_names(model.network)
-    integer_types = {onnx.TensorProto.INT8, onnx.TensorProto.INT4}
+    integer_types = {onnx.TensorProto.INT8, onnx.TensorProto.INT4, onnx.TensorProto.INT16}
     for name in names:
         if "clustered" in structure:
             assert tensors[f"{name}/indices"].data_type == onnx.TensorProto.UINT4
             assert len(tensors[f"{name}/indices"].raw_data) == (decode(model.encodings[name]).numel() + 1) // 2
-            expected = onnx.TensorProto.INT8 if "static" in structure else onnx.TensorProto.FLOAT
+            is_integer = "static" in structure or "dynamic" in structure
+            expected = onnx.TensorProto.INT8 if is_integer else onnx.TensorProto.FLOAT
             assert tensors[f"{name}/table"].data_type == expected
-        elif structure in {"int8", "int4", "static"}:
+        elif structure == "half":
+            assert tensors[f"{name}/half"].data_type == onnx.TensorProto.FLOAT16
+        elif structure in {"int8", "int4", "static", "wide", "fixed point", "dynamic"}:
             codes = tensors.get(f"{name}/codes", tensors.get(f"{name}/codes/int4"))
             assert codes.data_type in integer_types
         else:
             assert tensors[name].data_type == onnx.TensorProto.FLOAT
         assert (name in tensors) == (structure in {"dense", "pruned"})  # no second copy as floats
-    n_pairs = len(model.activations)
+    n_pairs = sum(isinstance(quantizer, ActivationQuantizer) for quantizer in model.activations.values())
+    assert nodes["DynamicQuantizeLinear"] == nodes["MatMulInteger"] == len(model.activations) - n_pairs
     assert nodes["QuantizeLinear"] <= n_pairs
     assert (nodes["QuantizeLinear"] > 0) == (nodes["DequantizeLinear"] > 0) == (n_pairs > 0)
     if structure.endswith("static"):

@@ -84,7 +84,10 @@ class OnnxExporter:
 
 def as_notes(metadata: Mapping[str, Any]) -> dict[str, str]:
     """Return `metadata` as texts, which is all that ONNX holds: texts as they are, other values as JSON."""
-    return {key: value if isinstance(value, str) else json.dumps(to_plain(value)) for key, value in metadata.items()}
+    return {
+        key: value if isinstance(value, str) else json.dumps(to_plain(value), sort_keys=True)
+        for key, value in metadata.items()
+    }
 
 
 def notes_of(digest: str, structures: Iterable[str]) -> dict[str, str]:
