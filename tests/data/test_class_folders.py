@@ -82,6 +82,8 @@ def test_what_is_no_folder(tmp_path):
     for name in ("x", "y"):
         with pytest.raises(DataError, match=f"{name} is not a folder"):
             listed(tmp_path / name)
+    with pytest.raises(SettingError, match=r"\('a', 'a'\) name a folder twice"):
+        listed(tmp_path, class_names=("a", "a"))
     with pytest.raises(SettingError, match="max_per_class must be at least 1, got 0"):
         listed(tmp_path, max_per_class=0)
 

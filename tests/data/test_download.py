@@ -113,3 +113,35 @@ def test_a_file_of_the_archive_that_differs_is_refused_and_not_kept(server):
     with pytest.raises(DataError, match=r"x\.tar\.gz holds a damaged or different a .*not the archive"):
         locate(Source(name="tiny", files={"a": md5(b"2")}, archive=archive))
     assert not (cache_folder("tiny") / "a").exists()
+
+
+def test_a_disk_that_refuses_is_one_error(server, monkeypatch):
+    pages, address, _ = server
+    content = tar({"a": b"1"})
+    (pages / "x.tar.gz").write_bytes(content)
+
+    def refuse(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("dwindle.data.download.write_whole", refuse)
+    archive = Archive(url=address + "x.tar.gz", checksum=md5(content))
+    with pytest.raises(DataError, match=r"tiny/a cannot be written .*No space left"):
+        locate(Source(name="tiny", files={"a": md5(b"1")}, archive=archive))
+
+
+def test_a_cache_that_cannot_be_made_is_one_error(server, tmp_path, monkeypatch):
+    (server[0] / "a.txt").write_bytes(b"hello")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(DataError, match=r"could not be downloaded"):
+        locate(Source(name="tiny", files={"a.txt": md5(b"hello")}, base_url=server[1]))
+
+
+def test_progress_is_drawn_on_a_terminal(server, tmp_path, monkeypatch, capfd):
+    (server[0] / "a.txt").write_bytes(bytes(10**6))
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    download(server[1] + "a.txt", tmp_path / "a.txt", checksum=None)
+    out, err = capfd.readouterr()
+    assert not out
+    assert "1.0/1.0 MB" in err

@@ -11,7 +11,7 @@ import torch
 
 from dwindle.data import fashion_mnist
 from dwindle.data.fashion_mnist import load_fashion_mnist
-from dwindle.errors import DataError
+from dwindle.errors import DataError, SettingError
 
 
 def write_images(path, n):
@@ -26,6 +26,7 @@ def write_labels(path, n):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(fashion_mnist, "N_VALIDATION", 5)
+    monkeypatch.setattr(fashion_mnist, "N_IMAGES", {"train": 25, "t10k": 12})
     for part, n in (("train", 25), ("t10k", 12)):
         write_images(tmp_path / f"{part}-images-idx3-ubyte.gz", n)
         write_labels(tmp_path / f"{part}-labels-idx1-ubyte.gz", n)
@@ -66,8 +67,29 @@ def test_a_damaged_file_is_named(folder, damage, words):
 
 def test_images_without_labels_are_refused(folder):
     write_labels(folder / "t10k-labels-idx1-ubyte.gz", 11)
-    with pytest.raises(DataError, match="12 images and 11 labels"):
+    with pytest.raises(DataError, match=r"t10k has images \(12, 28, 28\) and 11 labels"):
         load_fashion_mnist(folder)
+
+
+def test_another_number_of_images_than_published_is_refused(folder):
+    write_images(folder / "train-images-idx3-ubyte.gz", 24)
+    write_labels(folder / "train-labels-idx1-ubyte.gz", 24)
+    with pytest.raises(
+        DataError, match=r"train has images \(24, 28, 28\) and 24 labels; published were \(25, 28, 28\)"
+    ):
+        load_fashion_mnist(folder)
+
+
+def test_a_small_bomb_is_stopped_at_the_limit(folder, monkeypatch):
+    monkeypatch.setattr(fashion_mnist, "_MAX_BYTES", 30_000)
+    (folder / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(bytes(10**7)))
+    with pytest.raises(DataError, match=r"\(header \[0, 0, 0, 0\], 30,000 bytes\)"):
+        load_fashion_mnist(folder)
+
+
+def test_a_size_that_cannot_be(folder):
+    with pytest.raises(SettingError, match="size must be at least 1 pixel, got 0"):
+        load_fashion_mnist(folder, size=0)
 
 
 def test_recompressed_files_are_fine(folder):

@@ -191,7 +191,8 @@ def test_more_than_the_limit_is_refused_before_decoding(tmp_path):
         ({"mean": (0.5,)}, "as many numbers in mean and std"),
         ({"n_channels": 1, "mean": (0.5, 0.5), "std": (1.0, 1.0)}, "1 channels need as many"),
         ({"mean": (0.5,), "std": (0.5,)}, "3 channels need as many"),
-        ({"std": (1.0, 0.0, 1.0)}, "std must be positive"),
+        ({"std": (1.0, 0.0, 1.0)}, "mean must be finite and std positive"),
+        ({"mean": (float("nan"), 0.5, 0.5)}, "mean must be finite"),
     ],
 )
 def test_forms_that_cannot_be(settings, words):

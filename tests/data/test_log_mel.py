@@ -90,6 +90,8 @@ def test_too_short():
         ({"n_mels": 0}, "0 bands"),
         ({"window_ms": 0.05}, "windows of 0.05 ms"),
         ({"hop_ms": 0}, "every 0 ms"),
+        ({"hop_ms": math.inf}, "every inf ms"),
+        ({"window_ms": math.nan}, "windows of nan ms"),
         ({"sample_rate": 0}, "0 Hz"),
         ({"low_hz": -1}, r"bands from -1 to 8000.0 Hz must lie in \[0, 8000.0\]"),
         ({"low_hz": 9000}, "bands from 9000"),

@@ -251,11 +251,12 @@ def broken_arrays():
         ({"y_train": np.zeros(36, np.int8)}, "y_train is int8"),
         ({}, r"\(36, 0, 0, 0, 0, 0\) train windows an activity"),
         ({"y_train": np.full(36, 200, np.uint8)}, "train windows an activity"),
+        ({"more": np.zeros(2**28, np.int8)}, "it unpacks to 26[0-9,]* bytes"),
         ({"x_train": np.array([{}], dtype=object)}, "is not the npz file of UCI-HAR .*allow_pickle"),
     ],
 )
 def test_a_damaged_npz_is_named(tmp_path, changed, words):
-    np.savez(tmp_path / "uci-har.npz", **(broken_arrays() | changed))
+    np.savez_compressed(tmp_path / "uci-har.npz", **(broken_arrays() | changed))
     with pytest.raises(DataError, match=words):
         load_uci_har(tmp_path)
 

@@ -199,6 +199,8 @@ def test_samples_that_are_no_numbers_are_refused(tmp_path, value):
     ("settings", "words"),
     [
         ({"seconds": 0}, "0 s at 16000 Hz hold no sample"),
+        ({"seconds": math.nan}, "nan s at 16000 Hz hold no sample"),
+        ({"seconds": math.inf}, "hold no sample"),
         ({"sample_rate": 0, "features": None}, "hold no sample"),
         ({"sample_rate": 8_000}, "features are for 16000 Hz and sounds for 8000 Hz"),
         ({"seconds": 0.02}, "0.02 s are shorter than one window of 30.0 ms"),

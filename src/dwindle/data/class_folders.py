@@ -50,13 +50,15 @@ def list_classes(
 
     Raises:
         DataError: `root` or a class folder is absent, unreadable or empty.
-        SettingError: `max_per_class` is below 1.
+        SettingError: `max_per_class` is below 1, or `class_names` repeat a name.
     """
     if max_per_class is not None and max_per_class < 1:
         raise SettingError(f"max_per_class must be at least 1, got {max_per_class}")
     if not root.is_dir():
         raise DataError(f"{root} is not a folder; name the one that holds a folder for each class")
     names = tuple(class_names) if class_names is not None else _folders(root)
+    if len(set(names)) < len(names):
+        raise SettingError(f"class_names {names} name a folder twice")
     if not names:
         raise DataError(f"{root} holds no class folder; it must hold one folder for each class")
     files = {name: _files(root / name, suffixes, max_per_class) for name in names}

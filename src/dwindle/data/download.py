@@ -33,7 +33,7 @@ def download_source(source: Source, folder: Path) -> Path:
         if text := checksum_complaint(folder / name, checksum):
             (folder / name).unlink()
             raise DataError(f"{packed} {text}; it is not the archive that was published")
-    packed.unlink()
+    packed.unlink(missing_ok=True)
     return folder
 
 
@@ -66,7 +66,19 @@ def unpack(archive: Path, targets: Mapping[str, Path]) -> None:
         DataError: the archive is damaged, lacks a member, or a member is a link, a folder or larger than a gibibyte.
     """
     for name, content in members(archive, list(targets), max_bytes=MAX_MEMBER_BYTES):
-        write_whole(targets[name], content)
+        keep(targets[name], content)
+
+
+def keep(path: Path, content: bytes | memoryview) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        DataError: the disk refuses, for example because it is full.
+    """
+    try:
+        write_whole(path, content)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written ({error}); make room or make the folder writable") from error
 
 
 class _Progress:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -16,13 +17,15 @@ from torch.utils.data import TensorDataset
 
 from dwindle.data.locate import Source, locate
 from dwindle.data.splits import Splits, hold_out
-from dwindle.errors import DataError
+from dwindle.errors import DataError, SettingError
 
 CLASS_NAMES: Final = (
     "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
 )  # fmt: skip
 MEAN: Final = 0.2860
 STD: Final = 0.3530
+SIDE: Final = 28
+N_IMAGES: Mapping[str, int] = {"train": 60_000, "t10k": 10_000}
 N_VALIDATION: Final = 5_000
 _UPSTREAM: Final = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 SOURCE: Final = Source(
@@ -36,6 +39,8 @@ SOURCE: Final = Source(
     base_url=_UPSTREAM,
     is_repacked=True,  # Debian's package dataset-fashion-mnist compresses the same content anew
 )
+_MAX_BYTES: Final = 1 << 26
+"""Of an unpacked file; the largest published one has 47 MB."""
 _MAGIC_IMAGES: Final = 2051
 _MAGIC_LABELS: Final = 2049
 
@@ -46,14 +51,21 @@ def load_fashion_mnist(root: Path | None = None, *, size: int = 28) -> Splits:
     Args:
         root: folder of the four IDX `.gz` files; without it `locate` looks for them and at last downloads them.
         size: side in pixels; the 28 x 28 originals are resized bilinearly. Inputs are (1, size, size), standardized.
+
+    Raises:
+        DataError: the files are absent, damaged, or do not hold the published number of images.
+        SettingError: `size` is below 1.
     """
+    if size < 1:
+        raise SettingError(f"size must be at least 1 pixel, got {size}")
     folder = locate(SOURCE, root)
     images = {part: _read_images(folder / f"{part}-images-idx3-ubyte.gz") for part in ("train", "t10k")}
     labels = {part: _read_labels(folder / f"{part}-labels-idx1-ubyte.gz") for part in ("train", "t10k")}
     for part, pictures in images.items():
-        if len(pictures) != len(labels[part]):
+        if pictures.shape != (N_IMAGES[part], SIDE, SIDE) or len(labels[part]) != N_IMAGES[part]:
             raise DataError(
-                f"{folder}: {part} has {len(pictures)} images and {len(labels[part])} labels; load it again"
+                f"{folder}: {part} has images {tuple(pictures.shape)} and {len(labels[part])} labels; published were "
+                f"{(N_IMAGES[part], SIDE, SIDE)}; load it again"
             )
     train, validation = hold_out(_prepare(images["train"], size), labels["train"], n_held_out=N_VALIDATION)
     return Splits(
@@ -84,7 +96,8 @@ def _read_labels(path: Path) -> Tensor:
 
 def _read_idx(path: Path, *, magic: int, n_header_words: int) -> tuple[Tensor, list[int]]:
     try:
-        raw = gzip.decompress(path.read_bytes())
+        with gzip.open(path) as file:
+            raw = file.read(_MAX_BYTES)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} is not a whole gzip file ({error}); delete it and load again") from error
     n_header = 4 * n_header_words

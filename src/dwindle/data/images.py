@@ -7,6 +7,7 @@ several images show the same thing, split by folders of your own, or the score i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,8 +63,8 @@ class ImageForm:
             raise SettingError(f"ImageForm: n_channels must be 1 (grey) or 3 (colour), got {self.n_channels}")
         if len(self.mean) != len(self.std) or len(self.mean) not in {self.n_channels, 3}:
             raise SettingError(f"ImageForm: {self.n_channels} channels need as many numbers in mean and std")
-        if min(self.std) <= 0:
-            raise SettingError(f"ImageForm: std must be positive, got {self.std}")
+        if not all(math.isfinite(number) for number in (*self.mean, *self.std)) or min(self.std) <= 0:
+            raise SettingError(f"ImageForm: mean must be finite and std positive, got {self.mean} and {self.std}")
 
     @property
     def height(self) -> int:

@@ -114,7 +114,10 @@ def lacking(folder: Path, names: list[str]) -> str:
     """
     if not folder.is_dir():
         return "is a file, not a folder" if folder.exists() else "does not exist"
-    absent = [name for name in names if not (folder / name).is_file()]
+    try:
+        absent = [name for name in names if not (folder / name).is_file()]
+    except OSError as error:  # such as a folder that may not be entered
+        return f"cannot be read ({error.strerror})"
     return f"lacks {', '.join(absent)}" if absent else ""
 
 

@@ -37,7 +37,9 @@ class LogMel:
     floor: float = 1e-6
 
     def __post_init__(self) -> None:
-        if self.sample_rate < 1 or self.n_mels < 1 or self.window < 2 or self.hop < 1:
+        lengths = (self.window_ms, self.hop_ms)
+        is_finite = all(math.isfinite(length) for length in lengths)
+        if not is_finite or self.sample_rate < 1 or self.n_mels < 1 or self.window < 2 or self.hop < 1:
             raise SettingError(
                 f"LogMel: a sample rate of {self.sample_rate} Hz, {self.n_mels} bands, windows of {self.window_ms} ms "
                 f"every {self.hop_ms} ms cannot be; each must be positive and a window hold at least 2 samples"

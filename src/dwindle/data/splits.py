@@ -16,7 +16,8 @@ from dwindle.errors import DataError
 class Splits:
     """A data set: `train` is learned from, `validation` decides, `test` is read once.
 
-    Each split yields `(input, target)`; inputs are float32 of one shape, targets int64 class numbers.
+    Each split yields `(input, target)`; inputs are float32 (uint8 if a loader was asked to keep bytes) of one shape,
+    targets int64 class numbers.
 
     Raises:
         DataError: a split is empty, holds NaN, or has a label without a class name.

@@ -9,6 +9,7 @@ how many windows each activity has.
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dwindle.data.archive import member_names, members
-from dwindle.data.download import download
+from dwindle.data.download import download, keep
 from dwindle.errors import DataError
-from dwindle.whole_file import write_whole
 
 SIGNALS: Final = tuple(f"{kind}_{axis}" for kind in ("body_acc", "body_gyro", "total_acc") for axis in "xyz")
 N_READINGS: Final = 128
@@ -90,13 +90,17 @@ def read_windows(folder: Path) -> dict[str, Windows]:
 
 
 def write_npz(windows: Mapping[str, Windows], path: Path) -> None:
-    """Write the windows of `train` and `test` as the npz file that `read_windows` reads first."""
+    """Write the windows of `train` and `test` as the npz file that `read_windows` reads first.
+
+    Raises:
+        DataError: the disk refuses.
+    """
     arrays = {
         f"{name}_{part}": getattr(windows[part], name) for part in _PARTS for name in ("x", "y", "subject", "chain")
     }
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    write_whole(path, buffer.getbuffer())
+    keep(path, buffer.getbuffer())
 
 
 def download_windows(folder: Path) -> Path:
@@ -112,7 +116,7 @@ def download_windows(folder: Path) -> Path:
         packed.unlink(missing_ok=True)  # or the next call would trust it for being there
         raise
     write_npz(windows, folder / NPZ_NAME)
-    packed.unlink()
+    packed.unlink(missing_ok=True)
     return folder
 
 
@@ -216,6 +220,7 @@ def _chains(
 def _read_npz(path: Path) -> dict[str, Windows]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            _require_small(arrays.zip)
             return {
                 part: Windows(
                     x=arrays[f"x_{part}"],
@@ -227,6 +232,11 @@ def _read_npz(path: Path) -> dict[str, Windows]:
             }
     except Exception as error:  # a damaged zip or a pickled array raises almost anything
         raise DataError(f"{path} is not the npz file of UCI-HAR ({error}); delete it and load again") from error
+
+
+def _require_small(packed: zipfile.ZipFile) -> None:
+    if (n_bytes := sum(entry.file_size for entry in packed.infolist())) > MAX_BYTES:
+        raise DataError(f"it unpacks to {n_bytes:,} bytes")
 
 
 def _require_published(parts: Mapping[str, Windows], what: str) -> None:

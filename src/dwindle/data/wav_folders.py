@@ -66,7 +66,7 @@ class SoundForm:
     max_bytes: int = MAX_BYTES
 
     def __post_init__(self) -> None:
-        if self.sample_rate < 1 or self.n_samples < 1:
+        if not math.isfinite(self.seconds) or self.sample_rate < 1 or self.n_samples < 1:
             raise SettingError(f"SoundForm: {self.seconds} s at {self.sample_rate} Hz hold no sample")
         if self.features is not None and self.features.sample_rate != self.sample_rate:
             raise SettingError(
