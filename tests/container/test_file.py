@@ -223,6 +223,24 @@ def test_too_large_a_header():
         serialize(Contents({}, metadata={"x": "a" * (17 << 20)}))
 
 
+def test_what_no_reader_would_accept_is_not_written(monkeypatch):
+    from dwindle.container import writer
+
+    contents = Contents({"a": dense(5), "b": dense(6)}, {"c": "a"})
+    for limits, message in (
+        (Limits(n_elements=10), "more than 10 numbers"),
+        (Limits(n_tensors=1), "at most 1 tensors"),
+    ):
+        monkeypatch.setattr(writer, "DEFAULT_LIMITS", limits)
+        with pytest.raises(ContainerError, match=f"no reader would accept this file: .*{message}"):
+            serialize(contents)
+    deep = current = {}
+    for _ in range(100_000):
+        current["x"] = current = {}
+    with pytest.raises(ContainerError, match="metadata must be finite JSON"):
+        serialize(Contents({}, metadata=deep))
+
+
 def test_no_tensors_at_all():
     assert parse(serialize(Contents({}))).state_dict() == {}
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from dwindle.container.blocks import compress
 from dwindle.container.contents import Contents
-from dwindle.container.header import Preamble, check_aliases, dump_json
+from dwindle.container.header import Preamble, check_aliases, dump_json, parse_header
 from dwindle.container.limits import DEFAULT_LIMITS
 from dwindle.container.payload import StreamWriter
 from dwindle.container.plan import parse_name
 from dwindle.container.records import holds_half, shape_of_record
-from dwindle.errors import ContainerError
+from dwindle.errors import ContainerError, HeaderError
 from dwindle.whole_file import write_whole
 
 
@@ -54,6 +54,10 @@ def serialize(contents: Contents) -> bytes:
             f"header of {len(raw_header)} and graph of {len(contents.graph)} bytes exceed "
             f"{DEFAULT_LIMITS.header_bytes} and {DEFAULT_LIMITS.graph_bytes}; keep weights out of the graph"
         )
+    try:
+        parse_header(raw_header, DEFAULT_LIMITS)
+    except HeaderError as error:  # too many tensors or numbers, most likely: what is written must be readable
+        raise ContainerError(f"no reader would accept this file: {error}") from error
     header_codec, header = compress(raw_header)
     graph_codec, graph = compress(contents.graph)
     preamble = Preamble(
