@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -65,8 +65,7 @@ def compare(
     )
     found = compare_files(a, b, plan=plan, source=Source(shapes=shapes, inputs=inputs, labelled=data))
     if ledger is not None:
-        for measured, role in ((found.b, "dense"), (found.a, "compressed")):
-            record(Ledger(ledger), measured, role=role)
+        record(Ledger(ledger), replace(found.a, dense=found.b))
     if as_json:
         print_json(
             {

@@ -76,7 +76,8 @@ def declared() -> tuple[str, tuple[Requirement, ...]]:
         found = metadata.distribution(DISTRIBUTION)
     except metadata.PackageNotFoundError:
         return "", ()
-    return str(found.metadata.get("Requires-Python") or ""), tuple(map(Requirement.parse, found.requires or ()))
+    python = found.metadata.json.get("requires_python", "")
+    return str(python), tuple(map(Requirement.parse, found.requires or ()))
 
 
 def check_python(requires: str) -> Finding:

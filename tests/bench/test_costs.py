@@ -1,0 +1,161 @@
+"""This file tests what running a file costs: memory of fresh processes, throughput, processor time, time to load."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from dwindle.artifact import Artifact
+from dwindle.bench.measurement import Subject
+from dwindle.bench.probes import memory, memory_child
+from dwindle.bench.probes.memory import MemoryProtocol, footprints, measure_memory
+from dwindle.bench.probes.speed import measure_cpu_time, measure_load_time, measure_throughput
+from dwindle.bench.protocol import Timing
+from dwindle.errors import MeasurementError, SettingError
+from dwindle.runtimes.fake import FakeClock, FakeRuntime
+from dwindle.runtimes.onnxruntime import OnnxRuntime
+from dwindle.runtimes.protocol import Array
+
+SUBJECT = Subject(artifact="f" * 64, runtime="fake", machine="m")
+ANY_FILE = Artifact(path=Path("any.dwn"), format="dwn", sha256="f" * 64, size_bytes=1)
+MEBI = 2**20
+
+
+def matmul_file(path: Path, width: int) -> Artifact:
+    """Write y = x @ w with (width, width) weights."""
+    rng = np.random.default_rng(0)
+    weights = onnx.numpy_helper.from_array(rng.standard_normal((width, width), dtype=np.float32), "w")
+    sides = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", sides[:1], sides[1:], [weights])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+    return Artifact.of(path)
+
+
+def test_the_memory_of_a_fresh_process_knows_the_weights(tmp_path: Path) -> None:
+    artifact = matmul_file(tmp_path / "m.onnx", 1024)  # 4 MiB of weights
+    inputs = (np.zeros((2, 1024), dtype=np.float32),)
+    protocol = MemoryProtocol(n_processes=2, n_runs=1)
+    found = {
+        m.metric.name: m for m in measure_memory(SUBJECT, artifact, inputs, runtime=OnnxRuntime(), protocol=protocol)
+    }
+    assert found.keys() == {"memory_peak", "memory_added", "memory_loaded", "memory_baseline"}
+    assert found["memory_added"].value >= 4 * MEBI
+    assert found["memory_peak"].value == pytest.approx(found["memory_baseline"].value + found["memory_added"].value)
+    assert found["memory_peak"].n == 2
+    assert found["memory_peak"].value < 300 * MEBI  # torch alone would take that
+    assert found["memory_peak"].conditions["batch"] == 2
+
+
+def test_a_child_that_fails_is_one_error_with_its_last_words(tmp_path: Path) -> None:
+    path = tmp_path / "broken.onnx"
+    path.write_bytes(b"no model at all")
+    with pytest.raises(
+        MeasurementError, match=r"(?s)memory of .*broken\.onnx failed with code 1; its last words: .*cannot load"
+    ):
+        footprints(Artifact.of(path), (), runtime=OnnxRuntime(), protocol=MemoryProtocol())
+
+
+def run_instead(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    real = memory.subprocess.run
+    monkeypatch.setattr(memory.subprocess, "run", lambda command, **rest: real([sys.executable, "-c", code], **rest))
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("import time; time.sleep(30)", "took longer than 0.5 s and was stopped"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "killed by signal 9, as happens when the memory"),
+        ("print('hello')", "answered 'hello"),
+        ("pass", "answered ''"),
+        ("raise SystemExit(3)", "failed with code 3; its last words: it said nothing"),
+    ],
+)
+def test_a_child_that_hangs_dies_or_babbles_is_one_error(
+    code: str, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run_instead(monkeypatch, code)
+    seconds = 0.5 if "sleep" in code else 60
+    with pytest.raises(MeasurementError, match=message):
+        footprints(ANY_FILE, (np.zeros(1),), runtime=OnnxRuntime(), protocol=MemoryProtocol(timeout_seconds=seconds))
+
+
+def test_an_engine_that_a_fresh_process_cannot_build_is_named() -> None:
+    with pytest.raises(MeasurementError, match="can build OnnxRuntime but not FakeRuntime"):
+        footprints(ANY_FILE, (), runtime=FakeRuntime(), protocol=MemoryProtocol())
+
+
+def test_the_child_reports_in_this_process_too(tmp_path: Path) -> None:
+    artifact = matmul_file(tmp_path / "m.onnx", 8)
+    np.savez(tmp_path / "in.npz", x=np.zeros((1, 8), dtype=np.float32))
+    orders = {"engine": "OnnxRuntime", "settings": {"is_exact": True}, "path": str(artifact.path), "format": "onnx",
+              "inputs": str(tmp_path / "in.npz"), "n_threads": 1, "n_runs": 2}  # fmt: skip
+    found = memory_child.run(orders)
+    assert 0 < found["baseline"] <= found["peak"]
+    assert found["source"] == memory_child.source()
+
+
+def test_where_the_system_has_no_status_file_the_peak_stands_in(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(memory_child, "_STATUS", tmp_path / "absent")
+    assert memory_child.source() == "getrusage"
+    assert memory_child.resident_bytes() == memory_child.peak_bytes() > MEBI
+
+
+@pytest.mark.parametrize("wrong", [{"n_processes": 1}, {"n_runs": 0}, {"timeout_seconds": 0}])
+def test_memory_protocols_that_cannot_work_are_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(SettingError, match="n_processes must be at least 2"):
+        MemoryProtocol(**wrong)  # type: ignore[arg-type]
+
+
+def test_throughput_is_the_batch_over_the_latency() -> None:
+    timing = Timing(samples_ms=(9.0, 10.0, 11.0), level=0.95, stopped_by="interval")
+    found = measure_throughput(SUBJECT, timing, batch=20, protocol="latency")
+    assert found.value == pytest.approx(2000)
+    assert found.low == pytest.approx(20e3 / timing.mean.high)
+    assert found.high == pytest.approx(20e3 / timing.mean.low)
+    wild = measure_throughput(
+        SUBJECT, Timing(samples_ms=(1.0, 1.0, 100.0), level=0.95, stopped_by="time"), batch=1, protocol="latency"
+    )
+    assert wild.low < wild.value < wild.high == pytest.approx(1000)
+    assert wild.conditions["unstable"] == "yes"
+
+
+@pytest.mark.parametrize("latency_ms", [0.01, 3.0, 400.0])
+def test_processor_time_is_that_of_one_call(latency_ms: float) -> None:
+    runtime = FakeRuntime(latency_ms=latency_ms, noise=0.1)
+    with runtime.load(ANY_FILE) as session:
+        found = measure_cpu_time(SUBJECT, session, (np.zeros(1),), clock=runtime.clock)
+    assert found.value == pytest.approx(latency_ms, rel=0.1)
+    assert found.n == 10
+
+
+def test_a_clock_of_processor_time_that_stands_still_is_an_error() -> None:
+    with FakeRuntime().load(ANY_FILE) as session, pytest.raises(MeasurementError, match="took no processor time"):
+        measure_cpu_time(SUBJECT, session, (np.zeros(1),), clock=FakeClock())
+
+
+def test_the_first_load_is_not_timed() -> None:
+    clock, seconds = FakeClock(), iter([9.0, 1.0, 1.0, 1.0, 1.0, 2.0])
+
+    class Slow:
+        def __enter__(self) -> Slow:
+            clock.advance(next(seconds))
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            clock.advance(100.0)
+
+        input_names = ("x",)
+
+        def run(self, *inputs: Array) -> tuple[Array, ...]:
+            return inputs
+
+    found = measure_load_time(SUBJECT, Slow, clock=clock)
+    assert found.value == pytest.approx(1200)
+    assert found.n == 5
