@@ -159,3 +159,13 @@ def test_a_network_with_a_fixed_batch_is_captured_with_a_note(batch_size: int) -
 def test_a_graph_that_answers_differently_is_refused(network: nn.Module) -> None:
     with pytest.raises(NetworkError, match="answers differently"):
         capture(network, torch.randn(2, 3))
+
+
+class Logarithm(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.log(x)
+
+
+def test_answers_that_are_no_numbers_are_compared_too() -> None:
+    assert capture(Logarithm(), torch.tensor([[-1.0, 0.0], [1.0, 2.0]])).dynamic_batch
+    assert capture(Logarithm(), torch.tensor([[-1.0, 0.0], [0.0, -2.0]])).dynamic_batch

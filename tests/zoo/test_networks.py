@@ -54,8 +54,10 @@ SHAPES = {
     "sensor_lstm": (9, 16),
     "sensor_gru": (9, 16),
 }
-ARGUMENTS = {"vgg16": {"image_size": 32, "n_hidden": 64}}
-"""VGG-16 with all of its convolutions and narrow linear layers: whole, it is 553 MB."""
+WIDE = [name for name in PARAMETERS if name.startswith(("alexnet", "vgg"))]
+ARGUMENTS = {name: {"n_hidden": 64} for name in WIDE}
+ARGUMENTS["vgg16"]["image_size"] = 32
+"""Every layer, but narrow linear ones, which hold most of the weights: 553 MB in a whole VGG-16."""
 
 
 def network_of(name):

@@ -6,13 +6,11 @@ from torch import Tensor, nn
 
 from dwindle.zoo.arguments import require_positive
 
-_HIDDEN = 4096
-
 
 class AlexNetTian(nn.Module):
     """The network behind `alexnet_tian`."""
 
-    def __init__(self, *, in_channels: int, n_classes: int) -> None:
+    def __init__(self, *, in_channels: int, n_classes: int, n_hidden: int) -> None:
         super().__init__()
         self.features = nn.Sequential(
             nn.Conv2d(in_channels, 64, 11, stride=4, padding=2, bias=False),
@@ -32,12 +30,12 @@ class AlexNetTian(nn.Module):
         self.classifier = nn.Sequential(
             nn.Flatten(),
             nn.Dropout(),
-            nn.Linear(256, _HIDDEN),
+            nn.Linear(256, n_hidden),
             nn.ReLU(),
             nn.Dropout(),
-            nn.Linear(_HIDDEN, _HIDDEN),
+            nn.Linear(n_hidden, n_hidden),
             nn.ReLU(),
-            nn.Linear(_HIDDEN, n_classes),
+            nn.Linear(n_hidden, n_classes),
         )
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
@@ -48,13 +46,14 @@ class AlexNetTian(nn.Module):
         return self.classifier(self.features(x))
 
 
-def alexnet_tian(*, in_channels: int = 3, n_classes: int = 10) -> nn.Module:
+def alexnet_tian(*, in_channels: int = 3, n_classes: int = 10, n_hidden: int = 4096) -> nn.Module:
     """Return AlexNet in the form of Tian et al. (2022); 20,343,498 parameters with 3 input channels and 10 classes.
 
-    Input (batch, in_channels, 63, 63), output logits (batch, n_classes); weights come from torch's global generator.
+    `n_hidden` is the width of the two hidden linear layers. Input (batch, in_channels, 63, 63), output logits
+    (batch, n_classes); weights come from torch's global generator.
 
     Raises:
         SettingError: an argument is below 1.
     """
-    require_positive("alexnet_tian", in_channels=in_channels, n_classes=n_classes)
-    return AlexNetTian(in_channels=in_channels, n_classes=n_classes)
+    require_positive("alexnet_tian", in_channels=in_channels, n_classes=n_classes, n_hidden=n_hidden)
+    return AlexNetTian(in_channels=in_channels, n_classes=n_classes, n_hidden=n_hidden)

@@ -57,33 +57,34 @@ class SensorForm(nn.Module):
         return self.network(self.front(x))
 
 
-def alexnet_tian_har(*, scrambles_channels: bool = False) -> nn.Module:
+def alexnet_tian_har(*, scrambles_channels: bool = False, n_hidden: int = 4096) -> nn.Module:
     """Return `alexnet_tian` for UCI-HAR; 20,953,048 parameters, 20.95 M in the paper.
 
     Args:
         scrambles_channels: reads a window as the published experiments do, which reshape (128, 9) to (9, 1, 128)
             without a transpose: each of the nine "channels" then holds 14 consecutive readings of all nine sensors.
+        n_hidden: width of the two hidden linear layers.
 
     Input windows (batch, 9, 128) or (batch, 9, 1, 128), whatever `scrambles_channels` says; output logits (batch, 6);
     weights come from torch's global generator.
     """
-    network = alexnet_tian(in_channels=N_CHANNELS, n_classes=N_ACTIVITIES)
+    network = alexnet_tian(in_channels=N_CHANNELS, n_classes=N_ACTIVITIES, n_hidden=n_hidden)
     return SensorForm(network, side=63, scrambles_channels=scrambles_channels)
 
 
 def resnet18_tian_har(*, scrambles_channels: bool = False) -> nn.Module:
-    """Return `resnet18_tian` for UCI-HAR; 11,369,624 parameters; all else as in `alexnet_tian_har`."""
+    """Return `resnet18_tian` for UCI-HAR; 11,369,624 parameters; windows and logits as in `alexnet_tian_har`."""
     network = resnet18_tian(in_channels=N_CHANNELS, n_classes=N_ACTIVITIES)
     return SensorForm(network, side=33, scrambles_channels=scrambles_channels)
 
 
-def vgg11_bn_tian_har(*, scrambles_channels: bool = False) -> nn.Module:
+def vgg11_bn_tian_har(*, scrambles_channels: bool = False, n_hidden: int = 4096) -> nn.Module:
     """Return `vgg11_bn_tian` for UCI-HAR; 28,283,334 parameters; all else as in `alexnet_tian_har`."""
-    network = vgg11_bn_tian(in_channels=N_CHANNELS, n_classes=N_ACTIVITIES)
+    network = vgg11_bn_tian(in_channels=N_CHANNELS, n_classes=N_ACTIVITIES, n_hidden=n_hidden)
     return SensorForm(network, side=32, scrambles_channels=scrambles_channels)
 
 
-def vgg19_bn_tian_har(*, scrambles_channels: bool = False) -> nn.Module:
+def vgg19_bn_tian_har(*, scrambles_channels: bool = False, n_hidden: int = 4096) -> nn.Module:
     """Return `vgg19_bn_tian` for UCI-HAR; 39,089,990 parameters; all else as in `alexnet_tian_har`."""
-    network = vgg19_bn_tian(in_channels=N_CHANNELS, n_classes=N_ACTIVITIES)
+    network = vgg19_bn_tian(in_channels=N_CHANNELS, n_classes=N_ACTIVITIES, n_hidden=n_hidden)
     return SensorForm(network, side=32, scrambles_channels=scrambles_channels)
