@@ -12,6 +12,7 @@ from dwindle.network.compressed import CompressedModel
 from dwindle.network.select import Select
 from dwindle.network.simulate import simulate
 from dwindle.recipe import Recipe
+from dwindle.recipe.pack import fingerprint, pack, unpack
 from dwindle.technique import Context, Needs
 from dwindle.techniques.quantize_dynamic import QuantizeDynamic, recurrent_weights
 from dwindle.techniques.quantize_weights import QuantizeWeights
@@ -122,3 +123,10 @@ def test_selection_and_settings() -> None:
 def test_recurrent_weights_are_found_in_layers_and_cells() -> None:
     network = nn.ModuleDict({"a": nn.GRU(2, 3), "b": nn.LSTMCell(2, 3), "c": nn.Linear(2, 3)})
     assert recurrent_weights(network) == ["a.weight_ih_l0", "a.weight_hh_l0", "b.weight_ih", "b.weight_hh"]
+
+
+def test_a_stage_on_disk_is_the_same_model(quantized: CompressedModel) -> None:
+    tensors, state = pack(quantized)
+    again = unpack(tensors, state, base=CompressedModel.dense(Mixed().eval()))
+    assert again.activations == quantized.activations
+    assert fingerprint(again) == fingerprint(quantized)

@@ -28,9 +28,11 @@ from dwindle.network.activations import CallSite
 from dwindle.network.compressed import CompressedModel
 from dwindle.network.select import Select
 from dwindle.network.simulate import simulate
+from dwindle.recipe import Recipe
 from dwindle.settings import from_plain, to_plain
 from dwindle.technique import Context, Needs, Technique, Trait
 from dwindle.techniques.quantize_static import QuantizeStatic
+from dwindle.techniques.quantize_weights import QuantizeWeights
 from dwindle.zoo.resnet18_tian import resnet18_tian
 
 
@@ -112,6 +114,48 @@ def test_decisions_tell_ranges_and_what_was_clipped() -> None:
     entry = decisions["ranges"]["<input>:0:0"]
     assert entry["clipped_fraction"] == pytest.approx(0.2, abs=0.01)
     assert entry["low"] < -1 < 1 < entry["high"]
+    assert 0 < entry["spread"] < 1
+    spreads = {site: entry["spread"] for site, entry in decisions["ranges"].items()}
+    worst = decisions["calibration"]["least_stable"]
+    assert decisions["calibration"] == {
+        "n_examples": 48, "least_stable": worst, "largest_spread": max(spreads.values()),
+    }  # fmt: skip
+    assert spreads[worst] == max(spreads.values())
+    assert "hold 48 examples, fewer than n = 512" in decisions["notes"][0]
+
+
+@pytest.mark.parametrize("scale", ["float", "power_of_two"])
+def test_sixteen_bit_activations_are_signed_around_zero_and_lose_less(scale: Any) -> None:
+    network = Small()
+    model, context = CompressedModel.dense(network), _context()
+    narrow = QuantizeStatic(weights=8).apply(model, context)
+    wide = QuantizeStatic(weights=8, activations=16, scale=scale).apply(model, context)
+    fixed = QuantizeStatic(weights=16, activations=16, scale=scale).apply(model, context)
+    assert set(wide.activations) == set(narrow.activations)
+    assert {(q.zero_point, q.n_bits, q.signed) for q in wide.activations.values()} == {(0, 16, True)}
+    errors = [_relative_error(found, network) for found in (fixed, wide, narrow)]
+    assert errors[0] < 0.002
+    assert errors[0] < errors[1] < 2 * errors[2]
+    codes = affine_of(fixed.encodings["conv.weight"])
+    assert codes is not None
+    assert codes.n_bits == 16
+    if scale == "power_of_two":
+        scales = [*codes.scale.tolist(), *(q.scale for q in fixed.activations.values())]
+        assert {math.frexp(value)[0] for value in scales} == {0.5}
+
+
+def test_widths_that_engines_cannot_meet_are_refused_before_a_run() -> None:
+    context = _context()
+    wide = QuantizeWeights(n_bits=16)
+    (problem,) = Recipe((wide, QuantizeStatic(weights=None))).check(context)
+    assert "needs a model that has integer codes that engines compute with (8 bits or less" in problem
+    assert Recipe((QuantizeWeights(granularity=PerGroup(4)), QuantizeStatic(weights=None))).check(context)
+    steps = Recipe((wide, QuantizeStatic(weights=None, activations=16)))
+    assert steps.check(context) == []
+    after = steps.run(CompressedModel.dense(Small()), context)
+    assert len(after.activations) == 7
+    model = wide.apply(CompressedModel.dense(Small()), context)
+    assert Recipe((QuantizeStatic(weights=None),)).check(context, model=model)
 
 
 @pytest.mark.parametrize("quantize_output", [False, True])
@@ -242,10 +286,10 @@ def test_per_tensor_weights_and_four_bits() -> None:
 
 
 def test_settings_that_cannot_work_are_refused() -> None:
-    for weights in (1, 9):
+    for weights, activations in ((1, 8), (9, 8), (1, 16), (17, 16)):
         with pytest.raises(SettingError, match="weights must be in"):
-            QuantizeStatic(weights=weights)
-    with pytest.raises(SettingError, match="activations must be 8"):
+            QuantizeStatic(weights=weights, activations=activations)
+    with pytest.raises(SettingError, match="activations must be 8 or 16"):
         QuantizeStatic(activations=4)
     with pytest.raises(SettingError, match="no integer kernels for PerGroup"):
         QuantizeStatic(granularity=PerGroup(4))

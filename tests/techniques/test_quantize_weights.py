@@ -104,3 +104,20 @@ def test_densify_forgets_structure_and_keeps_values():
     after = dw.Densify().apply(quantized, dw.Context())
     assert after.digest() == quantized.digest()
     assert affine_of(after.encodings["weight"]) is None
+
+
+@given(n_bits=st.sampled_from([6, 8, 16]), granularity=GRANULARITIES)
+def test_fixed_point_scales_are_powers_of_two_in_weights_and_centroids(n_bits: int, granularity: Granularity):
+    technique = dw.QuantizeWeights(n_bits=n_bits, granularity=granularity, scale="power_of_two")
+    dense = model_of(nn.Linear(10, 6))
+    clustered = dw.Cluster(codebook_size=4).apply(dense, dw.Context())
+    for before in (dense, clustered):
+        codes = affine_of(technique.apply(before, dw.Context()).encodings["weight"])
+        assert isinstance(codes, Affine)
+        assert set(torch.frexp(codes.scale).mantissa.tolist()) == {0.5}
+        assert not codes.zero_point.any()
+
+
+def test_fixed_point_has_no_zero_point():
+    with pytest.raises(SettingError, match=r"fixed point .* has no zero point; keep symmetric=True"):
+        dw.QuantizeWeights(scale="power_of_two", symmetric=False)

@@ -117,7 +117,7 @@ def _batches(calibration: Iterable[Inputs], example: Inputs, captured: Captured,
 
 
 def _watched(graph: fx.GraphModule, captured: Captured) -> Watched:
-    return Watched(graph=graph, sites=captured.module()[1], linear=linear_layers(captured))
+    return Watched(graph=graph, sites=captured.sites, linear=linear_layers(captured))
 
 
 def _layers(model: CompressedModel, captured: Captured) -> list[Layer]:
