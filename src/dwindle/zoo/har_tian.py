@@ -73,7 +73,7 @@ def alexnet_tian_har(*, scrambles_channels: bool = False, n_hidden: int = 4096) 
 
 
 def resnet18_tian_har(*, scrambles_channels: bool = False) -> nn.Module:
-    """Return `resnet18_tian` for UCI-HAR; 11,369,624 parameters; windows and logits as in `alexnet_tian_har`."""
+    """Return `resnet18_tian` for UCI-HAR; 11,369,624 parameters; all else as in `alexnet_tian_har`."""
     network = resnet18_tian(in_channels=N_CHANNELS, n_classes=N_ACTIVITIES)
     return SensorForm(network, side=33, scrambles_channels=scrambles_channels)
 
