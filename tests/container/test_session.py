@@ -10,6 +10,7 @@ import pytest
 
 from dwindle.container import Contents, parse, read, serialize, write
 from dwindle.container.inspect import inspect_file
+from dwindle.container.reader import open_file
 from dwindle.container.records import AffineRecord, CodebookRecord, DenseRecord, SparseRecord
 from dwindle.container.references import external_names
 from dwindle.container.session import external_arrays, open_session
@@ -77,6 +78,18 @@ def test_a_session_computes_with_the_weights(contents, tmp_path):
     x = np.random.default_rng(1).normal(size=(3, 200)).astype(np.float32)
     (y,) = session.run(None, {"x": x})
     np.testing.assert_allclose(y, x @ state["q"] @ state["w"], rtol=1e-4, atol=1e-4)
+
+
+def test_an_opened_file_gives_the_same_arrays_and_runs(contents, tmp_path):
+    write(tmp_path / "m.dwn", contents)
+    with open_file(tmp_path / "m.dwn") as opened:
+        found, expected = external_arrays(opened), external_arrays(contents)
+        session = open_session(opened)
+    assert list(found) == list(expected)
+    for name, array in expected.items():
+        assert (found[name].dtype, found[name].tobytes()) == (array.dtype, array.tobytes())
+    x = np.ones((2, 200), np.float32)
+    assert np.array_equal(session.run(None, {"x": x})[0], open_session(contents).run(None, {"x": x})[0])
 
 
 def test_names_without_data(contents):

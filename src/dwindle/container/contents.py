@@ -25,6 +25,18 @@ class Contents:
     graph: bytes = b""
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
+    def __contains__(self, name: object) -> bool:
+        """Return whether `name` is a tensor or another name of one."""
+        return name in self.records or name in self.aliases
+
+    def record(self, name: str) -> Record:
+        """Return the record of tensor `name` (aliases count)."""
+        return self.records[self.aliases.get(name, name)]
+
+    def array(self, name: str) -> Array:
+        """Return tensor `name` (aliases count), decoded."""
+        return decode_record(self.record(name))
+
     def state_dict(self) -> dict[str, Array]:
         """Return every tensor by name, decoded; tied names share one array."""
         tensors = {name: decode_record(record) for name, record in self.records.items()}

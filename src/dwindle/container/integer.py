@@ -96,7 +96,8 @@ def _affine(record: AffineRecord) -> _Wide | None:
     shift = 0 if record.signed else 1 << (record.n_bits - 1)
     shape = () if axis is None else (-1,)
     zero_point = record.zero_point.reshape(shape).astype(np.int32) - shift
-    return _Wide(record.codes.astype(np.int32) - shift, record.scale.reshape(shape), np.asarray(zero_point), axis)
+    codes = record.codes.astype(np.int32, copy=False)
+    return _Wide(codes - shift if shift else codes, record.scale.reshape(shape), np.asarray(zero_point), axis)
 
 
 def _scaled(inner: _Wide, factor: npt.NDArray[Any], axis: int) -> _Wide:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from dwindle.container.contents import Contents
 from dwindle.container.integer import PARTS, integer_form
-from dwindle.container.records import Array, decode_record
+from dwindle.container.records import Array, Record
 from dwindle.container.references import external_names
 from dwindle.errors import ContainerError, RuntimeUnavailableError
 
@@ -20,8 +19,31 @@ LEFT_OUT = ("WeightBiasQuantization",)
 """Optimizations that change the model: this one rounds float weights to 8 bits wherever activations are quantized."""
 
 
-def open_session(contents: Contents, n_threads: int = 1, *, is_exact: bool = True) -> InferenceSession:
+class Source(Protocol):
+    """Where weights come from: `Contents` in memory, or an `Opened` file, which decodes a weight when it is wanted."""
+
+    @property
+    def graph(self) -> bytes:
+        """The ONNX model without weights."""
+        ...
+
+    def __contains__(self, name: object, /) -> bool:
+        """Return whether `name` is a tensor or another name of one."""
+        ...
+
+    def record(self, name: str) -> Record:
+        """Return how tensor `name` is encoded."""
+        ...
+
+    def array(self, name: str) -> Array:
+        """Return tensor `name`, decoded."""
+        ...
+
+
+def open_session(contents: Source, n_threads: int = 1, *, is_exact: bool = True) -> InferenceSession:
     """Return a session on the CPU that computes with `n_threads` threads; `session_options` explains `is_exact`.
+
+    From an opened file (`reader.open_file`), only one weight at a time is in memory beside what the engine holds.
 
     Raises:
         RuntimeUnavailableError: onnxruntime is not installed.
@@ -66,7 +88,7 @@ def session_options(n_threads: int, *, is_exact: bool = True) -> Any:
     return options
 
 
-def external_arrays(contents: Contents) -> Mapping[str, Array]:
+def external_arrays(contents: Source) -> Mapping[str, Array]:
     """Return the array behind each name that the graph refers to.
 
     Raises:
@@ -80,13 +102,11 @@ def external_arrays(contents: Contents) -> Mapping[str, Array]:
     return arrays
 
 
-def _arrays_for(name: str, contents: Contents) -> dict[str, Array]:
+def _arrays_for(name: str, contents: Source) -> dict[str, Array]:
+    if name in contents:
+        return {name: np.require(contents.array(name), requirements="C")}
     weight, _, part = name.rpartition("/")
-    record = contents.records.get(contents.aliases.get(name, name))
-    if record is not None:
-        return {name: np.require(decode_record(record), requirements="C")}
-    record = contents.records.get(contents.aliases.get(weight, weight))
-    form = integer_form(record) if record is not None and part in PARTS else None
+    form = integer_form(contents.record(weight)) if part in PARTS and weight in contents else None
     if form is None:
         raise ContainerError(f"the graph refers to {name!r}, which this file does not hold; export it again")
     return {f"{weight}/{part}": np.require(getattr(form, part), requirements="C") for part in PARTS}

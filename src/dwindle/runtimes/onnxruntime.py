@@ -87,9 +87,9 @@ class OnnxRuntime:
     @contextmanager
     def _loaded(self, artifact: Artifact, n_threads: int) -> Generator[OnnxSession]:
         if artifact.format == "dwn":
-            yield OnnxSession(
-                session.open_session(reader.read(artifact.path), n_threads=n_threads, is_exact=self.is_exact)
-            )
+            with reader.open_file(artifact.path) as opened:
+                loaded = session.open_session(opened, n_threads=n_threads, is_exact=self.is_exact)
+            yield OnnxSession(loaded)
             return
         yield OnnxSession(_open(artifact, session.session_options(n_threads, is_exact=self.is_exact)))
 

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dwindle.artifact import Artifact
-from dwindle.container import read
-from dwindle.container.contents import Contents
+from dwindle.container.reader import Opened, open_file
 from dwindle.errors import MeasurementError, NetworkError, SettingError
 from dwindle.network.batchnorm import apply_edits
 from dwindle.network.compressed import FoldedBatchNorm
@@ -63,7 +62,8 @@ class TorchRuntime:
             raise MeasurementError(
                 f"{self.name} loads {', '.join(self.formats)}, not {artifact.format!r} ({artifact.path}); deploy as dwn"
             )
-        network = self._filled(read(artifact.path), artifact)
+        with open_file(artifact.path) as opened:
+            network = self._filled(opened, artifact)
         before = torch.get_num_threads()
         torch.set_num_threads(n_threads)
         try:
@@ -71,17 +71,17 @@ class TorchRuntime:
         finally:
             torch.set_num_threads(before)
 
-    def _filled(self, contents: Contents, artifact: Artifact) -> nn.Module:
-        if contents.metadata.get("activations"):
+    def _filled(self, opened: Opened, artifact: Artifact) -> nn.Module:
+        if opened.metadata.get("activations"):
             raise MeasurementError(
                 f"{artifact.path} has quantized activations, which a plain torch network does not compute; run it with "
                 "OnnxRuntime"
             )
         network = self.network if isinstance(self.network, nn.Module) else self.network()
-        edits = cast("list[Mapping[str, Any]]", contents.metadata.get("edits", []))
+        edits = cast("list[Mapping[str, Any]]", opened.metadata.get("edits", []))
         planned = [from_plain(FoldedBatchNorm, edit, where=f"{artifact.path}: edits") for edit in edits]
         network = apply_edits(network, planned) if planned else copy.deepcopy(network)
-        return _load(network, contents, artifact).eval()
+        return _load(network, opened, artifact).eval()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -110,8 +110,8 @@ class TorchSession:
         return tuple(tensor.cpu().numpy() for tensor in tensors)
 
 
-def _load(network: nn.Module, contents: Contents, artifact: Artifact) -> nn.Module:
-    state = {name: torch.from_numpy(np.array(array)) for name, array in contents.state_dict().items()}
+def _load(network: nn.Module, opened: Opened, artifact: Artifact) -> nn.Module:
+    state = {name: torch.from_numpy(array) for name, array in opened.state_dict().items()}
     try:
         network.load_state_dict(state, strict=True)
     except RuntimeError as error:
