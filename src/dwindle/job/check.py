@@ -7,12 +7,14 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from dwindle.bench.batches import as_arrays
 from dwindle.bench.probes.scores import TOP5, AnyScore, MeansScore, SetScore, classification
 from dwindle.errors import DataError, DwindleError, RecipeError
-from dwindle.job.inputs import BATCH_SIZE, context_of, length
+from dwindle.exporters.preprocessing import Preprocessing
+from dwindle.job.inputs import BATCH_SIZE, context_of, first_inputs, length
 from dwindle.job.job import Job
 from dwindle.network.batches import (
     Batches,
@@ -27,6 +29,8 @@ from dwindle.network.inputs import Targets, as_inputs, describe
 from dwindle.technique import Needs
 
 TOP5_CLASSES: Final = 5
+N_RAW: Final = 64
+"""Test inputs on which preprocessing is tried."""
 
 
 def check_job(job: Job) -> None:
@@ -39,6 +43,8 @@ def check_job(job: Job) -> None:
     trains = any(Needs.TRAINING in step.needs for step in job.recipe.steps)
     for part in ("train", "validation", "test"):
         _check_split(job, part, trains=trains)
+    if job.export.preprocessing is not None:
+        _check_preprocessing(job, job.export.preprocessing)
     if problems := job.recipe.check(context_of(job), model=CompressedModel.dense(job.network)):
         raise RecipeError("the recipe cannot run:\n" + "\n".join(f"- {problem}" for problem in problems))
 
@@ -78,6 +84,26 @@ def _check_split(job: Job, part: str, *, trains: bool) -> None:
     if task.scores[0] is TOP5 and output.shape[1] <= TOP5_CLASSES:
         raise DataError(
             f"{probe.where}: top-5 accuracy of {output.shape[1]} classes is always 1; name another metric first"
+        )
+
+
+def _check_preprocessing(job: Job, preprocessing: Preprocessing) -> None:
+    """Refuse preprocessing that no raw input could have come through to become the data."""
+    inputs = first_inputs(job.data.test, N_RAW)
+    where = f"{job.data.name}, preprocessing"
+    if not isinstance(inputs, Tensor):
+        raise DataError(f"{where}: it needs a network with one input, this one has {len(inputs)}; do it in the data")
+    (ready,) = as_arrays(inputs)
+    try:
+        gap = np.abs(preprocessing.apply(preprocessing.raw(ready)) - ready)
+    except ValueError as error:
+        raise DataError(f"{where}: mean and std do not fit inputs {describe(inputs)} ({error})") from error
+    step = abs(preprocessing.scale) / min(preprocessing.std) if preprocessing.is_uint8 else 0.0
+    allowed = 0.51 * step + 1e-3 * max(1.0, float(np.abs(ready).max()))
+    if float(gap.max()) > allowed:
+        raise DataError(
+            f"{where}: the test inputs lie up to {float(gap.max()):.3g} beyond what scale, mean and std make of raw "
+            "inputs; give those that the data were preprocessed with"
         )
 
 

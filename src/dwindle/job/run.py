@@ -9,11 +9,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from dwindle.artifact import Artifact
 from dwindle.bench.budget import Verdict
 from dwindle.bench.deployment import Deployment, deploy
 from dwindle.bench.ledger import Ledger
 from dwindle.bench.machine import this_machine
 from dwindle.bench.measure import Measured
+from dwindle.bench.measurement import TOP1_AGREEMENT
 from dwindle.container.inspect import inspect_file
 from dwindle.errors import LedgerError
 from dwindle.job.check import check_job
@@ -71,11 +73,8 @@ def run_job(job: Job, *, report_progress: Progress | None = None, started: float
 
     model = job.recipe.run(dense, context, on_stage=note)
     baseline = control_recipe(job.recipe).run(dense, context) if job.baseline_trains_equally else dense
-    example = first_inputs(job.data.test, N_PARITY)
     _say(report_progress, "write the files", 0)
-    deployment = deploy(model, example, job.out, formats=job.formats, options=job.export, metadata=_metadata(job))
-    as_float = replace(job.export, float_type="float32")  # the dense file takes the same inputs, and stays what it is
-    reference = deploy(baseline, example, job.out, formats=("onnx",), options=as_float, name="dense").artifacts["onnx"]
+    deployment, reference = _deploy(job, model, baseline)
     _say(report_progress, "write the files", 1)
     _record_tensors(ledger, model, deployment)
     _say(report_progress, "measure the files", 0)
@@ -90,6 +89,18 @@ def run_job(job: Job, *, report_progress: Progress | None = None, started: float
     return Outcome(
         model=model, deployment=deployment, measured=measured, report=report, summary=summary, verdict=verdict
     )
+
+
+def _deploy(job: Job, model: CompressedModel, baseline: CompressedModel) -> tuple[Deployment, Artifact]:
+    """Return the files of `model`, and the dense file that they are compared with."""
+    example = first_inputs(job.data.test, N_PARITY)
+    deployment = deploy(model, example, job.out, formats=job.formats, options=job.export, metadata=_metadata(job))
+    if not job.task.counts_classes:  # the largest of several outputs is no answer then
+        parity = tuple(m for m in deployment.parity if m.metric != TOP1_AGREEMENT)
+        deployment = replace(deployment, parity=parity)
+    options = replace(job.export, float_type="float32")  # it takes the same inputs, and stays what it is
+    dense = deploy(baseline, example, job.out, formats=("onnx",), options=options, name="dense")
+    return deployment, dense.artifacts["onnx"]
 
 
 def _record_tensors(ledger: Ledger, model: CompressedModel, deployment: Deployment) -> None:

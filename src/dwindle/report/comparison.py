@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -40,7 +40,6 @@ _LABELS: Final = {
     "parity": "Parity with the model",
     "top1_agreement": "Same answer as the model",
 }
-_ORDER: Final = {name: rank for rank, name in enumerate(_LABELS)}
 _PREFERRED_FORMATS: Final = ("dwn", "onnx")
 
 
@@ -144,8 +143,20 @@ def rows_of(facts: Facts) -> list[Row]:
     partners = [_partner(facts, m) for m in compressed]
     left = [m for m in facts.measurements if text(m, "role") == "dense" and not any(m is p for p in partners)]
     pairs = [*zip(partners, compressed, strict=True), *((m, None) for m in left)]
-    pairs.sort(key=lambda pair: _ORDER.get(metric_name(pair[1] or pair[0] or {}), len(_ORDER)))
+    names = [metric_name(after or before or {}) for before, after in pairs]
+    rank = _ranks(names)
+    pairs = [pairs[i] for i in sorted(range(len(pairs)), key=lambda i: rank[names[i]])]
     return [_row(facts, before, after) for before, after in pairs]
+
+
+def _ranks(names: Sequence[str]) -> dict[str, int]:
+    """Return where each metric stands: those of the user before accuracy's drop, their own drops with it."""
+    known = list(_LABELS)
+    own = [name for name in dict.fromkeys(names) if name not in _LABELS]
+    place = known.index("accuracy_drop")
+    drops = [name for name in own if name.endswith("_drop")]
+    order = [*known[:place], *(name for name in own if name not in drops), *drops, *known[place:]]
+    return {name: rank for rank, name in enumerate(order)}
 
 
 def budget_of(facts: Facts) -> tuple[str, list[Bound]]:
@@ -201,25 +212,22 @@ def _drop_words(facts: Facts) -> tuple[str, str, str, str]:
     quality = "accuracy" if name == "accuracy" else _label(name, is_title=False)
     words = f"{quality} {'rise' if less_is_better else 'drop'} {metric_value(value, unit)}"
     examples = f"on {n:,} test example{'' if n == 1 else 's'}" if n else ""
-    return words, interval_of(source), examples, _reading(source, unit, quality="" if name == "accuracy" else quality)
+    return words, interval_of(source), examples, _reading(source, unit, is_accuracy=name == "accuracy")
 
 
-def _reading(drop: Data, unit: str, *, quality: str) -> str:
-    """Say what the interval means; `quality` names the metric where it is not accuracy."""
+def _reading(drop: Data, unit: str, *, is_accuracy: bool) -> str:
     low, high = number(drop, "low"), number(drop, "high")
     if low is None or high is None:
         return ""
-    worse, better = (
-        f"{w} by {quality}" if quality else f"{v} accurate" for w, v in (("worse", "less"), ("better", "more"))
-    )
-    if low > 0:
-        return f"The interval lies above zero: the compressed network is {worse} than the dense one."
-    if high < 0:
-        return f"The interval lies below zero: the compressed network is {better} than the dense one."
-    return (
-        "The interval includes zero: on these examples, the two networks cannot be told apart; "
-        f"a loss of {metric_value(high, unit)} is not ruled out."
-    )
+    if low <= 0 <= high:
+        return (
+            "The interval includes zero: on these examples, the two networks cannot be told apart; "
+            f"a loss of {metric_value(high, unit)} is not ruled out."
+        )
+    side, accurate, other = ("above", "less accurate", "worse") if low > 0 else ("below", "more accurate", "better")
+    compared = accurate if is_accuracy else other
+    by = "" if is_accuracy else "by this metric, "
+    return f"The interval lies {side} zero: {by}the compressed network is {compared} than the dense one."
 
 
 def _label(name: str, *, is_title: bool = True) -> str:
