@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
-from properdocs.structure.files import File
 from reference import pages
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -24,6 +23,8 @@ FENCED: Final = re.compile(r"(^```.*?^```)", flags=re.DOTALL | re.MULTILINE)
 
 def on_files(files: Any, config: Any) -> Any:
     """Add the generated pages."""
+    from properdocs.structure.files import File
+
     texts = {page: (ROOT / name).read_text(encoding="utf-8") for name, page in ROOT_PAGES.items()}
     for uri, text in {**texts, **pages()}.items():
         files.append(File.generated(config, uri, content=text))

@@ -13,6 +13,7 @@ import torch
 import typer
 
 import dwindle.data
+from dwindle.bench.probes.scores import SCORES
 from dwindle.cli.main import app
 from dwindle.recipe.catalogue import TECHNIQUES
 from dwindle.zoo.networks import NETWORKS
@@ -70,9 +71,19 @@ def commands_page() -> str:
     return "\n".join(lines)
 
 
+def metrics() -> str:
+    """Return the table of built-in metrics of the answers."""
+    rows = [
+        f"| `{name}` | {score.metric.unit} | {'more' if score.metric.better > 0 else 'less'} |"
+        for name, score in SCORES.items()
+    ]
+    return "\n".join(["| metric | unit | better |", "|---|---|---|", *rows])
+
+
 TABLES: Final[Mapping[str, Callable[[], str]]] = {
     "commands": commands,
     "data_sets": data_sets,
+    "metrics": metrics,
     "networks": networks,
     "techniques": techniques,
 }
@@ -112,7 +123,7 @@ def _summary(value: Any) -> str:
 
 def _first_sentence(text: str | None) -> str:
     """Return the summary paragraph on one line, fit for a table."""
-    return _cell(" ".join((text or "").partition("\n\n")[0].split()))
+    return _cell(" ".join((text or "").partition("\n\n")[0].split()).removeprefix("Return "))
 
 
 def _cell(text: str) -> str:
