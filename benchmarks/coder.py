@@ -26,7 +26,8 @@ import zstandard
 from torch import nn
 from torch.nn import functional
 
-from dwindle.container import Contents, parse, serialize
+from dwindle.container import Contents, serialize
+from dwindle.container.reader import open_bytes
 from dwindle.container.records import CodebookRecord, DenseRecord, SparseRecord
 from dwindle.core.codebook import kmeans_1d
 from dwindle.core.sparsity import magnitude_support
@@ -125,12 +126,12 @@ def measure_dwn(tensors: list[Shared], *, repeats: int) -> Result:
     }
     contents = Contents(records)
     data = serialize(contents)
-    decoded = parse(data).state_dict()
+    decoded = open_bytes(data).state_dict()
     for tensor in tensors:
         if not np.array_equal(decoded[tensor.name], tensor.floats):
             raise SystemExit(f"{tensor.name}: what was decoded is not what was encoded")
     encode_s = best_time(lambda: serialize(contents), repeats=max(repeats // 2, 1))
-    return Result(".dwn (ANS)", len(data), encode_s, best_time(lambda: parse(data).state_dict(), repeats=repeats))
+    return Result(".dwn (ANS)", len(data), encode_s, best_time(lambda: open_bytes(data).state_dict(), repeats=repeats))
 
 
 def measure_zstd(tensors: list[Shared]) -> Result:

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from dwindle.container import Contents, Limits, parse, serialize
 from dwindle.container.blocks import decompress
 from dwindle.container.header import PREAMBLE_BYTES, Preamble
+from dwindle.container.reader import open_bytes
 from dwindle.container.records import AffineRecord, CodebookRecord, DenseRecord, HalfRecord, ScaledRecord, SparseRecord
 from dwindle.errors import ContainerError
 from fuzz.forge import forge, resealed
@@ -93,6 +94,27 @@ def mutate(data: bytes, rng: np.random.Generator) -> bytes:
     return bytes(changed)
 
 
+def try_both_ways(data: bytes) -> None:
+    """Read `data` as records and straight into arrays.
+
+    Raises:
+        ContainerError: both ways refuse it.
+        AssertionError: they differ.
+    """
+    arrays: dict[str, np.ndarray] | None = None
+    try:
+        arrays = open_bytes(data, limits=LIMITS).state_dict()
+    finally:
+        try:
+            records = parse(data, limits=LIMITS).state_dict()
+        except ContainerError:
+            if arrays is not None:
+                raise AssertionError("the records are refused, the arrays are not") from None
+        else:
+            if arrays is None or any(arrays[name].tobytes() != records[name].tobytes() for name in records):
+                raise AssertionError("records and arrays differ")
+
+
 def fuzz(*, seconds: float, seed: int, folder: Path | None = None) -> int:
     """Return how many mutated files were tried within `seconds`.
 
@@ -110,7 +132,7 @@ def fuzz(*, seconds: float, seed: int, folder: Path | None = None) -> int:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
-                parse(data, limits=LIMITS).state_dict()
+                try_both_ways(data)
         except ContainerError:
             pass
         except BaseException:
