@@ -40,18 +40,18 @@ def fold_constants(
         wanted: which nodes may go; all foldable ones by default.
         shapes: what is known of other values.
     """
-    shapes = {**(shapes or {}), **{tensor.name: tuple(tensor.dims) for tensor in graph.initializer}}
+    sizes = {**_sizes(graph), **(shapes or {}), **{tensor.name: tuple(tensor.dims) for tensor in graph.initializer}}
     types = _element_types(graph)
     known = {t.name: numpy_helper.to_array(t) for t in graph.initializer if t.name not in keep}
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         foldable = node.op_type in FOLDABLE and len(node.output) == 1 and (wanted is None or wanted(node))
-        value = _evaluate(node, known, shapes=shapes, types=types) if foldable else None
+        value = _evaluate(node, known, sizes=sizes, types=types) if foldable else None
         if value is None or value.size > LARGEST:
             nodes.append(node)
             continue
         known[node.output[0]] = value
-        shapes[node.output[0]] = value.shape
+        sizes[node.output[0]] = value.shape
         graph.initializer.append(numpy_helper.from_array(value, node.output[0]))
     replace_nodes(graph, nodes)
 
@@ -115,18 +115,32 @@ def _element_types(graph: onnx.GraphProto) -> dict[str, int]:
     return types
 
 
+def _sizes(graph: onnx.GraphProto) -> dict[str, tuple[int | None, ...]]:
+    """Return the sizes of the values whose rank the graph tells, None for the batch and what depends on it.
+
+    An LSTM reads its hidden size from a value like (layers, batch, hidden). Were that left to the engine, it would sort
+    the gates of all weights anew at every inference, and could not pack them beforehand.
+    """
+    types = {value.name: value.type.tensor_type for value in graph.value_info}
+    return {
+        name: tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in held.shape.dim)
+        for name, held in types.items()
+        if held.HasField("shape")
+    }
+
+
 def _rank(graph: onnx.GraphProto, name: str) -> int | None:
     found = next((v for v in (*graph.input, *graph.value_info) if v.name == name), None)
     return len(found.type.tensor_type.shape.dim) if found is not None else None
 
 
 def _evaluate(
-    node: onnx.NodeProto, known: dict[str, Array], *, shapes: dict[str, tuple[int, ...]], types: dict[str, int]
+    node: onnx.NodeProto, known: dict[str, Array], *, sizes: dict[str, tuple[int | None, ...]], types: dict[str, int]
 ) -> Array | None:
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    if node.op_type == "Shape" and node.input[0] in shapes:
-        start, end = attributes.get("start", 0), attributes.get("end")
-        return np.asarray(shapes[node.input[0]][start:end], dtype=np.int64)
+    if node.op_type == "Shape" and node.input[0] in sizes:
+        wanted = sizes[node.input[0]][attributes.get("start", 0) : attributes.get("end")]
+        return None if None in wanted else np.asarray(wanted, dtype=np.int64)
     if node.op_type == "CastLike" and node.input[0] in known and types.get(node.input[1]):
         return known[node.input[0]].astype(helper.tensor_dtype_to_np_dtype(types[node.input[1]]))
     if not all(name in known for name in node.input if name) or _result_size(node, known) > LARGEST:
