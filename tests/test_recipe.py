@@ -14,13 +14,13 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import dwindle as dw
-from dwindle.core.encoding import Scaled, decode, describe
+from dwindle.core.encoding import Scaled, decode
 from dwindle.errors import EncodingError, RecipeError, SelectionError, SettingError
 from dwindle.recipe import TECHNIQUES, Stage
 from dwindle.recipe.orders import orders_table
 from dwindle.recipe.pack import fingerprint, pack, unpack
 from dwindle.recipe.plain import describe_step
-from dwindle.technique import Effect, Needs, Technique, Trait, recorded
+from dwindle.technique import Effect, Needs, Technique, recorded
 from dwindle.testing import small_context, small_network
 
 DEEP = dw.Recipe((dw.PruneWeights(sparsity=0.6), dw.Cluster(codebook_size=4), dw.QuantizeWeights()))
@@ -55,104 +55,6 @@ class Nudge:
 @pytest.fixture
 def dense() -> dw.CompressedModel:
     return dw.CompressedModel.dense(small_network())
-
-
-class TestCheck:
-    def test_all_problems_are_found_with_number_settings_and_remedy(self):
-        recipe = dw.Recipe(
-            (dw.FineTune(epochs=2), dw.QuantizeWeights(n_bits=4), dw.Cluster(codebook_size=8), dw.QuantizeStatic())
-        )
-        problems = recipe.check(dw.Context())
-        assert len(problems) == 4
-        assert problems[0].startswith(
-            "step 1, FineTune(epochs=2), needs TRAINING, which the context does not offer; give"
-        )
-        assert "Context(trainer=...)" in problems[0]
-        assert problems[1].startswith(
-            "step 3, Cluster(codebook_size=8), cannot follow step 2, QuantizeWeights(n_bits=4)"
-        )
-        assert problems[1].endswith("put step 3 before step 2")
-        assert "Context(example=...)" in problems[2]
-        assert "Context(calibration=...)" in problems[2]
-        assert problems[3].endswith("keep one of the steps 2 and 4")
-
-    def test_a_recipe_without_problems_has_none(self):
-        assert dw.Recipe(()).check(dw.Context()) == []
-        assert DEEP.check(dw.Context()) == []
-
-    def test_traits_of_the_model_count(self):
-        problems = dw.Recipe((dw.Cluster(),)).check(dw.Context(), Trait.INTEGER)
-        assert problems == [
-            "step 1, Cluster(codebook_size=16), cannot start from a model that has integer codes, because "
-            "integer codes have no float values left to cluster; start from the model before it had them"
-        ]
-
-    def test_what_a_step_requires_must_be_there(self, dense):
-        step = dw.QuantizeStatic(weights=None)
-        problem = (
-            "step 1, QuantizeStatic(weights=None, activations=8), needs a model that has integer codes; put a step"
-        )
-        assert dw.Recipe((step,)).check(small_context())[0].startswith(problem)
-        assert dw.Recipe((dw.QuantizeWeights(), step)).check(small_context()) == []
-        assert dw.Recipe((step,)).check(small_context(), Trait.INTEGER) == []
-        quantized = dw.QuantizeWeights().apply(dense, dw.Context())
-        assert dw.Recipe((step,)).check(small_context(), model=quantized) == []
-
-    def test_a_model_at_hand_is_read(self, dense):
-        quantized = dw.QuantizeWeights().apply(dense, dw.Context())
-        assert len(dw.Recipe((dw.Cluster(),)).check(dw.Context(), model=quantized)) == 1
-        assert dw.Recipe((dw.Cluster(),)).check(dw.Context(), model=dense) == []
-
-    def test_steps_on_different_weights_do_not_clash(self, dense):
-        head, stem = dw.Select(names=("head*",)), dw.Select(names=("stem.w*",))
-        mixed = dw.Recipe((dw.QuantizeWeights(select=head), dw.QuantizeWeights(n_bits=4, select=stem)))
-        assert mixed.check(dw.Context()) == []
-        assert mixed.check(dw.Context(), model=dense) == []
-        after = mixed.run(dense, dw.Context())
-        assert [describe(after.encodings[n]) for n in ("head.weight", "stem.weight")] == [
-            "Affine(8 bit)",
-            "Affine(4 bit)",
-        ]
-
-    def test_steps_on_shared_weights_clash_where_the_model_is_known(self, dense):
-        some, all_of_them = dw.Select(names=("head.w*",)), dw.Select(names=("*.weight",), exclude=("norm*",))
-        recipe = dw.Recipe((dw.QuantizeWeights(select=some), dw.QuantizeWeights(select=all_of_them)))
-        assert recipe.check(dw.Context()) == []
-        with pytest.raises(RecipeError, match=r"step 2, .*keep one of the steps 1 and 2"):
-            recipe.run(dense, dw.Context())
-
-    def test_a_selection_that_matches_nothing_is_found_before_anything_runs(self, dense):
-        lost = dw.Cluster(select=dw.Select(names=("haed.weight",)))
-        with pytest.raises(RecipeError, match=r"step 2, Cluster.*'haed\.weight' matches no weight.*head\.weight"):
-            dw.Recipe((dw.PruneWeights(sparsity=0.5), lost)).run(dense, dw.Context())
-
-    def test_densify_takes_the_reason_to_refuse_away(self, dense):
-        assert dw.Recipe((dw.QuantizeWeights(), dw.Densify(), dw.Cluster())).check(dw.Context(), model=dense) == []
-        partly = dw.Recipe((dw.QuantizeWeights(), dw.Densify(select=dw.Select(names=("head.w*",))), dw.Cluster()))
-        assert len(partly.check(dw.Context(), model=dense)) == 1
-        assert len(partly.check(dw.Context())) == 1
-
-    def test_many_problems_are_listed(self, dense):
-        with pytest.raises(RecipeError, match=r"^2 problems:\n- step 2.*\n- step 3"):
-            dw.Recipe((dw.QuantizeWeights(), dw.QuantizeWeights(), dw.FineTune())).run(dense, small_context())
-
-    @pytest.mark.parametrize("steps", [dw.Cluster(), 3, (dw.Cluster,), ("Cluster",), (None,)])
-    def test_what_is_no_technique_is_refused(self, steps):
-        with pytest.raises(SettingError, match="Recipe: st"):
-            dw.Recipe(steps)
-
-    def test_the_remedy_names_the_first_step_in_the_way(self):
-        partly = dw.Select(names=("head*",))
-        steps = (
-            dw.QuantizeWeights(select=partly),
-            dw.QuantizeWeights(select=dw.Select(names=("stem*",))),
-            dw.Cluster(),
-        )
-        (problem,) = dw.Recipe(steps).check(dw.Context())
-        assert problem.endswith("put step 3 before step 1")
-
-    def test_a_list_becomes_a_tuple(self):
-        assert dw.Recipe([dw.Cluster()]) == dw.Recipe((dw.Cluster(),))
 
 
 class TestRun:
@@ -361,7 +263,7 @@ class TestToml:
             ("", r"write each step as a table \[\[steps\]\], got steps = None"),
             ("steps = 3", r"got steps = 3"),
             ("steps = [1]", r"recipe: step 1: a step is a table like .*got 1"),
-            ("steps = [{sparsity = 0.5}]", "recipe: step 1: say which technique with type = one of Cluster"),
+            ("steps = [{sparsity = 0.5}]", "recipe: step 1: say which technique with type = one of .*Cluster"),
             (
                 'steps = [{type = "Clutser"}]',
                 "recipe: step 1: unknown technique 'Clutser'; the nearest known one is 'Cluster'",
@@ -385,9 +287,9 @@ class TestToml:
 def test_every_technique_is_in_the_catalogue(repository: Path):
     files = {path.stem for path in (repository / "src/dwindle/techniques").glob("[a-z]*.py")}
     modules = {TECHNIQUES[name].__module__.rpartition(".")[2] for name in TECHNIQUES}
-    assert modules <= files
+    assert len(TECHNIQUES) == len(modules)
     assert set(TECHNIQUES) == {cls.__name__ for cls in TECHNIQUES.values()}
-    assert len(TECHNIQUES) == 8
+    assert modules == files  # each file is one technique, and none is left out
 
 
 def test_docs_orders_is_what_the_code_says(repository: Path):
