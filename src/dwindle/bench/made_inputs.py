@@ -84,10 +84,12 @@ def read_npz(path: Path) -> dict[str, Array]:
         DataError: it cannot be read, is no .npz, or holds Python objects.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file:
+            stored = np.load(file, allow_pickle=False)
             if not isinstance(stored, np.lib.npyio.NpzFile):
                 raise DataError(f"{path} is a single array; save it with numpy.savez and a name for each array")
-            return {name: stored[name] for name in stored.files}
+            with stored:
+                return {name: stored[name] for name in stored.files}
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
         raise DataError(f"{path} cannot be read as .npz ({error}); write it with numpy.savez") from error
 

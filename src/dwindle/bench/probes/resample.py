@@ -10,12 +10,14 @@ the imaginary set, which are then put around the value of the real one:
 
     value - bias ± z · spread,   bias = mean of the draws - metric of the set they were drawn from.
 
-Simulated with 2 to 10 classes, 50 to 300 examples, balanced and not, the 95 % interval held the truth in at least 94 %
-of the cases, plain percentiles in 70 to 96 % (`tests/bench/test_scores.py` repeats some).
+A share gets Wilson's ends instead, for as many examples as a share of that spread would have: near 0 and 1 an interval
+has one long side. Simulated with 2 to 5 classes, 50 to 200 examples, balanced and not, 300 sets each, the 95 % interval
+held the truth in 93 to 99 % of the sets, plain percentiles in 70 to 96 % (`tests/bench/test_scores.py` repeats some).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -33,6 +35,8 @@ _SEED: Final = 1979
 """Of the draws: the same answers have the same interval."""
 _CHUNK: Final = 1 << 22
 """Numbers held at once."""
+SHARE: Final = (0.0, 1.0)
+"""Ends of what a share can be."""
 _Z: Final = NormalDist().inv_cdf(0.975)
 Classes = npt.NDArray[np.int64]
 
@@ -59,7 +63,7 @@ def confusion_interval(score: SetScore, truth: Classes, answers: Classes, *, n_c
     keys, weights = _with_imaginary(truth, (answers,))
     evaluate = _counter(score.of_counts, keys[:, 0], keys[:, 1], n_classes=n_classes)
     cells = Cells(counts=weights[0], smoothed=weights[1], evaluate=evaluate, width=n_classes**2)
-    return _interval(cells, bounds=(0.0, 1.0) if score.metric.unit == "fraction" else None)
+    return _interval(cells, bounds=SHARE if score.metric.unit == "fraction" else None)
 
 
 def confusion_drop(
@@ -169,8 +173,23 @@ def _interval(cells: Cells, *, bounds: tuple[float, float] | None) -> Interval:
             for start in range(0, N_DRAWS, n_at_once)
         ]
     )
-    centre, half = value - (float(draws.mean()) - imagined), _Z * float(draws.std(ddof=1))
-    low, high = min(centre - half, value), max(centre + half, value)
+    centre, spread = value - (float(draws.mean()) - imagined), float(draws.std(ddof=1))
+    low, high = (
+        _share_ends(centre, imagined, spread) if bounds == SHARE else (centre - _Z * spread, centre + _Z * spread)
+    )
+    low, high = min(low, value), max(high, value)
     if bounds is not None:
         low, high = max(low, bounds[0]), min(high, bounds[1])
     return Interval(value=value, low=low, high=high, n=n)
+
+
+def _share_ends(centre: float, imagined: float, spread: float) -> tuple[float, float]:
+    """Return Wilson's ends for a share as uncertain as one of `n` examples with this spread would be."""
+    variance = imagined * (1.0 - imagined)
+    if spread <= 0 or variance <= 0:
+        return centre, centre
+    share, n = min(max(centre, 0.0), 1.0), max(variance / spread**2, 1.0)
+    weight = _Z * _Z / n
+    middle = (share + weight / 2.0) / (1.0 + weight)
+    half = _Z * math.sqrt(share * (1.0 - share) / n + weight / (4.0 * n)) / (1.0 + weight)
+    return middle - half, middle + half
