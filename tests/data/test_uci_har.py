@@ -251,13 +251,19 @@ def broken_arrays():
         ({"y_train": np.zeros(36, np.int8)}, "y_train is int8"),
         ({}, r"\(36, 0, 0, 0, 0, 0\) train windows an activity"),
         ({"y_train": np.full(36, 200, np.uint8)}, "train windows an activity"),
-        ({"more": np.zeros(2**28, np.int8)}, "it unpacks to 26[0-9,]* bytes"),
         ({"x_train": np.array([{}], dtype=object)}, "is not the npz file of UCI-HAR .*allow_pickle"),
     ],
 )
 def test_a_damaged_npz_is_named(tmp_path, changed, words):
     np.savez_compressed(tmp_path / "uci-har.npz", **(broken_arrays() | changed))
     with pytest.raises(DataError, match=words):
+        load_uci_har(tmp_path)
+
+
+def test_an_npz_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "MAX_BYTES", 10**6)
+    np.savez_compressed(tmp_path / "uci-har.npz", **broken_arrays(), more=np.zeros(10**6, np.int8))
+    with pytest.raises(DataError, match=r"it unpacks to [0-9,]* bytes"):
         load_uci_har(tmp_path)
 
 
