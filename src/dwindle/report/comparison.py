@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -108,7 +109,7 @@ def verdict_of(facts: Facts) -> Verdict:
     factor = number(ratio, "value") if ratio else number(facts.summary, "compression_ratio")
     n_bytes = _file_bytes(facts, ratio)
     if factor:
-        size = f"{metric_value(factor, 'x')} smaller file"
+        size = f"{metric_value(max(factor, 1 / factor), 'x')} {'smaller' if factor >= 1 else 'larger'} file"
     else:
         size = f"{human_bytes(n_bytes)} on disk" if n_bytes is not None else ""
     accuracy, interval, examples, reading = _drop_words(facts)
@@ -186,7 +187,8 @@ def interval_of(measurement: Data) -> str:
     unit = text(table(measurement, "metric"), "unit")
     if low is None or high is None or low == high:
         return ""
-    return f"[{bare_value(low, unit)}, {bare_value(high, unit)}]"
+    write = human_bytes if unit == "bytes" else functools.partial(bare_value, unit=unit)
+    return f"[{write(low)}, {write(high)}]"
 
 
 def judged_metric(facts: Facts) -> str:
