@@ -82,6 +82,12 @@ def test_what_a_file_was_written_for_cannot_be_taken_back(folder, tmp_path):
     assert onnx.load(same.path).opset_import[0].version == 17
 
 
+def test_double_precision_does_not_become_float16_in_silence(tmp_path):
+    model, options = dw.CompressedModel.dense(nn.Linear(3, 2).double()), dw.ExportOptions(float_type="float16")
+    with pytest.raises(ExportError, match=r"'bias' is float64; call network\.float\(\)"):
+        dw.deploy(model, torch.ones(2, 3).double(), tmp_path, options=options)
+
+
 def test_a_weight_beyond_float16_is_named(folder, tmp_path):
     contents = read(folder / "floats.dwn")
     contents.records["0.bias"].values[0] = 1e6

@@ -16,7 +16,8 @@ from dwindle.settings import from_plain, to_plain
 WRONG = [
     ({"opset": 14}, r"opset must be in \[15, 21\], got 14"),
     ({"opset": 22}, "got 22"),
-    ({"ir_version": 9}, "opset 21 needs ir_version 10 or later, got 9; choose an older opset"),
+    ({"ir_version": 9}, r"opset 21 needs an ir_version in \[10, 13\], got 9; choose an older opset"),
+    ({"ir_version": 99}, "got 99"),
     ({"batch_size": 0}, "batch_size must be 1 or more, or None for any, got 0"),
     ({"float_type": "bfloat16"}, "float_type must be float32 or float16, got 'bfloat16'"),
     ({"class_names": "abc"}, "class_names must be a tuple of texts"),

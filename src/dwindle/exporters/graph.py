@@ -83,13 +83,15 @@ def require_half(graph: onnx.GraphProto, records: Mapping[str, Record]) -> None:
     """Check that a float graph with weights from `records` can compute in float16.
 
     Raises:
-        ExportError: activations are quantized, or a weight is beyond the range of float16.
+        ExportError: activations are quantized, or a weight is float64 or beyond the range of float16.
     """
     if any(node.op_type in {"QuantizeLinear", "DynamicQuantizeLinear"} for node in graph.node):
         raise ExportError("float_type='float16' is for float networks, this one computes in integers; use 'float32'")
     read = {tensor.name for tensor in graph.initializer}
     for name in sorted(read & records.keys()):
         values = decode_record(records[name])
+        if values.dtype == np.float64:
+            raise ExportError(f"{name!r} is float64; call network.float() before float_type='float16'")
         largest = float(np.abs(values).max(initial=0)) if values.dtype.kind == "f" else 0.0
         if largest > LARGEST:
             raise ExportError(

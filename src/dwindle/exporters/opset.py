@@ -35,7 +35,7 @@ def lower_opset(proto: onnx.ModelProto, opset: int, *, ir_version: int | None = 
         constants = {tensor.name: tensor for tensor in proto.graph.initializer}
         problems = [_lower(node, current, opset=opset, constants=constants) for node in proto.graph.node]
         if listed := sorted({problem for problem in problems if problem}):
-            raise ExportError(f"opset {opset} cannot express this network: {'; '.join(listed)}")
+            raise ExportError(f"opset {opset} cannot express this network: {'; '.join(listed)}; ask for a newer one")
         del proto.opset_import[:]
         proto.opset_import.append(helper.make_opsetid("", opset))
         proto.ir_version = helper.find_min_ir_version_for(list(proto.opset_import))

@@ -15,6 +15,8 @@ OPSETS: Final = range(15, 22)
 """Before 15 a graph would need other operations; 21 is the first with 4-bit integers, and enough for torch."""
 OLDEST_IR: Final = {15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9, 21: 10}
 """The first version of ONNX's file format that knows an opset."""
+NEWEST_IR: Final = 13
+"""What onnxruntime 1.31 reads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,9 +46,9 @@ class ExportOptions:
         if self.opset not in OPSETS:
             raise SettingError(f"opset must be in [{OPSETS[0]}, {OPSETS[-1]}], got {self.opset}")
         oldest = OLDEST_IR[self.opset]
-        if self.ir_version is not None and self.ir_version < oldest:
+        if self.ir_version is not None and not oldest <= self.ir_version <= NEWEST_IR:
             raise SettingError(
-                f"opset {self.opset} needs ir_version {oldest} or later, got {self.ir_version}; "
+                f"opset {self.opset} needs an ir_version in [{oldest}, {NEWEST_IR}], got {self.ir_version}; "
                 "choose an older opset, or leave ir_version out"
             )
         if self.batch_size is not None and self.batch_size < 1:
