@@ -1,4 +1,4 @@
-"""This file loads images that lie in one folder a class, through Pillow (the extra `vision`).
+"""This file loads images that lie in one folder a class, through Pillow (the extra `images`).
 
 Two layouts: `train/<class>/...`, `test/<class>/...` and perhaps `val/<class>/...`; or `<class>/...` alone, which is
 split here, at random but the same each time, every class at its share. Such a split knows no patients or scenes: where
@@ -180,7 +180,7 @@ def _decode(path: Path, form: ImageForm) -> Tensor:
     try:
         from PIL import Image, ImageOps
     except ImportError as error:
-        raise RuntimeUnavailableError("images are read with Pillow; pip install 'dwindle[vision]'") from error
+        raise RuntimeUnavailableError("images are read with Pillow; pip install 'dwindle[images]'") from error
     try:
         with Image.open(path) as file:
             _require_bytes(file.mode)
