@@ -134,7 +134,7 @@ def test_it_goes_through_every_kind_of_compression(name, tmp_path):
     codes = QuantizeStatic().apply(floats, Context(example=x, calibration=[x]))
     deployment = deploy(codes, x, tmp_path / "codes")
     differences = [measured.value for measured in deployment.parity if measured.metric.name == "parity"]
-    # Where a value lies between two codes, engines may choose either. In a deep network with weights drawn at random such
+    # Where a value lies between two codes, engines may choose either. In a deep network with random weights such
     # choices grow as fast as the quantization error itself, so that is the bound; both files answer with the same bits.
     (before,), (after,) = model_outputs(floats, x), model_outputs(codes, x)
     assert differences[0] == differences[1] <= max(np.abs(before - after).max(), 0.05 * np.abs(after).max())
