@@ -127,7 +127,7 @@ def test_pillow_is_optional(tmp_path, monkeypatch):
         return load(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(RuntimeUnavailableError, match=r"pip install 'dwindle\[vision\]'"):
+    with pytest.raises(RuntimeUnavailableError, match=r"pip install 'dwindle\[images\]'"):
         one(path)
 
 

@@ -89,7 +89,8 @@ def test_deep_compression_is_one_nested_value(weight: np.ndarray, codebook_size:
         )
     )
     after = recipe.run(model_of(weight), dw.Context())
-    assert traits_of(after) == Trait.SPARSE | Trait.CLUSTERED | Trait.INTEGER
+    kernel = Trait.KERNEL if n_bits <= 8 else Trait.NOTHING
+    assert traits_of(after) == Trait.SPARSE | Trait.CLUSTERED | Trait.INTEGER | kernel
     assert after.encodings["weight"].values.codebook_size <= codebook_size
     assert [record.technique for record in after.history] == ["PruneWeights", "Cluster", "QuantizeWeights"]
 
