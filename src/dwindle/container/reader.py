@@ -189,4 +189,4 @@ def _checked(section: bytes, checksum: int, what: str) -> bytes:
 
 def _require(is_unchanged: bool, what: str) -> None:  # ruff: ignore[boolean-type-hint-positional-argument] (a condition)
     if not is_unchanged:
-        raise ChecksumError(f"the {what} was changed after it was written; copy the file again")
+        raise ChecksumError(f"the {what} section was changed after it was written; copy the file again")
