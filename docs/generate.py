@@ -55,11 +55,10 @@ def _seconds(stage: Mapping[str, Any]) -> float:
 
 def _row(m: Mapping[str, Any], entries: Any) -> str:
     metric, form = m["metric"], UNITS.get(m["metric"]["unit"], ".4g")
-    dense = [
-        entry.data
-        for entry in entries
-        if entry.kind == "measurement" and entry.data["role"] == "dense" and entry.data["metric"] == metric
-    ]
+    same = [e.data for e in entries if e.kind == "measurement" and e.data["metric"] == metric]
+    dense = [data for data in same if data["role"] == "dense"]
+    # A dense time that was taken in turn with this very file comes first.
+    dense.sort(key=lambda data: data["conditions"].get("beside") != m["artifact"])
     before = format(dense[0]["value"], form) if dense else "-"
     interval = "exact" if m["low"] == m["high"] else f"[{format(m['low'], form)}, {format(m['high'], form)}]"
     unit = "" if metric["unit"] in metric["name"] else f" ({metric['unit']})"

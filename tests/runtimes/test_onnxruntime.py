@@ -8,11 +8,18 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import parser
+from torch import nn
 
 from dwindle.artifact import Artifact
+from dwindle.bench.deployment import deploy
+from dwindle.core.ranges import Calibration, MinMax
 from dwindle.errors import MeasurementError, NetworkError, RuntimeUnavailableError
+from dwindle.network.compressed import CompressedModel
 from dwindle.runtimes.onnxruntime import OnnxRuntime
+from dwindle.technique import Context
+from dwindle.techniques.quantize_static import QuantizeStatic
 
 MODEL = """<ir_version: 10, opset_import: ["" : 21]>
 g (float[batch,3] x) => (float[batch,3] y, float[batch,3] z) { y = Neg (x)  z = Relu (x) }"""
@@ -94,3 +101,20 @@ def test_the_name_tells_the_version_and_the_arithmetic():
     assert OnnxRuntime().name.split()[1][0].isdigit()
     assert OnnxRuntime(is_exact=False).name.endswith(" (saturating)")
     assert OnnxRuntime().formats == ("onnx", "dwn")
+
+
+def test_seven_bit_weights_need_no_exact_products(tmp_path):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(16, 24, 3), nn.ReLU(), nn.Conv2d(24, 8, 3))
+    x = torch.rand(2, 16, 12, 12) * 4
+    with torch.no_grad():  # extreme weights beside each other, under large activations: what saturates first
+        for parameter in network.parameters():
+            parameter.copy_(parameter.sign() * parameter.abs().max())
+    step = QuantizeStatic(weights=7, calibration=Calibration(method=MinMax()))
+    model = step.apply(CompressedModel.dense(network.eval()), Context(example=x, calibration=[x]))
+    artifact = deploy(model, x, tmp_path, formats=("onnx",)).artifacts["onnx"]
+    answers = []
+    for is_exact in (True, False):
+        with OnnxRuntime(is_exact=is_exact).load(artifact) as session:
+            answers.append(session.run(x.numpy())[0])
+    np.testing.assert_array_equal(*answers)
