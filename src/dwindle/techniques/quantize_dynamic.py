@@ -31,8 +31,7 @@ class QuantizeDynamic:
     examples it is asked with. Measure with the batch size that will be used.
 
     Recurrent layers (LSTM, GRU, RNN) keep integer weights in the file and compute in floats: the engine unfolds them
-    when it loads. Convolutions stay as they are: their run-time quantized kernel (ConvInteger) is slow; use
-    QuantizeStatic for them.
+    when it loads. Convolutions stay as they are; use QuantizeStatic for them.
 
     Attributes:
         weights: width of a weight's code, 2 to 8; None where the weights are integers already.
