@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dwindle.core.encoding import decode
+from dwindle.core.encoding import Half, decode
 from dwindle.core.ranges import Calibration
 from dwindle.errors import RecipeError, SettingError
 from dwindle.network.capture import capture
@@ -17,6 +17,7 @@ from dwindle.network.placement import biased_layers
 from dwindle.network.simulate import simulate
 from dwindle.recipe import Recipe
 from dwindle.technique import Context, Needs
+from dwindle.techniques.cast_half import CastHalf
 from dwindle.techniques.correct_bias import CorrectBias
 from dwindle.techniques.fine_tune import FineTune
 from dwindle.techniques.fold_batchnorm import FoldBatchNorm
@@ -113,6 +114,19 @@ def _output(network: nn.Module, path: str, x: Tensor) -> Tensor:
 def test_a_layer_that_is_called_twice_is_one_layer(network) -> None:
     layers = biased_layers(capture(network, torch.zeros(2, 2, 8, 8)))
     assert [(layer.bias, len(layer.sites)) for layer in layers] == [("wide.bias", 1), ("linear.bias", 2)]
+
+
+def test_float16_biases_stay_float16(network, context) -> None:
+    start = QuantizeWeights(n_bits=3).apply(
+        CastHalf().apply(FoldBatchNorm().apply(CompressedModel.dense(network), context), context), context
+    )
+    after = CorrectBias().apply(start, context)
+    changed = {name for name, encoding in after.encodings.items() if encoding is not start.encodings[name]}
+    assert changed == {"conv.bias", "wide.bias", "linear.bias"}
+    assert all(isinstance(after.encodings[name], Half) for name in changed)
+    assert all(torch.equal(decode(e), after.network.state_dict()[name]) for name, e in after.encodings.items())
+    found = after.history[-1].decisions["answer_error_after"]
+    assert found == pytest.approx(_error(after, network, context), rel=1e-6)
 
 
 def test_worse_biases_are_not_kept(context, coarse) -> None:

@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import fx, nn
 
-from dwindle.core.encoding import Dense
+from dwindle.core.encoding import Dense, Half
 from dwindle.errors import RecipeError, SettingError
 from dwindle.network.batchnorm import fold_batchnorms
 from dwindle.network.capture import Captured, capture
@@ -30,7 +31,7 @@ class CorrectBias:
     "mean" takes out of every channel the mean error that rounding left there, layer by layer, each measured behind the
     corrected ones (Nagel et al. 2019, section 4.2, on calibration data). "learned" descends on all biases at once
     towards the answers of the float network. Either keeps the old biases where the new ones answer worse on the
-    calibration data.
+    calibration data. Biases that `CastHalf` stored as float16 are rounded to it again, before their answers are judged.
 
     The float network is `Context.reference`: `Recipe.run` keeps the network as it was right before a step made its
     weights integers. Its batch norms are folded where those of the model are. Layers without a bias have nothing to
@@ -87,9 +88,9 @@ class CorrectBias:
         )
         before = comparison.error()
         details = self._correct(comparison, layers, context.report_progress)
-        after = comparison.error()
         graph = comparison.compressed.graph
-        biases = {layer.bias: Dense(graph.get_parameter(layer.bias).detach().clone()) for layer in layers}
+        biases = {layer.bias: _stored_like(model, layer.bias, graph.get_parameter(layer.bias)) for layer in layers}
+        after = comparison.error()
         is_better = after < before and all(bool(bias.values.isfinite().all()) for bias in biases.values())
         decisions = {
             "answer_error_before": before,
@@ -120,8 +121,18 @@ def _watched(graph: fx.GraphModule, captured: Captured) -> Watched:
     return Watched(graph=graph, sites=captured.sites, linear=linear_layers(captured))
 
 
+def _stored_like(model: CompressedModel, name: str, bias: nn.Parameter) -> Dense | Half:
+    """Return the corrected `bias` as the model stores it; where that is float16, `bias` is rounded in place, too."""
+    if not isinstance(model.encodings[name], Half):
+        return Dense(bias.detach().clone())
+    rounded = Half(bias.detach().to(torch.float16))
+    with torch.no_grad():
+        bias.copy_(rounded.values)
+    return rounded
+
+
 def _layers(model: CompressedModel, captured: Captured) -> list[Layer]:
-    layers = [layer for layer in biased_layers(captured) if isinstance(model.encodings[layer.bias], Dense)]
+    layers = [layer for layer in biased_layers(captured) if isinstance(model.encodings[layer.bias], Dense | Half)]
     if not layers:
         raise SettingError(
             "CorrectBias: no convolution or linear layer has a bias stored in floats; put FoldBatchNorm before, which "
