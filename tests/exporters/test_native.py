@@ -15,6 +15,7 @@ from dwindle.core.encoding import Affine, Codebook, Dense, Scaled, Sparse, decod
 from dwindle.core.granularity import PerChannel, PerGroup, PerTensor, n_scales
 from dwindle.errors import ExportError
 from dwindle.exporters.native import NativeExporter, from_record, to_contents, to_record
+from dwindle.exporters.onnx import OnnxExporter
 from dwindle.network.activations import ActivationQuantizer, CallSite
 from dwindle.network.compressed import CompressedModel, FoldedBatchNorm, Record
 
@@ -133,6 +134,13 @@ def test_numbers_that_the_format_does_not_know_are_obstacles(tmp_path):
     with pytest.raises(ExportError, match="bfloat16"):
         NativeExporter().export(half, torch.zeros(1, 2), tmp_path / "m.dwn")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_projection_inside_an_lstm_is_an_obstacle():
+    network = nn.Sequential(nn.LSTM(3, 4), nn.LSTM(3, 4, proj_size=2))
+    for exporter in (NativeExporter(), OnnxExporter()):
+        (reason,) = exporter.obstacles(CompressedModel.dense(network))
+        assert reason.startswith("'1' is an LSTM with proj_size")
 
 
 def test_too_many_centroids_are_an_obstacle(model):

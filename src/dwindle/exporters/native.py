@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, assert_never
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dwindle.artifact import Artifact
 from dwindle.container.contents import Contents
@@ -62,7 +62,7 @@ class NativeExporter:
 
     def obstacles(self, model: CompressedModel) -> list[str]:
         """Return the reasons why the format cannot hold `model`; empty if it can."""
-        found = [*unknown_dtypes(model), *unfit_options(model, self.options)]
+        found = [*unknown_dtypes(model), *unknown_layers(model), *unfit_options(model, self.options)]
         for name, encoding in model.encodings.items():
             codebook = codebook_of(encoding)
             if codebook is not None and codebook.codebook_size > MAX_ALPHABET:
@@ -93,6 +93,12 @@ def unknown_dtypes(model: CompressedModel) -> list[str]:
     found = {name: str(decode(encoding).dtype).removeprefix("torch.") for name, encoding in model.encodings.items()}
     known = ", ".join(DTYPES)
     return [f"{n!r} holds {d} numbers; convert it to one of {known}" for n, d in found.items() if d not in DTYPES]
+
+
+def unknown_layers(model: CompressedModel) -> list[str]:
+    """Return a sentence for each layer that ONNX has no operator for, and that torch would export as another one."""
+    projected = [n for n, m in model.network.named_modules() if isinstance(m, nn.LSTM) and m.proj_size > 0]
+    return [f"{n!r} is an LSTM with proj_size, which ONNX lacks; put a linear layer behind the LSTM" for n in projected]
 
 
 def unfit_options(model: CompressedModel, options: ExportOptions) -> list[str]:

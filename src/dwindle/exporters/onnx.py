@@ -18,7 +18,7 @@ from dwindle.errors import ExportError
 from dwindle.exporters.graph import build_graph
 from dwindle.exporters.half_graph import computes_in_half, store_halves
 from dwindle.exporters.inline import unfold_codes, unfold_floats
-from dwindle.exporters.native import to_record, unfit_options, unknown_dtypes
+from dwindle.exporters.native import to_record, unfit_options, unknown_dtypes, unknown_layers
 from dwindle.exporters.opset import opset_of
 from dwindle.exporters.options import ExportOptions
 from dwindle.exporters.references import is_reference
@@ -54,7 +54,7 @@ class OnnxExporter:
 
     def obstacles(self, model: CompressedModel) -> list[str]:
         """Return the reasons why ONNX cannot express `model`; empty if it can."""
-        found = [*unknown_dtypes(model), *unfit_options(model, self.options)]
+        found = [*unknown_dtypes(model), *unknown_layers(model), *unfit_options(model, self.options)]
         n_bytes = sum(t.numel() * t.element_size() for t in model.network.state_dict().values())
         if n_bytes > LARGEST_FILE:
             found.append(f"{n_bytes} bytes of weights pass through one protobuf message, which holds {LARGEST_FILE}")
