@@ -6,6 +6,7 @@ import pytest
 
 import dwindle as dw
 from dwindle.core.encoding import describe
+from dwindle.core.granularity import PerChannel
 from dwindle.errors import RecipeError, SettingError
 from dwindle.technique import Trait
 from dwindle.testing import small_context, small_network
@@ -86,6 +87,17 @@ def test_a_selection_that_matches_nothing_is_found_before_anything_runs(dense):
     lost = dw.Cluster(select=dw.Select(names=("haed.weight",)))
     with pytest.raises(RecipeError, match=r"step 2, Cluster.*'haed\.weight' matches no weight.*head\.weight"):
         dw.Recipe((dw.PruneWeights(sparsity=0.5), lost)).run(dense, dw.Context())
+
+
+def test_a_granularity_that_does_not_fit_is_found_before_anything_runs(dense):
+    step = dw.QuantizeWeights(granularity=PerChannel(2), select=dw.Select(names=("stem.weight", "head.*")))
+    problems = dw.Recipe((step,)).check(dw.Context(), model=dense)
+    assert len(problems) == 2
+    assert "'head.weight': PerChannel(axis=2) does not fit shape (4, 96)" in problems[0]
+    assert "'head.bias'" in problems[1]
+    clustered = (dw.Cluster(codebook_size=4, select=step.select), step)
+    assert dw.Recipe(clustered).check(dw.Context(), model=dense) == []
+    dw.Recipe(clustered).run(dense, dw.Context())
 
 
 def test_densify_takes_the_reason_to_refuse_away(dense):

@@ -17,9 +17,13 @@ class PerTensor:
 
 @dataclass(frozen=True, slots=True)
 class PerChannel:
-    """One scale for each index along `axis`."""
+    """One scale for each index along `axis`, which counts from 0."""
 
     axis: int = 0
+
+    def __post_init__(self) -> None:
+        if self.axis < 0:
+            raise SettingError(f"PerChannel(axis={self.axis}): axes count from 0, the outputs of a layer")
 
 
 @dataclass(frozen=True, slots=True)

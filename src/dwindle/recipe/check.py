@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from dwindle.core.encoding import affine_of, codebook_of, support_of
-from dwindle.errors import SelectionError
+from dwindle.core.granularity import Granularity, n_scales
+from dwindle.errors import SelectionError, SettingError
 from dwindle.network.compressed import CompressedModel
 from dwindle.network.integer_weights import has_kernel
 from dwindle.network.select import Select
@@ -72,6 +73,8 @@ def find_problems(
         except SelectionError as error:
             problems.append(f"{label} {error}")
         problems.extend(f"{label} {problem}" for problem in _order_problems(steps, number, scope=scope, held=held))
+        if model is not None and isinstance(scope, frozenset):
+            problems.extend(f"{label} {problem}" for problem in _shape_problems(step, model, scope=scope, held=held))
         held = _after(held, step, scope=scope, number=number)
     return problems
 
@@ -136,6 +139,24 @@ def _order_problems(steps: Sequence[Technique], number: int, *, scope: Scope, he
         if causes := [h.cause for h in met if h.trait is trait]:
             clashes[min(causes)] = clashes.get(min(causes), Trait.NOTHING) | trait
     return problems + [_describe_clash(steps, number, cause=cause, clash=clash) for cause, clash in clashes.items()]
+
+
+def _shape_problems(
+    step: Technique, model: CompressedModel, *, scope: frozenset[str], held: Sequence[_Held]
+) -> list[str]:
+    """Return which weights the granularity of `step` does not fit; centroids share one scale, so codebooks do."""
+    granularity = getattr(step, "granularity", None)
+    if not isinstance(granularity, Granularity):
+        return []
+    clustered = [h.scope for h in held if h.trait is Trait.CLUSTERED]
+    problems: list[str] = []
+    for name, parameter in model.network.named_parameters():
+        if name in scope and not any(_overlap(frozenset({name}), codebooks) for codebooks in clustered):
+            try:
+                n_scales(tuple(parameter.shape), granularity)
+            except SettingError as error:
+                problems.append(f"{name!r}: {error}")
+    return problems
 
 
 def _describe_clash(steps: Sequence[Technique], number: int, *, cause: int, clash: Trait) -> str:
