@@ -195,9 +195,11 @@ def test_a_file_of_another_day_is_refused(files: dict[str, Artifact], engine: Pe
         measure(files["small.dwn"], DATA, runtime=engine, dense=files["dense.dwn"])
 
 
-@pytest.mark.parametrize("wrong", [{"n_threads": 0}, {"batch_size": 0}, {"latency_batch": 0}, {"scores": ()}])
+@pytest.mark.parametrize(
+    "wrong", [{"n_threads": 0}, {"n_threads": 100_000}, {"batch_size": 0}, {"latency_batch": 0}, {"scores": ()}]
+)
 def test_plans_that_cannot_work_are_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(SettingError, match=r"must be at least 1|scores is empty"):
+    with pytest.raises(SettingError, match=r"must be at least 1|must be at most 1024|scores is empty"):
         Plan(**wrong)  # type: ignore[arg-type]
 
 

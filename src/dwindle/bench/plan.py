@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import Final
 
 from dwindle.bench.probes.memory import MemoryProtocol
 from dwindle.bench.probes.scores import CLASSIFICATION, AnyScore
 from dwindle.bench.protocol import Clock, LatencyProtocol
 from dwindle.errors import SettingError
+
+MAX_THREADS: Final = 1024
+"""An engine starts every thread it is asked for; some ten thousand of them take a machine down."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +51,10 @@ class Plan:
             raise SettingError(
                 f"n_threads, batch_size, latency_batch and throughput_batch must be at least 1; got {self.n_threads}, "
                 f"{self.batch_size}, {self.latency_batch}, {self.throughput_batch}"
+            )
+        if self.n_threads > MAX_THREADS:
+            raise SettingError(
+                f"n_threads must be at most {MAX_THREADS}, got {self.n_threads}; more never compute faster"
             )
         if not self.scores:
             raise SettingError("scores is empty; name at least one metric of the answers")
