@@ -355,6 +355,31 @@ def test_the_engine_fuses_integer_layers(tmp_path):
     assert not {"Conv", "Gemm", "Gather"} & nodes.keys()
 
 
+class Shared(nn.Module):
+    """Two linear layers with one weight, and a convolution that is called twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.up = nn.Conv2d(2, 2, 3, padding=1), nn.Linear(2, 16)
+        self.first, self.second = nn.Linear(16, 16), nn.Linear(16, 16)
+        self.second.weight = self.first.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.conv(torch.relu(self.conv(x)))).mean((2, 3))
+        return self.second(torch.relu(self.first(torch.relu(self.up(x)))))
+
+
+@pytest.mark.parametrize("structure", ["static", "pruned+clustered+static", "dynamic"])
+def test_a_weight_that_two_layers_read_runs(structure, tmp_path):
+    torch.manual_seed(0)
+    x = torch.randn(6, 2, 8, 8)
+    model = STRUCTURES[structure](CompressedModel.dense(Shared().eval()), Context(example=x, calibration=[x]))
+    result = deploy(model, x, tmp_path)
+    assert [m.conditions["within_bound"] for m in result.parity if m.metric == PARITY] == ["yes", "yes"]
+    tensors = {tensor.name: tensor for tensor in onnx.load(result.artifacts["onnx"].path).graph.initializer}
+    assert "first.weight" not in tensors  # it is stored as codes or indices
+
+
 def test_both_formats_answer_with_the_same_bits(tmp_path):
     x = torch.randn(6, 2, 8, 8, generator=torch.Generator().manual_seed(1))
     model = STRUCTURES["pruned+clustered+static"](

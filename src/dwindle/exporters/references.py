@@ -5,10 +5,11 @@ The convention, for a weight `W` of the state dict:
 - `W` is the float tensor `decode(record of W)`;
 - `W/codes` (int8), `W/scale` (float32) and `W/zero_point` (int8) are the parts of `integer_form(record of W)`.
 
-A weight is referred to by its integers where an engine can compute with them: all its readers are Conv, Gemm or MatMul
+A weight is referred to by its integers where an engine can compute with them: its only reader is a Conv, Gemm or MatMul
 whose other input is quantized. Otherwise it is referred to as float, because onnxruntime (1.31) would run the
 DequantizeLinear of a weight that meets no quantized input at every inference instead of once at load (a convolution of
-64 x 64 x 3 x 3 took 0.82 ms instead of 0.65).
+64 x 64 x 3 x 3 took 0.82 ms instead of 0.65), and because it refuses to load integers that two layers share: where it
+turns int8 into uint8 ("session.x64quantprecision"), it does so for each layer under the same name.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ def _integer_readers(
     readers: Mapping[str, list[onnx.NodeProto]],
     producers: Mapping[str, onnx.NodeProto],
 ) -> list[Reader] | None:
-    """Return all readers of weight `name` if each of them can compute with its integers, else None."""
+    """Return the readers of weight `name`, which is one, if it can compute with its integers, else None."""
     found: list[Reader] = []
     for node in readers.get(name, []):
         if node.op_type == "Transpose":
@@ -120,7 +121,7 @@ def _integer_readers(
             if scale is None:
                 return None
             found.append(Reader(reader, scale, transpose))
-    return found or None
+    return found if len(found) == 1 else None
 
 
 def _input_scale(
@@ -173,9 +174,7 @@ def _dequantize(name: str, form: IntegerForm, uses: list[Reader]) -> list[onnx.N
                 use.transpose.output[0],
             )
         use.node.input[1] = target
-        if any(target in node.output for node in nodes):
-            continue
-        if use.transpose is not None and not any(codes in node.output for node in nodes):
+        if use.transpose is not None:
             nodes.append(node_for("Transpose", [f"{name}/codes"], codes, perm=[1, 0]))
         nodes.append(node_for("DequantizeLinear", [codes, scale, zero_point], target, axis=axis))
     return nodes
