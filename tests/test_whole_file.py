@@ -50,3 +50,13 @@ def test_a_folder_that_cannot_be_synced_is_no_error(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(os, "fsync", refuse_folders)
     write_whole(tmp_path / "file", b"abc")
     assert (tmp_path / "file").read_bytes() == b"abc"
+
+
+def test_only_a_file_is_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for target in (tmp_path, pipe, Path()):
+        with pytest.raises(OSError, match="a folder, a device or a pipe, not a file"):
+            write_whole(target, b"data")
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from pathlib import Path
 
@@ -11,8 +12,11 @@ def write_whole(path: Path, data: bytes | memoryview) -> None:
     """Write `data` to `path`, making its folder; until that is complete and on the disk, whatever stood there stays.
 
     Raises:
-        OSError: the disk refuses, for example because it is full; nothing is left behind then.
+        OSError: the disk refuses, for example because it is full, or `path` is a folder, a device or a pipe, which a
+            rename would replace; nothing is left behind then.
     """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "a folder, a device or a pipe, not a file", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
