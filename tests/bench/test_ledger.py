@@ -139,3 +139,12 @@ def test_an_entry_is_on_the_disk_before_append_returns(tmp_path: Path, monkeypat
     ledger.append("run", {})
     file, folder = ledger.path.stat().st_ino, tmp_path.stat().st_ino
     assert synced == [file, folder, file]  # a new file's name is synced too
+
+
+@pytest.mark.parametrize("content", [b"notes\n", b"\x08\x08onnx", b'{"model": 1}\n'])
+def test_a_file_that_is_no_ledger_is_left_as_it_is(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    with pytest.raises(LedgerError, match="is no ledger and was left as it is; name a new file"):
+        Ledger(path).append("note", {})
+    assert path.read_bytes() == content

@@ -20,6 +20,8 @@ from dwindle.errors import LedgerError
 from dwindle.settings import to_plain
 
 _CANCEL: Final = b"\x18"
+_STARTS: Final = (b'{"time"', b'{"kind"', b'{"data"')
+"""Every entry begins with one of them; a file that does not is no ledger, and a line behind its end would break it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,8 @@ class Ledger:
         is_new = not self.path.exists()
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
+            if not _begins_as_ledger(descriptor):
+                raise LedgerError(f"{self.path} is no ledger and was left as it is; name a new file or a ledger")
             # Two writers may both see one torn tail; the second then adds a line of a lone CAN, which readers skip.
             whole = line if _ends_whole(descriptor) else _CANCEL + b"\n" + line
             n_written = os.write(descriptor, whole)
@@ -146,6 +150,11 @@ def _parse(line: bytes) -> Entry | None:
         return Entry(kind=raw["kind"], data=raw["data"], time=raw["time"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
+
+
+def _begins_as_ledger(descriptor: int) -> bool:
+    head = os.pread(descriptor, len(_STARTS[0]), 0)
+    return head.startswith(_CANCEL) or any(start.startswith(head) for start in _STARTS)  # a torn one may be shorter
 
 
 def _ends_whole(descriptor: int) -> bool:
