@@ -168,3 +168,12 @@ def test_wrong_calls_say_why(folder, tmp_path):
     assert invoke("export", folder / "model.dwn", "--to", "cpp")[0] == 2
     with pytest.raises(ContainerError, match="cannot read"):
         invoke("export", tmp_path / "absent.dwn")
+
+
+def test_the_exported_file_is_not_overwritten(tmp_path: Path, folder: Path) -> None:
+    source = tmp_path / "model.dwn"
+    before = next(folder.glob("*.dwn")).read_bytes()
+    source.write_bytes(before)
+    with pytest.raises(SettingError, match="would be overwritten; give another path"):
+        export_file(source, "onnx", source)
+    assert source.read_bytes() == before

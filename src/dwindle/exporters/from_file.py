@@ -102,6 +102,8 @@ def export_file(path: Path, to: str, out: Path | None = None, **options: Any) ->
     if to not in TARGETS:
         raise SettingError(f"a .dwn file cannot become {to!r}; {nearest(to, TARGETS)}")
     contents = read(path)
+    if out is not None and out.exists() and out.samefile(path):
+        raise SettingError(f"{out} is the file to export and would be overwritten; give another path to write to")
     if to == "onnx":
         return (export_onnx(contents, path.with_suffix(".onnx") if out is None else out, **options),)
     stem = path.with_suffix("") if out is None else out

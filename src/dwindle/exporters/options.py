@@ -15,6 +15,8 @@ OPSETS: Final = range(15, 22)
 """Before 15 a graph would need other operations; 21 is the first with 4-bit integers, and enough for torch."""
 OLDEST_IR: Final = {15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9, 21: 10}
 """The first version of ONNX's file format that knows an opset."""
+LARGEST_BATCH: Final = 2**31 - 1
+"""What every engine can count to."""
 NEWEST_IR: Final = 13
 """What onnxruntime 1.31 reads."""
 
@@ -51,8 +53,8 @@ class ExportOptions:
                 f"opset {self.opset} needs an ir_version in [{oldest}, {NEWEST_IR}], got {self.ir_version}; "
                 "choose an older opset, or leave ir_version out"
             )
-        if self.batch_size is not None and self.batch_size < 1:
-            raise SettingError(f"batch_size must be 1 or more, or None for any, got {self.batch_size}")
+        if self.batch_size is not None and not 1 <= self.batch_size <= LARGEST_BATCH:
+            raise SettingError(f"batch_size must be 1 to {LARGEST_BATCH:,}, or None for any, got {self.batch_size}")
         if self.float_type not in {"float32", "float16"}:
             raise SettingError(f"float_type must be float32 or float16, got {self.float_type!r}")
         if isinstance(self.class_names, str) or not all(isinstance(name, str) for name in self.class_names):  # pyright: ignore[reportUnnecessaryIsInstance] (users)
