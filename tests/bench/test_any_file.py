@@ -20,7 +20,7 @@ from dwindle.bench.plan import Plan
 from dwindle.bench.protocol import LatencyProtocol
 from dwindle.bench.side_by_side import compare_files, ratio_sentence
 from dwindle.cli.main import app
-from dwindle.errors import DataError, MeasurementError, SettingError
+from dwindle.errors import ContainerError, DataError, MeasurementError, SettingError
 from dwindle.runtimes.protocol import InputSpec
 
 QUICK = LatencyProtocol(min_repeats=5, max_repeats=20, n_rounds=5, n_warmup=1)
@@ -262,3 +262,40 @@ def test_compare_prints_the_sentence_or_json(file: Path) -> None:
     assert found["answers"]["largest"] == 0
     assert found["speedup"]["conditions"]["level"] == 0.99
     assert found["differs"] in {True, False}
+
+
+def test_what_cannot_be_held_in_memory_is_one_clear_error(file: Path) -> None:
+    plan = Plan(latency=QUICK)
+    with pytest.raises(DataError, match=r"the inputs cannot be held in memory .*give a smaller batch"):
+        measure_file(file, plan=plan, source=Source(shapes=Shapes(batch=10**15)))
+    with pytest.raises(DataError, match="the inputs cannot be held in memory"):
+        measure_file(file, plan=plan, source=Source(shapes=Shapes(batch=10**20)))
+    with pytest.raises(DataError, match="examples cannot be held in memory"):
+        measure_file(file, plan=plan, throughput_batch=10**15)
+
+
+def test_inputs_without_examples_are_refused(file: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "none.npz", x=np.zeros((0, 4), np.float32))
+    with pytest.raises(DataError, match=r"holds no examples, shape .*give at least one"):
+        measure_file(file, plan=Plan(latency=QUICK), source=Source(inputs=tmp_path / "none.npz"))
+
+
+def test_a_broken_container_is_named(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.dwn").write_bytes(b"text" * 20)
+    with pytest.raises(ContainerError, match=r"broken\.dwn: this is not a \.dwn file"):
+        compare_files(file, tmp_path / "broken.dwn", plan=Plan(latency=QUICK))
+
+
+@pytest.mark.parametrize("operator", ["Identity", "SequenceConstruct"])
+def test_answers_that_are_no_numbers_are_said(operator: str, tmp_path: Path) -> None:
+    kind = TensorProto.STRING
+    out = helper.make_tensor_value_info("y", kind, ["n"])
+    if operator == "SequenceConstruct":
+        out = helper.make_tensor_sequence_value_info("y", kind, None)
+    values = [helper.make_tensor_value_info("x", kind, ["n"])]
+    graph = helper.make_graph([helper.make_node(operator, ["x"], ["y"])], "g", values, [out])
+    path, texts = tmp_path / "texts.onnx", tmp_path / "texts.npz"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+    np.savez(texts, x=np.array(["a", "b"]))
+    found = compare_files(path, path, plan=Plan(latency=QUICK), source=Source(inputs=texts))
+    assert found.answers.words() == "answers: not comparable, not all of them are arrays of numbers"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -15,7 +15,7 @@ from dwindle.bench.measure import Measured, open_file
 from dwindle.bench.plan import Plan
 from dwindle.bench.probes import accuracy
 from dwindle.bench.probes.size import measure_size
-from dwindle.errors import DataError, MeasurementError
+from dwindle.errors import DataError, DwindleError, MeasurementError
 from dwindle.runtimes.onnxruntime import OnnxRuntime, OnnxSession
 from dwindle.runtimes.protocol import Array, InputSpec
 
@@ -111,9 +111,13 @@ def timed_inputs(opened: Opened, source: Source) -> tuple[Array, ...]:
     """
     specs = specs_of(opened)
     if source.inputs is None:
-        inputs = made_inputs(specs, source.shapes)
+        with _room_for("the inputs"):
+            inputs = made_inputs(specs, source.shapes)
     else:
-        inputs = inputs_of(read_npz(source.inputs), specs, path=source.inputs)
+        with _room_for(f"the arrays in {source.inputs}"):
+            inputs = inputs_of(read_npz(source.inputs), specs, path=source.inputs)
+        if n_examples(inputs) == 0:
+            raise DataError(f"{source.inputs} holds no examples, shape {inputs[0].shape}; give at least one")
     run_once(opened, inputs)
     return inputs
 
@@ -126,7 +130,8 @@ def batch_of(opened: Opened, inputs: tuple[Array, ...], n: int) -> tuple[Array, 
     """
     if n == n_examples(inputs):
         return inputs
-    many = repeated(inputs, n)
+    with _room_for(f"{n:,} examples"):
+        many = repeated(inputs, n)
     run_once(opened, many)
     return many
 
@@ -139,11 +144,30 @@ def run_once(opened: Opened, inputs: tuple[Array, ...]) -> tuple[Array, ...]:
     """
     try:
         return opened.session.run(*inputs)
-    except Exception as error:  # each engine has its own
+    except Exception as error:  # each engine has its own, MemoryError among them
         shapes = ", ".join(f"{array.dtype} {array.shape}" for array in inputs)
         wanted = "; ".join(map(str, specs_of(opened)))
         raise DataError(
-            f"{opened.artifact.path} takes {wanted} and cannot run {shapes}: {error}; give other shapes or inputs"
+            f"{opened.artifact.path} takes {wanted} and cannot run {shapes}: {str(error).strip()}; "
+            "give other shapes or inputs"
+        ) from error
+
+
+@contextmanager
+def _room_for(what: str) -> Generator[None]:
+    """Say what is too large where NumPy cannot make an array of this shape.
+
+    Raises:
+        DataError: there is not enough memory, or the shape is beyond what can be addressed.
+    """
+    try:
+        yield
+    except DwindleError:
+        raise
+    except (MemoryError, ValueError) as error:
+        reason = str(error) or "not enough memory"
+        raise DataError(
+            f"{what} cannot be held in memory ({reason}); give a smaller batch or smaller shapes"
         ) from error
 
 

@@ -132,6 +132,8 @@ def _beside(one: Opened, other: Opened, inputs: tuple[Array, ...]) -> AnswersBes
     except DataError as error:
         raise DataError(f"the two files do not take the same inputs, so there is no comparing them: {error}") from error
     ours = run_once(one, inputs)
+    if not all(map(_is_numeric, (*ours, *theirs))):
+        return AnswersBeside(remark="not all of them are arrays of numbers")
     shapes = [[array.shape for array in side] for side in (ours, theirs)]
     if shapes[0] != shapes[1]:
         return AnswersBeside(remark=f"the answers have other shapes: {shapes[0]} and {shapes[1]}")
@@ -147,6 +149,11 @@ def _agreement(ours: Array, theirs: Array) -> float | None:
     if ours.ndim != 2 or ours.shape[1] < 2:
         return None
     return float((ours.argmax(axis=1) == theirs.argmax(axis=1)).mean())
+
+
+def _is_numeric(answer: object) -> bool:
+    """Return whether an engine's answer is an array of numbers; it may be a list of arrays, or hold texts."""
+    return isinstance(answer, np.ndarray) and answer.dtype.kind in "biuf"
 
 
 def _float64(array: Array) -> Any:

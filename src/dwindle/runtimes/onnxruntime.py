@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from dwindle.artifact import Artifact
 from dwindle.container import reader, session
-from dwindle.errors import MeasurementError, NetworkError, RuntimeUnavailableError
+from dwindle.errors import ContainerError, MeasurementError, NetworkError, RuntimeUnavailableError
 from dwindle.runtimes.protocol import InputSpec
 
 if TYPE_CHECKING:
@@ -87,9 +87,7 @@ class OnnxRuntime:
     @contextmanager
     def _loaded(self, artifact: Artifact, n_threads: int) -> Generator[OnnxSession]:
         if artifact.format == "dwn":
-            with reader.open_file(artifact.path) as opened:
-                loaded = session.open_session(opened, n_threads=n_threads, is_exact=self.is_exact)
-            yield OnnxSession(loaded)
+            yield OnnxSession(_open_container(artifact, n_threads, is_exact=self.is_exact))
             return
         yield OnnxSession(_open(artifact, session.session_options(n_threads, is_exact=self.is_exact)))
 
@@ -146,6 +144,14 @@ def _require_input(value: Any, array: Array) -> None:
         )
 
 
+def _open_container(artifact: Artifact, n_threads: int, *, is_exact: bool) -> InferenceSession:
+    try:
+        with reader.open_file(artifact.path) as opened:
+            return session.open_session(opened, n_threads=n_threads, is_exact=is_exact)
+    except ContainerError as error:  # of two files that are compared, the message must say which
+        raise type(error)(f"{artifact.path}: {error}") from error
+
+
 def _open(artifact: Artifact, options: Any) -> InferenceSession:
     import onnxruntime
 
@@ -157,4 +163,7 @@ def _open(artifact: Artifact, options: Any) -> InferenceSession:
             disabled_optimizers=list(session.LEFT_OUT),
         )
     except Exception as error:  # onnxruntime raises classes of its own that it exports nowhere
-        raise MeasurementError(f"onnxruntime cannot load {artifact.path}: {error}") from error
+        raise MeasurementError(
+            f"onnxruntime cannot load {artifact.path}: {str(error).strip()}; export it again, with operators that "
+            "onnxruntime has and with all its weights"
+        ) from error
