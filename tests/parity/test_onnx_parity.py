@@ -380,6 +380,18 @@ def test_a_weight_that_two_layers_read_runs(structure, tmp_path):
     assert "first.weight" not in tensors  # it is stored as codes or indices
 
 
+def test_a_layer_of_nothing_but_zeros_answers_its_bias(tmp_path):
+    network = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))
+    with torch.no_grad():
+        network[0].bias.fill_(-9.0)  # dead units: their range is zero as well
+        network[2].weight.zero_()
+        network[2].bias.copy_(torch.tensor([0.3, -0.2, 0.1]))
+    x = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    model = static(CompressedModel.dense(network.eval()), Context(example=x, calibration=[x]))
+    result = deploy(model, x, tmp_path)
+    assert [m.conditions["within_bound"] for m in result.parity if m.metric == PARITY] == ["yes", "yes"]
+
+
 def test_both_formats_answer_with_the_same_bits(tmp_path):
     x = torch.randn(6, 2, 8, 8, generator=torch.Generator().manual_seed(1))
     model = STRUCTURES["pruned+clustered+static"](

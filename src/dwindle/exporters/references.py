@@ -54,6 +54,8 @@ def refer_to_weights(graph: onnx.GraphProto, records: Mapping[str, Record]) -> N
     gone: set[str] = set()
     for name in present:
         form = integer_form(records[name])
+        if not decode_record(records[name]).any():  # its scale is arbitrary, and its bias would be rounded to that
+            continue
         uses = None if form is None else _integer_readers(name, form, readers=readers, producers=producers)
         if form is None or uses is None or not all(_bias_fits(graph, use, form=form, records=records) for use in uses):
             continue
