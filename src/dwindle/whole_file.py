@@ -17,6 +17,7 @@ def write_whole(path: Path, data: bytes | memoryview) -> None:
     """
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "a folder, a device or a pipe, not a file", str(path))
+    path = path.resolve()  # through a link, which a rename would replace, too
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

@@ -177,3 +177,8 @@ def test_the_exported_file_is_not_overwritten(tmp_path: Path, folder: Path) -> N
     with pytest.raises(SettingError, match="would be overwritten; give another path"):
         export_file(source, "onnx", source)
     assert source.read_bytes() == before
+
+
+def test_c_arrays_need_a_name(folder: Path) -> None:
+    with pytest.raises(ExportError, match="names no file; give the name"):
+        export_file(next(folder.glob("*.dwn")), "c", Path())

@@ -212,6 +212,8 @@ def _require_size(n_bytes: int) -> None:
 
 
 def _write(out: Path, intro: list[str], arrays: _Arrays) -> tuple[Artifact, ...]:
+    if not out.name:
+        raise ExportError(f"{str(out)!r} names no file; give the name that the .h and .c begin with")
     base = out.with_suffix("") if out.suffix in {".c", ".h"} else out
     header, source = base.with_name(f"{base.name}.h"), base.with_name(f"{base.name}.c")
     guard = f"DWINDLE_{Names(base.name).prefix.upper()}_H"
