@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.table import Table
 
 from dwindle.bench.budget import Verdict
 from dwindle.cli.console import stdout
-from dwindle.job.run import Outcome
+
+if TYPE_CHECKING:
+    from dwindle.job.run import Outcome  # torch is heavy, and --help needs none
 
 CODES: Final = {None: 0, Verdict.MET: 0, Verdict.VIOLATED: 3, Verdict.UNDECIDED: 4}
 
