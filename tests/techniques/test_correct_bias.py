@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,18 @@ def test_float16_biases_stay_float16(network, context) -> None:
     assert all(torch.equal(decode(e), after.network.state_dict()[name]) for name, e in after.encodings.items())
     found = after.history[-1].decisions["answer_error_after"]
     assert found == pytest.approx(_error(after, network, context), rel=1e-6)
+
+
+def test_a_loss_that_overflows_can_be_written_into_a_file() -> None:
+    network = nn.Linear(4, 3).eval()
+    with torch.no_grad():
+        network.weight.mul_(1e25)  # the square of an answer is beyond float32
+    x = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    start = QuantizeWeights(n_bits=3).apply(CompressedModel.dense(network), Context())
+    context = Context(example=x, calibration=[x], reference=network)
+    decisions = CorrectBias(method="learned", steps=1).apply(start, context).history[-1].decisions
+    assert decisions["first_loss"] == "not finite"
+    json.dumps(decisions, allow_nan=False)
 
 
 def test_worse_biases_are_not_kept(context, coarse) -> None:

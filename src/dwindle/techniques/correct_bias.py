@@ -93,8 +93,8 @@ class CorrectBias:
         after = comparison.error()
         is_better = after < before and all(bool(bias.values.isfinite().all()) for bias in biases.values())
         decisions = {
-            "answer_error_before": before,
-            "answer_error_after": after if math.isfinite(after) else "not finite",
+            "answer_error_before": _stated(before),
+            "answer_error_after": _stated(after),
             "kept": "new biases" if is_better else "old biases, because the new ones answer no better",
             "left": sorted(set(matmul_weights(captured)) - {layer.weight for layer in layers}),
             **details,
@@ -107,9 +107,15 @@ class CorrectBias:
                 report_progress("correct biases", done, total)
 
         if self.method == "mean":
-            return {"shifts": comparison.correct_means(layers, report)}
+            shifts = comparison.correct_means(layers, report)
+            return {"shifts": {bias: _stated(shift) for bias, shift in shifts.items()}}
         losses = comparison.learn_biases(layers, report, steps=self.steps, learning_rate=self.learning_rate)
-        return {"first_loss": losses[0], "last_loss": losses[-1]}
+        return {"first_loss": _stated(losses[0]), "last_loss": _stated(losses[-1])}
+
+
+def _stated(figure: float) -> float | str:
+    """Return `figure` as the history can hold it, which is JSON."""
+    return figure if math.isfinite(figure) else "not finite"
 
 
 def _batches(calibration: Iterable[Inputs], example: Inputs, captured: Captured, *, n: int) -> list[Inputs]:
