@@ -208,8 +208,34 @@ def test_several_outputs_need_a_metric_of_ones_own() -> None:
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_answers_that_are_not_finite_are_refused(bad: float) -> None:
+    data = [(np.ones((2, 3)), np.array([0, 1]))]
+    session = session_of(FakeRuntime(outputs=lambda x: (x * bad,)))
     with pytest.raises(MeasurementError, match="answers batch 0 with NaN or infinite values"):
-        answer([("m", session_of(FakeRuntime()))], batches([(np.full((2, 3), bad), np.array([0, 1]))], batch_size=2))
+        answer([("m", session)], batches(data, batch_size=2))
+    with pytest.raises(DataError, match="the inputs of batch 0 hold NaN or infinite values"):
+        answer([("m", session)], batches([(np.full((2, 3), bad), np.array([0, 1]))], batch_size=2))
+
+
+def test_several_targets_reach_the_metric_of_the_user() -> None:
+    data = [
+        (np.ones((2, 3)), (np.array([0, 1]), np.array([[2.0], [4.0]]))),
+        (np.ones((1, 3)), [np.array([0]), np.array([[6.0]])]),
+    ]
+    own = Score(Metric("error", "m", -1), lambda outputs, targets: outputs[:, 0] + targets[1][:, 0])
+    (found,) = answer([("m", session_of(FakeRuntime()))], batches(data, batch_size=2), scores=(own,))
+    assert named(measure_accuracy(SUBJECT, found))["error"].value == 5.0
+    with pytest.raises(DataError, match="accuracy needs one target, the data give several"):
+        answer([("m", session_of(FakeRuntime()))], batches(data, batch_size=2))
+
+
+def test_a_share_outside_its_range_is_refused() -> None:
+    own = Score(Metric("share", "fraction", +1), lambda outputs, targets: 7.0 * targets)
+    with pytest.raises(MeasurementError, match=r"share gives values in \[0, 7\] .* its unit is a fraction"):
+        answer(
+            [("m", session_of(FakeRuntime()))],
+            batches([(np.ones((2, 3)), np.array([0, 1]))], batch_size=2),
+            scores=(own,),
+        )
 
 
 def test_no_metric_and_no_data_are_errors() -> None:

@@ -20,18 +20,24 @@ Data = Dataset[Any] | Iterable[tuple[Any, Any]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """`inputs`, each (batch, ...), and `targets` (batch, ...)."""
+    """`inputs`, each (batch, ...), and `targets` (batch, ...), or a tuple of such where there are several."""
 
     inputs: tuple[Array, ...]
-    targets: Array
+    targets: Array | tuple[Array, ...]
     number: int = 0
 
     def __len__(self) -> int:
-        return len(self.targets)
+        return len(self.targets[0] if isinstance(self.targets, tuple) else self.targets)
 
     def head(self, n: int) -> Batch:
         """Return the first `n` examples."""
-        return Batch(inputs=tuple(array[:n] for array in self.inputs), targets=self.targets[:n], number=self.number)
+        return self.part(slice(n))
+
+    def part(self, which: slice) -> Batch:
+        """Return the examples with these numbers."""
+        several = isinstance(self.targets, tuple)
+        targets = tuple(array[which] for array in self.targets) if several else self.targets[which]
+        return Batch(inputs=tuple(array[which] for array in self.inputs), targets=targets, number=self.number)
 
 
 def batches(data: Data, *, batch_size: int) -> Iterator[Batch]:
@@ -93,14 +99,23 @@ def _to_batch(item: object, number: int) -> Batch:
         )
     several = isinstance(pair[0], tuple | list)
     inputs = tuple(_to_array(part) for part in pair[0]) if several else (_to_array(pair[0]),)
-    targets = _to_array(pair[1])
-    lengths = [array.shape[:1] for array in (*inputs, targets)]
+    targets = _to_targets(pair[1])
+    every = (*inputs, *(targets if isinstance(targets, tuple) else (targets,)))
+    lengths = [array.shape[:1] for array in every]
     if lengths[0] == () or len(set(lengths)) != 1:
-        shapes = ", ".join(str(array.shape) for array in (*inputs, targets))
+        shapes = ", ".join(str(array.shape) for array in every)
         raise DataError(
             f"batch {number} of the data holds shapes {shapes}; inputs and targets need one first axis of equal length"
         )
     return Batch(inputs=inputs, targets=targets, number=number)
+
+
+def _to_targets(value: Any) -> Array | tuple[Array, ...]:
+    """Return several targets, a tuple or list of tensors or arrays, as a tuple; a list of numbers is one target."""
+    parts = cast("tuple[Any, ...]", value) if isinstance(value, tuple | list) else ()
+    if parts and all(isinstance(part, Tensor | np.ndarray) and part.ndim > 0 for part in parts):
+        return tuple(_to_array(part) for part in parts)
+    return _to_array(value)
 
 
 def _to_array(value: Any) -> Array:

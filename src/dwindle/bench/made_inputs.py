@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -135,12 +135,7 @@ def labelled_batch(path: Path, specs: Sequence[InputSpec]) -> Batch:
 def cut(batch: Batch, size: int) -> list[Batch]:
     """Return `batch` in batches of `size`."""
     return [
-        Batch(
-            inputs=tuple(array[start : start + size] for array in batch.inputs),
-            targets=batch.targets[start : start + size],
-            number=start // size,
-        )
-        for start in range(0, len(batch), size)
+        replace(batch.part(slice(start, start + size)), number=start // size) for start in range(0, len(batch), size)
     ]
 
 

@@ -24,7 +24,7 @@ from dwindle.bench.probes.scores import (
     top1,
 )
 from dwindle.core.statistics import Interval, mean_interval, paired_drop_interval, wilson_interval
-from dwindle.errors import DataError, MeasurementError
+from dwindle.errors import DataError, DwindleError, MeasurementError
 from dwindle.runtimes.protocol import Array, Session
 
 BOOTSTRAP: Final = "bootstrap"
@@ -76,7 +76,9 @@ class _Tally:
 
     def add(self, outputs: tuple[Array, ...], batch: Batch, what: str) -> None:
         for output in outputs:
-            if np.issubdtype(output.dtype, np.floating) and not np.isfinite(output).all():
+            if not _is_finite(output):
+                if not all(map(_is_finite, batch.inputs)):
+                    raise DataError(f"the inputs of batch {batch.number} hold NaN or infinite values; repair the data")
                 raise MeasurementError(
                     f"{what} answers batch {batch.number} with NaN or infinite values; check training and export"
                 )
@@ -85,12 +87,12 @@ class _Tally:
         for score in self.scores:
             if isinstance(score, SetScore) or (score is TOP5 and _has_few_classes(outputs)):
                 continue  # counted below; always right
-            values = _checked(score, np.asarray(score.per_example(answer, batch.targets)), batch, what=what)
+            values = _checked(score, _values(score, answer, batch, what=what), batch, what=what)
             self.values.setdefault(score.metric, []).append(values)
         if any(isinstance(score, SetScore) or _is_top1(score) for score in self.scores):
             self._classify(answer, batch.targets)
 
-    def _classify(self, answer: Any, targets: Array) -> None:
+    def _classify(self, answer: Any, targets: Any) -> None:
         logits, classes = classification(answer, targets)
         self.n_classes = logits.shape[1]
         self.truth.append(classes)
@@ -184,6 +186,25 @@ def _scaled(interval: Interval, factor: float) -> Interval:
     return Interval(value=factor * interval.value, low=low, high=high, n=interval.n)
 
 
+def _is_finite(array: Array) -> bool:
+    return not np.issubdtype(array.dtype, np.floating) or bool(np.isfinite(array).all())
+
+
+def _values(score: Score | MeansScore, answer: Any, batch: Batch, *, what: str) -> Array:
+    """Return what the metric gives for copies: the next metric and the next file need the answers as they are."""
+    try:
+        return np.asarray(score.per_example(_copy(answer), _copy(batch.targets)))
+    except DwindleError:
+        raise
+    except Exception as error:  # a user's own code
+        reason = f"{type(error).__name__}: {error}"
+        raise DataError(f"the metric {score.metric.name} fails on batch {batch.number} of {what}: {reason}") from error
+
+
+def _copy(arrays: Any) -> Any:
+    return tuple(map(_copy, arrays)) if isinstance(arrays, tuple) else arrays.copy()
+
+
 def _checked(score: Score | MeansScore, values: Array, batch: Batch, *, what: str) -> Array:
     is_vector = isinstance(score, MeansScore)
     if values.shape[:1] != (len(batch),) or values.ndim != 1 + is_vector:
@@ -197,6 +218,11 @@ def _checked(score: Score | MeansScore, values: Array, batch: Batch, *, what: st
         raise MeasurementError(
             f"{score.metric.name} gives values that are no finite numbers for batch {batch.number} of {what}; "
             "mend the metric or leave these examples out"
+        )
+    if score.metric.unit == "fraction" and not ((values >= 0) & (values <= 1)).all():
+        raise MeasurementError(
+            f"{score.metric.name} gives values in [{values.min():g}, {values.max():g}] for batch {batch.number} of "
+            f"{what}, but its unit is a fraction; mend the metric or name its unit"
         )
     return values.astype(np.float64)
 

@@ -151,7 +151,7 @@ def f1_weighted(counts: Floats) -> Floats:
     return tables.weighted(_ratio(2 * tables.right, tables.true + tables.answered))
 
 
-def classification(outputs: Any, targets: Array) -> tuple[Array, npt.NDArray[np.int64]]:
+def classification(outputs: Any, targets: Any) -> tuple[Array, npt.NDArray[np.int64]]:
     """Return (n, classes) logits and (n,) class numbers.
 
     Raises:
@@ -162,6 +162,8 @@ def classification(outputs: Any, targets: Array) -> tuple[Array, npt.NDArray[np.
         raise DataError(
             f"accuracy needs one output (examples, classes), the network gives {shape}; pass scores= of your own"
         )
+    if isinstance(targets, tuple):
+        raise DataError("accuracy needs one target, the data give several; pass scores= of your own")
     if targets.ndim != 1 or not np.issubdtype(targets.dtype, np.integer):
         raise DataError(
             f"accuracy needs targets (examples,) of whole class numbers, got shape {targets.shape} {targets.dtype}; "
@@ -221,10 +223,10 @@ def _ratio(above: Floats, below: Floats) -> Floats:
     return np.divide(above, below, out=np.zeros_like(above, dtype=np.float64), where=below > 0)
 
 
-def _regression(outputs: Any, targets: Array) -> tuple[Floats, Floats]:
+def _regression(outputs: Any, targets: Any) -> tuple[Floats, Floats]:
     """Return (n, values) answers and targets; (n,) and (n, 1) are the same."""
-    if isinstance(outputs, tuple) or outputs[..., 0].size * targets.ndim == 0:
-        raise DataError("a regression metric needs one output; give a metric of your own for several")
+    if isinstance(outputs, tuple) or isinstance(targets, tuple) or outputs[..., 0].size * targets.ndim == 0:
+        raise DataError("a regression metric needs one output and one target; give a metric of your own for several")
     answered, wanted = (np.asarray(a, dtype=np.float64).reshape(len(a), -1) for a in (outputs, targets))
     squeezed = [tuple(size for size in array.shape[1:] if size != 1) for array in (outputs, targets)]
     if squeezed[0] != squeezed[1]:
