@@ -247,6 +247,17 @@ def test_a_late_bad_label_is_still_a_data_error():
         trainer(train=Bad(), validation=None)(network(), steps=9, seed=0, stage="s")
 
 
+def test_nan_in_the_validation_data_names_them():
+    class Late(Items):
+        def __getitem__(self, i):
+            return torch.full((3, 6, 6), float("nan") if i == 15 else 1.0), 0
+
+    with pytest.raises(
+        NetworkError, match=r"the validation loss became nan in epoch 1; look for NaN in the validation"
+    ):
+        trainer(validation=Late())(network(), steps=9, seed=0, stage="s")
+
+
 def test_a_diverging_loss_names_epoch_and_rate():
     with pytest.raises(NetworkError, match=r"loss became .* in epoch .* at learning rate .*lower"):
         trainer(learning_rate=1e30, validation=None)(network(), steps=9, seed=0, stage="s")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, Final, TypeGuard, cast
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, StackDataset, TensorDataset, default_collate
 
-from dwindle.errors import DataError
+from dwindle.errors import DataError, DwindleError
 from dwindle.network.inputs import Targets, are_finite, as_inputs, as_tuple, call, describe, take
 from dwindle.network.train import Batch
 
@@ -23,6 +24,7 @@ Either may be a tuple of tensors: `((image, table), target)` is an item for a ne
 IGNORED_LABEL: Final = -100
 """The target that cross entropy leaves out."""
 _N_PROBED: Final = 64
+_N_AT_ONCE: Final = 128
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -97,7 +99,26 @@ class Batches:
     def _take(self, data: Dataset[Any], numbers: Tensor) -> Batch:
         if (columns := _columns(data)) is not None:
             return self._pair(_rows(columns, numbers))
-        return self._pair(default_collate([data[int(number)] for number in numbers]))
+        items = [self._item(data, int(number)) for number in numbers]
+        try:
+            together = default_collate(items)
+        except (RuntimeError, TypeError) as error:
+            raise DataError(
+                f"the {self.what} data ({type(data).__name__}) hold items that do not make one batch: {error}; "
+                "each item must be (input, target) of one shape; tensors of whole sets go into TensorDataset(x, y)"
+            ) from error
+        return self._pair(together)
+
+    def _item(self, data: Dataset[Any], number: int) -> Any:
+        try:
+            return data[number]
+        except DwindleError:
+            raise
+        except Exception as error:  # a user's own code
+            raise DataError(
+                f"item {number} of the {self.what} data ({type(data).__name__}) cannot be read: "
+                f"{type(error).__name__}: {error}; repair it or leave it out"
+            ) from error
 
     def _pair(self, batch: Any) -> Batch:
         items = cast("Sequence[Any]", batch) if isinstance(batch, tuple | list) else ()
@@ -160,7 +181,7 @@ def try_loss(base_loss: Callable[[Any, Any], Tensor], output: Any, targets: Targ
     """Compute the loss of a few examples: what is wrong with it shows before any step.
 
     Raises:
-        DataError: the loss raises, or is no finite scalar.
+        DataError: the loss raises, is no finite scalar, or compares each output with every target.
     """
     name = getattr(base_loss, "__name__", type(base_loss).__name__)
     given = f"outputs {_shapes(output)} and targets {describe(targets)} of the {what} data"
@@ -176,6 +197,25 @@ def try_loss(base_loss: Callable[[Any, Any], Tensor], output: Any, targets: Targ
         raise DataError(f"the loss {name} returned {kind} for {given}; it must return one number as a tensor")
     if not bool(torch.isfinite(value).all()):
         raise DataError(f"the loss {name} is {float(value)} for {given}; look for NaN in the data and the weights")
+    if not _is_paired(base_loss, output, targets, value=float(value)):
+        raise DataError(
+            f"the loss {name} compares each output with every target, because shapes differ: {given}; "
+            "give both one shape, for example target.reshape(output.shape)"
+        )
+
+
+def _is_paired(base_loss: Callable[[Any, Any], Tensor], output: Any, targets: Targets, *, value: float) -> bool:
+    """Return False where (n, 1) against (n,) became (n, n) without a word: in one shape the loss is another then."""
+    if not isinstance(output, Tensor) or not isinstance(targets, Tensor):
+        return True
+    if output.shape == targets.shape or output.numel() != targets.numel() or output.shape[:1] != targets.shape[:1]:
+        return True
+    try:
+        with torch.no_grad():
+            alike = base_loss(output.reshape(targets.shape), targets)
+    except Exception:  # ruff: ignore[blind-except] - a user's own code may need the shapes as they are
+        return True
+    return math.isclose(float(alike), value, rel_tol=1e-3, abs_tol=1e-6)
 
 
 def require_labels(targets: Targets, n_classes: int, what: str) -> None:
@@ -199,6 +239,40 @@ def all_targets(batches: Batches) -> Tensor | None:
     """Return every target where that costs nothing (they are one tensor in memory), else None."""
     columns = _columns(batches.data.dataset if isinstance(batches.data, DataLoader) else batches.data)
     return columns[1] if columns is not None and len(columns) == 2 and isinstance(columns[1], Tensor) else None
+
+
+def require_finite(batches: Batches, *, also_targets: bool) -> None:
+    """Refuse NaN and infinity in data that are tensors in memory; others show theirs when they are read.
+
+    Targets may hold NaN where a loss and metrics of one's own leave them out.
+
+    Raises:
+        DataError: there is one.
+    """
+    data = batches.data.dataset if isinstance(batches.data, DataLoader) else batches.data
+    parts = ("inputs", "targets") if also_targets else ("inputs",)
+    for what, columns in zip(parts, _columns(data) or (), strict=False):
+        for tensor in _flat(columns):
+            if (number := _first_not_finite(tensor)) is not None:
+                raise DataError(
+                    f"the {batches.what} {what} hold NaN or infinite values, first in example {number}; repair the data"
+                )
+
+
+def _flat(columns: Any) -> Iterator[Tensor]:
+    for column in (columns,) if isinstance(columns, Tensor) else columns:
+        yield from (column,) if isinstance(column, Tensor) else _flat(column)
+
+
+def _first_not_finite(tensor: Tensor) -> int | None:
+    if not tensor.is_floating_point():
+        return None
+    for start in range(0, len(tensor), _N_AT_ONCE):
+        is_finite = torch.isfinite(tensor[start : start + _N_AT_ONCE])
+        is_finite = is_finite.reshape(len(is_finite), -1).all(1)
+        if not bool(is_finite.all()):
+            return start + int(is_finite.int().argmin())
+    return None
 
 
 def _columns(data: Any) -> tuple[Any, ...] | None:

@@ -267,6 +267,11 @@ class _Run:
             has_classes = are_classes(output, targets)
             if has_classes:
                 n_right += int((output.argmax(1) == targets).sum())
+        if not math.isfinite(total):
+            raise NetworkError(
+                f"stage {self.job.stage!r}: the validation loss became {total} in epoch {len(self.curve) + 1}; "
+                "look for NaN in the validation data, or lower the learning rate"
+            )
         figures = {"validation_loss": total / n}
         if has_classes:
             figures["validation_accuracy"] = n_right / n
