@@ -179,7 +179,11 @@ OWN = '[task]\nloss = "mine.py:loss"\n[[task.metrics]]\nfunction = "mine.py:{}"'
         ),
         ("[task]\nloss = 'bce_with_logits'\n" + named("r2"), {}, r"needs targets in \[0, 1\]"),
         ("[task]\nloss = 'mse'\n" + named("accuracy"), {}, "accuracy needs targets"),
-        ("[task]\nloss = 'mse'\n" + named("r2"), {"data": '{target = "nan"}', "arguments": "{n_outputs = 1}"}, "nan"),
+        (
+            "[task]\nloss = 'mse'\n" + named("r2"),
+            {"data": '{target = "nan"}', "arguments": "{n_outputs = 1}"},
+            "targets hold NaN",
+        ),
         (named("f1_macro"), {"data": '{target = "wrong"}'}, r"labels lie in \[0, 7\]"),
         (named("top5_accuracy"), {"data": '{target = "classes"}'}, "top-5 accuracy of 2 classes is always 1"),
         (REGRESSION, {"more": "opset = 12"}, "opset must be in"),

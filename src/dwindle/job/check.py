@@ -11,24 +11,30 @@ from torch import Tensor
 from torch.nn import functional
 
 from dwindle.bench.batches import as_arrays
-from dwindle.bench.probes.scores import TOP5, AnyScore, MeansScore, SetScore, classification
-from dwindle.errors import DataError, DwindleError, RecipeError
+from dwindle.bench.budget import Budget
+from dwindle.bench.measurement import CPU_TIME, LOAD_TIME, MEMORY_ADDED, MEMORY_PEAK, THROUGHPUT
+from dwindle.bench.probes.scores import SCORES, TOP5, AnyScore, MeansScore, Score, SetScore, classification, drop_of
+from dwindle.errors import DataError, DwindleError, RecipeError, SettingError
 from dwindle.exporters.preprocessing import Preprocessing
 from dwindle.job.inputs import BATCH_SIZE, context_of, first_inputs, length
 from dwindle.job.job import Job
 from dwindle.network.batches import (
+    IGNORED_LABEL,
     Batches,
     all_targets,
     are_classes,
+    require_finite,
     require_labels,
     try_first_batch,
     try_loss,
 )
 from dwindle.network.compressed import CompressedModel
 from dwindle.network.inputs import Targets, as_inputs, describe
+from dwindle.runtimes.protocol import Array
 from dwindle.technique import Needs
 
 TOP5_CLASSES: Final = 5
+_FIRST_ONLY: Final = "the drop is measured in the first metric, so put that metric first"
 N_RAW: Final = 64
 """Test inputs on which preprocessing is tried."""
 
@@ -43,6 +49,13 @@ def check_job(job: Job) -> None:
     trains = any(Needs.TRAINING in step.needs for step in job.recipe.steps)
     for part in ("train", "validation", "test"):
         _check_split(job, part, trains=trains)
+    if job.budget is not None:
+        _check_budget(job, job.budget)
+    if (size := job.export.batch_size) is not None and length(job.data.test) < size:
+        raise DataError(
+            f"{job.data.name}: the files take {size} examples at a time and the test split holds "
+            f"{length(job.data.test)}; give more, or a smaller batch_size"
+        )
     if job.export.preprocessing is not None:
         _check_preprocessing(job, job.export.preprocessing)
     if problems := job.recipe.check(context_of(job), model=CompressedModel.dense(job.network)):
@@ -71,12 +84,20 @@ def _check_split(job: Job, part: str, *, trains: bool) -> None:
     batches = Batches(data=data, batch_size=BATCH_SIZE, what=part)
     output = try_first_batch(job.network, batches, torch.device("cpu"))
     probe = _Probe(output=output, targets=batches.first(2)[1], where=f"{job.data.name}, {part} split")
+    require_finite(batches, also_targets=any(SCORES.get(score.metric.name) for score in task.scores))
     if task.is_default and not are_classes(output, probe.targets):
         raise DataError(_not_classes(probe))
     counts_classes = task.counts_classes or (trains and task.loss is functional.cross_entropy)
     if counts_classes and are_classes(output, probe.targets):
         every = all_targets(batches)
-        require_labels(batches.first(2)[1] if every is None else every, output.shape[1], part)
+        labels = batches.first(2)[1] if every is None else every
+        require_labels(labels, output.shape[1], part)
+        is_scored = part == "test" and task.counts_classes
+        if is_scored and isinstance(labels, Tensor) and bool(labels.eq(IGNORED_LABEL).any()):
+            raise DataError(
+                f"{probe.where}: labels hold {IGNORED_LABEL}, which a loss leaves out and a metric of classes cannot; "
+                "leave these examples out"
+            )
     if trains:
         try_loss(task.loss, output, probe.targets, what=part)
     for score in task.scores:
@@ -87,12 +108,32 @@ def _check_split(job: Job, part: str, *, trains: bool) -> None:
         )
 
 
+def _check_budget(job: Job, budget: Budget) -> None:
+    """Refuse bounds on what the job does not measure: the verdict could only be that nothing is known."""
+    named = {score.metric.name for score in job.task.scores}
+    remedies = {drop_of(score.metric).name: _FIRST_ONLY for score in (*SCORES.values(), *job.task.scores)}
+    remedies |= {name: f'name it: [[task.metrics]] with name = "{name}"' for name in SCORES if name not in named}
+    remedies.pop(drop_of(job.task.metric).name, None)
+    remedies[LOAD_TIME.name] = "measure it with dwindle bench, and leave the bound out"
+    if not job.measures_memory:
+        remedies |= {m.name: "[output] with memory = true" for m in (MEMORY_PEAK, MEMORY_ADDED)}
+    if not job.measures_cpu_time:
+        remedies[CPU_TIME.name] = "[output] with cpu_time = true"
+    if job.throughput_batch is None:
+        remedies[THROUGHPUT.name] = "[output] with throughput_batch = 32, say"
+    for name in budget.bounds:
+        if name in remedies:
+            raise SettingError(f"the budget bounds {name}, which this job does not measure; {remedies[name]}")
+
+
 def _check_preprocessing(job: Job, preprocessing: Preprocessing) -> None:
     """Refuse preprocessing that no raw input could have come through to become the data."""
     inputs = first_inputs(job.data.test, N_RAW)
     where = f"{job.data.name}, preprocessing"
     if not isinstance(inputs, Tensor):
         raise DataError(f"{where}: it needs a network with one input, this one has {len(inputs)}; do it in the data")
+    if not inputs.is_floating_point():
+        raise DataError(f"{where}: it gives float32, this network takes {describe(inputs)}; leave it out")
     (ready,) = as_arrays(inputs)
     try:
         gap = np.abs(preprocessing.apply(preprocessing.raw(ready)) - ready)
@@ -149,3 +190,22 @@ def _try_score(score: AnyScore, probe: _Probe) -> None:
             f"{probe.where}: the metric {name} gave {values.tolist()}, but its unit is a fraction; name its unit in "
             '[[task.metrics]], for example unit = "mm"'
         )
+    if isinstance(score, Score) and not _is_paired(score, answers, truth, values=values):
+        raise DataError(
+            f"{probe.where}: the metric {name} gives an example another value when its neighbours are others "
+            f"({probe.words}); compare each answer with its own target only: where shapes differ, give both one shape, "
+            "for example targets.reshape(outputs.shape)"
+        )
+
+
+def _is_paired(score: Score, answers: tuple[Array, ...], truth: tuple[Array, ...], *, values: Array) -> bool:
+    """Return whether each example keeps its value where the batch holds nothing but that example, twice."""
+    for i, value in enumerate(values):
+        given: list[Any] = [tuple(array[[i, i]] for array in part) for part in (answers, truth)]
+        try:
+            twice = np.asarray(score.per_example(*(part[0] if len(part) == 1 else part for part in given)))
+        except Exception:  # ruff: ignore[blind-except] - a user's own code may need examples that differ
+            return True
+        if not np.allclose(twice.astype(np.float64), float(value), rtol=1e-3, atol=1e-6):
+            return False
+    return True

@@ -55,6 +55,12 @@ class Data:
                 f"{name} returned {type(value).__name__} without {', '.join(missing)}; "
                 "return (train, validation, test), each a data set of (input, target)"
             )
+        for part, split in splits.items():
+            if not (hasattr(split, "__len__") and hasattr(split, "__getitem__")) or isinstance(split, tuple | str):
+                raise DataError(
+                    f"{name} returned {type(split).__name__} as {part}; return a data set of (input, target) with a "
+                    "length and items by number: TensorDataset(x, y) of tensors, loader.dataset of a DataLoader"
+                )
         class_names = tuple(str(c) for c in getattr(value, "class_names", ()))
         return cls(name=str(getattr(value, "name", name)), class_names=class_names, **splits)
 

@@ -104,6 +104,11 @@ def _score(spec: MetricSpec, folder: Path, *, where: str) -> AnyScore:
     if spec.function is not None:
         function = resolve(spec.function, folder, where=f"{where}.function")
         name = spec.name or spec.function.rpartition(":")[2]
+        if name in SCORES:
+            raise SettingError(
+                f"{where}: {name!r} is a metric of the package; give your function another name = "
+                f'"my_{name}", or leave function out'
+            )
         return Score(Metric(name, spec.unit or "fraction", -1 if spec.better == "less" else 1), function)
     name = spec.name or ""
     if name not in SCORES:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
+
+from torch.utils.data import Dataset
 
 from dwindle.artifact import Artifact
 from dwindle.bench.batches import Data, as_arrays
@@ -41,7 +43,8 @@ def measure_files(job: Job, ledger: Ledger, deployment: Deployment, *, reference
 
 def as_files_take(data: Examples, options: ExportOptions) -> Data:
     """Return `data`; raw inputs where the files preprocess them, whole batches where their batch size is fixed."""
-    if options.preprocessing is None and options.batch_size is None:
+    is_set = isinstance(cast("object", data), Dataset)  # a list of examples would be taken for a list of batches
+    if options.preprocessing is None and options.batch_size is None and is_set:
         return data
     return _RawBatches(data, options)
 

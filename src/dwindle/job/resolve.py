@@ -7,11 +7,12 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dwindle.errors import SettingError
+from dwindle.errors import DwindleError, SettingError
 
 
 def resolve(reference: str, folder: Path, *, where: str) -> Callable[..., Any]:
@@ -50,9 +51,9 @@ def _import_file(path: Path, where: str) -> Any:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except (ImportError, SyntaxError) as error:
+    except Exception as error:  # a user's own code
         del sys.modules[name]
-        raise SettingError(f"{where}: {path} cannot be imported: {type(error).__name__}: {error}") from error
+        raise SettingError(f"{where}: {path} cannot be imported: {_words(error)}") from error
     return module
 
 
@@ -67,10 +68,23 @@ def call_with(function: Callable[..., Any], arguments: Mapping[str, Any], *, whe
     """Return what `function` gives for `arguments`.
 
     Raises:
-        SettingError: it does not take these arguments.
+        SettingError: it does not take these arguments, or raises what is no error of ours.
     """
     try:
         inspect.signature(function).bind(**arguments)
     except TypeError as error:
         raise SettingError(f"{where}.arguments = {dict(arguments)}: {error}") from error
-    return function(**arguments)
+    try:
+        return function(**arguments)
+    except DwindleError:
+        raise
+    except Exception as error:  # a user's own code
+        name = getattr(function, "__name__", type(function).__name__)
+        raise SettingError(f"{where}: {name} failed with arguments {dict(arguments)}: {_words(error)}") from error
+
+
+def _words(error: Exception) -> str:
+    """Return what went wrong and where: the user's line is what is to be mended."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{place}"
