@@ -79,3 +79,13 @@ def test_a_branch_is_refused():
     )
     with pytest.raises(ExportError, match=r"a If cannot become float16; use float_type='float32'"):
         compute_in_half(model.graph)
+
+
+@pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
+def test_a_recurrent_layer_is_refused(op):
+    model = model_of(
+        "g (float[2,n,3] x, float[1,4,3] w, float[1,4,4] r) => (float[2,1,n,4] y) "
+        f"{{ y = {op} <hidden_size = 4> (x, w, r) }}"
+    )
+    with pytest.raises(ExportError, match=f"a {op} layer does not run in float16; use float_type='float32'"):
+        compute_in_half(model.graph)

@@ -231,7 +231,7 @@ OPTIONS = [
     ("two in, two out", "pruned+clustered", ExportOptions()),
     ("two in, two out", "int8", ExportOptions(opset=17, batch_size=2, float_type="float16")),
     ("recurrent", "int8", ExportOptions()),
-    ("recurrent", "half", ExportOptions(float_type="float16")),
+    ("recurrent", "half", ExportOptions()),
     ("normalized", "dense", ExportOptions(opset=17, float_type="float16")),
 ]
 MATRIX = [("residual", structure) for structure in STRUCTURES if "dynamic" not in structure] + [

@@ -82,7 +82,7 @@ def session_options(n_threads: int, *, is_exact: bool = True) -> Any:
     # weight is quantized, which the graph does not ask for (measured: 1 % of the largest output).
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # its errors come as exceptions; their log lines would only precede ours
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.x64quantprecision", "1" if is_exact else "0")
     return options

@@ -18,6 +18,8 @@ TYPED: Final = frozenset({"to", "dtype"})
 """Attributes that name the type of a result."""
 HALF: Final = "/float16"
 """What the float16 twin of a value is called, behind its name."""
+RECURRENT: Final = frozenset({"GRU", "LSTM", "RNN"})
+"""onnxruntime 1.31 has no float16 kernels for these, and ends the process when it loads some such graphs."""
 FLOAT32_INPUTS: Final = {"Resize": (1, 2), "Upsample": (1,)}
 """Inputs that are float32 whatever the others are: regions and scales."""
 
@@ -28,7 +30,7 @@ def compute_in_half(graph: onnx.GraphProto) -> None:
     Constants beyond the range of float16 (masks of attention are) become the largest float16 of their sign.
 
     Raises:
-        ExportError: the graph has branches or loops.
+        ExportError: the graph has branches, loops or recurrent layers.
     """
     wide = {n.input[i] for n in graph.node for i in FLOAT32_INPUTS.get(n.op_type, ()) if i < len(n.input)}
     floats = [t for t in graph.initializer if t.data_type == TensorProto.FLOAT and t.name not in wide]
@@ -90,6 +92,8 @@ def _target(node: onnx.NodeProto) -> int:
 
 
 def _retype(node: onnx.NodeProto) -> None:
+    if node.op_type in RECURRENT:
+        raise ExportError(f"a {node.op_type} layer does not run in float16; use float_type='float32' for this network")
     for attribute in node.attribute:
         match attribute.type:
             case AttributeProto.GRAPH | AttributeProto.GRAPHS:
