@@ -14,8 +14,8 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import dwindle as dw
-from dwindle.core.encoding import Scaled, decode
-from dwindle.errors import EncodingError, RecipeError, SelectionError, SettingError
+from dwindle.core.encoding import Dense, Scaled, decode
+from dwindle.errors import DwindleError, EncodingError, RecipeError, SelectionError, SettingError
 from dwindle.recipe import TECHNIQUES, Stage
 from dwindle.recipe.orders import orders_table
 from dwindle.recipe.pack import fingerprint, pack, unpack
@@ -59,10 +59,11 @@ def dense() -> dw.CompressedModel:
 
 class TestRun:
     def test_errors_carry_the_step(self, dense):
-        broken = dw.QuantizeWeights(granularity=dw.PerChannel(7))
-        with pytest.raises(SettingError, match=r"'stem\.weight'.*axis=7") as caught:
-            dw.Recipe((dw.PruneWeights(sparsity=0.5), broken)).run(dense, dw.Context())
-        assert caught.value.__notes__ == ["in step 2 of 2: QuantizeWeights(n_bits=8, granularity=PerChannel(axis=7))"]
+        large = Dense(torch.full_like(decode(dense.encodings["stem.weight"]), 1e5))  # beyond float16
+        model = dense.with_encodings({"stem.weight": large})
+        with pytest.raises(DwindleError, match=r"'stem\.weight'") as caught:
+            dw.Recipe((dw.PruneWeights(sparsity=0.5), dw.CastHalf())).run(model, dw.Context())
+        assert caught.value.__notes__ == ["in step 2 of 2: CastHalf()"]
 
     def test_progress_and_stages_are_reported(self, dense):
         said: list[tuple[str, int, int]] = []

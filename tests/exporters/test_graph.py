@@ -66,11 +66,11 @@ def test_a_tied_weight_is_one_reference_in_the_layout_of_the_state_dict():
     model = CompressedModel.dense(Tied())
     sites = {CallSite(INPUT, 0): QUANTIZER, CallSite("drop", 0): QUANTIZER}
     proto = build_graph(replace(integer(model), activations=sites), torch.zeros(2, 5, 6))
-    assert references(proto) == [f"first.weight/{part}" for part in ("codes", "scale", "zero_point")]
+    assert references(proto) == ["first.weight"]  # as floats: onnxruntime refuses integers that two layers share
     assert [v.name for v in proto.graph.input] == ["tokens"]
     assert [v.name for v in proto.graph.output] == ["output_0", "output_1"]
     nodes = Counter(node.op_type for node in proto.graph.node)
-    assert (nodes["Transpose"], nodes["MatMul"], nodes["QuantizeLinear"]) == (1, 2, 2)
+    assert (nodes["Transpose"], nodes["MatMul"], nodes["QuantizeLinear"]) == (2, 2, 2)
 
 
 def test_integers_are_referred_to_only_where_the_input_is_quantized():
