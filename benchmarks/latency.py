@@ -1,6 +1,7 @@
 """This file times a network as fp32 and as static int8 in turn, on ONNX Runtime.
 
-    python benchmarks/latency.py [--quick] [--network NAME] [--threads N] [--seconds S] [--saturating]
+    python benchmarks/latency.py [--quick] [--network NAME] [--threads N] [--seconds S]
+                                    [--saturating] [--weights BITS]
 
 The peer is onnxruntime's own `quantize_static` (8 bits, per channel) on the same fp32 file.
 
@@ -56,7 +57,7 @@ def main() -> None:
     examples = torch.randn(N_CALIBRATION, 3, size, size)
     dense = CompressedModel.dense(build().eval())
     context = Context(example=examples[:2], calibration=[examples])
-    int8 = Recipe((FoldBatchNorm(), QuantizeStatic())).run(dense, context)
+    int8 = Recipe((FoldBatchNorm(), QuantizeStatic(weights=arguments.weights))).run(dense, context)
     plan = Plan(
         n_threads=arguments.threads, batch_size=N_CALIBRATION, latency=LatencyProtocol(seconds=arguments.seconds)
     )
@@ -105,6 +106,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="threads of the engine (1)")
     parser.add_argument("--seconds", type=float, help="time for each side (40)")
     parser.add_argument("--saturating", action="store_true", help="let 8-bit products overflow where they would")
+    parser.add_argument("--weights", type=int, default=8, help="bits of ours; 7 cannot overflow (8)")
     arguments = parser.parse_args()
     arguments.network = arguments.network or ("resnet18_tian" if arguments.quick else "resnet18")
     arguments.seconds = arguments.seconds or (3.0 if arguments.quick else 40.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,6 +21,9 @@ from dwindle.cli.bench import (
     WithMemory,
 )
 from dwindle.cli.console import print_json, stdout
+
+if TYPE_CHECKING:
+    from dwindle.bench.side_by_side import SideBySide
 
 First = Annotated[Path, typer.Argument(help="A .onnx or .dwn file.", metavar="A")]
 Second = Annotated[Path, typer.Argument(help="Another, that takes the same inputs.", metavar="B")]
@@ -54,7 +57,6 @@ def compare(
     from dwindle.bench.probes.scores import scores_named
     from dwindle.bench.protocol import LatencyProtocol
     from dwindle.bench.side_by_side import compare_files
-    from dwindle.cli.figures import plain_measured, plain_measurement, print_measurements
 
     shapes = Shapes(batch=batch, by_name=dict(map(parse_shape, shape or ())), seed=seed)
     plan = Plan(
@@ -67,20 +69,31 @@ def compare(
     if ledger is not None:
         record(Ledger(ledger), replace(found.a, dense=found.b))
     if as_json:
-        print_json(
-            {
-                "sentence": found.sentence(),
-                "differs": found.differs,
-                "speedup": plain_measurement(found.ratio),
-                "answers": asdict(found.answers),
-                "a": plain_measured(found.a),
-                "b": plain_measured(found.b),
-            }
-        )
-        return
+        print_json(_plain(found))
+    else:
+        _print(found)
+
+
+def _plain(found: SideBySide) -> dict[str, Any]:
+    from dwindle.cli.figures import plain_measured, plain_measurement
+
+    return {
+        "sentence": found.sentence(),
+        "differs": found.differs,
+        "speedup": plain_measurement(found.ratio),
+        "answers": asdict(found.answers),
+        "a": plain_measured(found.a),
+        "b": plain_measured(found.b),
+    }
+
+
+def _print(found: SideBySide) -> None:
+    from dwindle.cli.figures import print_measurements
+
     stdout.print(found.sentence(), markup=False)
     last = found.a.measurements[-1]
     stdout.print(f"{last.runtime}, {last.machine}", markup=False)
-    names = (a.name, b.name) if a.name != b.name else ("A", "B")
+    a, b = (side.artifacts[0].path.name for side in (found.a, found.b))
+    names = (a, b) if a != b else ("A", "B")
     print_measurements(dict(zip(names, (found.a.measurements, found.b.measurements), strict=True)))
     stdout.print(found.answers.words(), markup=False)

@@ -23,7 +23,7 @@ from torch.export import Dim, ExportedProgram, ShapesCollection
 
 from dwindle.errors import NetworkError
 from dwindle.network.activations import INPUT, CallSite
-from dwindle.network.inputs import Inputs, as_tuple, call, describe, join, n_examples
+from dwindle.network.inputs import Inputs, as_tuple, call, describe, join, n_examples, tensors_in
 
 REMEDY: Final = "; techniques that touch only weights (PruneWeights, Cluster, QuantizeWeights, FineTune) still work"
 NOISY: Final = (
@@ -141,7 +141,7 @@ def _run(network: nn.Module, example: Inputs) -> Any:
 
 
 def _require_same(expected: Any, actual: Any) -> None:
-    for want, got in zip(_tensors(expected), _tensors(actual), strict=True):
+    for want, got in zip(tensors_in(expected), tensors_in(actual), strict=True):
         wanted, answered = want.double(), got.double()
         finite = wanted[wanted.isfinite()].abs()
         bound = 1e-4 * float(finite.amax()) if finite.numel() else 0.0
@@ -152,18 +152,6 @@ def _require_same(expected: Any, actual: Any) -> None:
                 "the network may draw random numbers in eval mode, or change a tensor in place and drop the result"
                 + REMEDY
             )
-
-
-def _tensors(tree: Any) -> list[Tensor]:
-    match tree:
-        case Tensor():
-            return [tree]
-        case Mapping():
-            return [tensor for item in cast("Mapping[Any, Any]", tree).values() for tensor in _tensors(item)]
-        case tuple() | list():
-            return [tensor for item in cast("list[Any]", tree) for tensor in _tensors(item)]
-        case _:
-            return []
 
 
 def _sites(program: ExportedProgram) -> dict[str, CallSite]:
@@ -180,7 +168,7 @@ def _sites(program: ExportedProgram) -> dict[str, CallSite]:
         if node.target is operator.getitem and isinstance(source, fx.Node) and source in operations:
             origin = operations[source]
             sites[node.name] = CallSite(origin.module, origin.call, int(node.args[1]))
-        elif _tensors(node.meta.get("val")):
+        elif tensors_in(node.meta.get("val")):
             module = _innermost_module(node)
             operations[node] = CallSite(module, counts[module])
             counts[module] += 1

@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from dwindle.network.activations import CallSite
-from dwindle.network.inputs import Inputs, as_tuple, n_examples, take
+from dwindle.network.inputs import Inputs, as_tuple, n_examples, take, tensors_in
 from dwindle.network.placement import Layer
 
 Progress = Callable[[int, int], None]
@@ -41,7 +41,7 @@ class Watched:
 
     def answers(self, inputs: Inputs) -> list[Tensor]:
         """Return every floating-point tensor that the graph answers to `inputs`."""
-        return [tensor for tensor in _tensors(self.graph(*as_tuple(inputs))) if tensor.is_floating_point()]
+        return [tensor for tensor in tensors_in(self.graph(*as_tuple(inputs))) if tensor.is_floating_point()]
 
     def moments(self, batches: Iterable[Inputs], sites: Iterable[CallSite]) -> dict[CallSite, Moments]:
         """Return the moments of the values at `sites` over `batches`; nothing behind the last one is computed."""
@@ -193,15 +193,3 @@ def _difference(found: list[Tensor], wanted: list[Tensor]) -> Tensor:
     pairs = list(zip(found, wanted, strict=True))
     total = torch.stack([(a - b).square().sum() for a, b in pairs]).sum()
     return total / torch.stack([b.square().sum() for _, b in pairs]).sum().clamp(min=torch.finfo(torch.float32).tiny)
-
-
-def _tensors(tree: Any) -> list[Tensor]:
-    match tree:
-        case Tensor():
-            return [tree]
-        case Mapping():
-            return [tensor for item in cast("Mapping[Any, Any]", tree).values() for tensor in _tensors(item)]
-        case tuple() | list():
-            return [tensor for item in cast("list[Any]", tree) for tensor in _tensors(item)]
-        case _:
-            return []

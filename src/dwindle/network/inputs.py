@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -69,3 +69,16 @@ def describe(inputs: Inputs) -> str:
     'float32 (2, 3) and int64 (2,)'
     """
     return " and ".join(f"{str(t.dtype).removeprefix('torch.')} {tuple(t.shape)}" for t in as_tuple(inputs))
+
+
+def tensors_in(tree: Any) -> list[Tensor]:
+    """Return every tensor in what a network answers: a tensor, or mappings, tuples and lists of answers."""
+    match tree:
+        case Tensor():
+            return [tree]
+        case Mapping():
+            return [tensor for item in cast("Mapping[Any, Any]", tree).values() for tensor in tensors_in(item)]
+        case tuple() | list():
+            return [tensor for item in cast("list[Any]", tree) for tensor in tensors_in(item)]
+        case _:
+            return []
