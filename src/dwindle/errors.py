@@ -17,7 +17,8 @@ DwindleError
 ├── ExportError                     the target cannot express this model (reasons listed)
 ├── RuntimeUnavailableError         a missing package, with the command that installs it
 ├── MeasurementError                the bench refused to give a number
-└── LedgerError                     a ledger or record that cannot be read or written
+├── LedgerError                     a ledger or record that cannot be read or written
+└── StudyError                      outcomes of a study that could not be made, or a folder that cannot be used
 ```
 """
 
@@ -90,3 +91,7 @@ class MeasurementError(DwindleError):
 
 class LedgerError(DwindleError):
     """A ledger or record that cannot be read or written."""
+
+
+class StudyError(DwindleError):
+    """Outcomes of a study that could not be made, or a folder that cannot be used for one."""

@@ -18,6 +18,7 @@ from dwindle.cli.console import print_error, stderr
 from dwindle.cli.demo import demo
 from dwindle.cli.doctor import doctor
 from dwindle.cli.export import export
+from dwindle.cli.fits import fits
 from dwindle.cli.inspect import inspect
 from dwindle.errors import DwindleError
 from dwindle.version import VERSION
@@ -38,6 +39,7 @@ app.command()(demo)
 app.command()(compress)
 app.command()(inspect)
 app.command()(export)
+app.command()(fits)
 app.command()(bench)
 app.command()(compare)
 app.command()(doctor)

@@ -176,3 +176,7 @@ def _shape(images: Tensor, what: str) -> tuple[int, int, int, int]:
 
 def _count(n: int, like: Tensor) -> Tensor:
     return torch.arange(n, device=like.device)
+
+
+crop_and_flip = Chain((RandomCrop(), RandomFlip()))
+"""Of Tian et al. (2022), figure 1, for images of about 32 x 32 pixels."""

@@ -12,7 +12,7 @@ from torch.utils.data import TensorDataset
 
 from dwindle.data.array_pickle import read_array_pickle
 from dwindle.data.locate import Archive, Source, locate
-from dwindle.data.splits import Splits, hold_out
+from dwindle.data.splits import Splits, hold_out, resize
 from dwindle.errors import DataError
 
 CLASS_NAMES: Final = (
@@ -43,29 +43,34 @@ SOURCE: Final = Source(
 )
 
 
-def load_cifar10(root: Path | None = None) -> Splits:
-    """Return CIFAR-10: 45,000 training, 5,000 validation and 10,000 test images, standardized, (3, 32, 32).
+def load_cifar10(root: Path | None = None, *, size: int = SIDE) -> Splits:
+    """Return CIFAR-10: 45,000 training, 5,000 validation and 10,000 test images, standardized.
 
     Args:
         root: folder of the official files (`data_batch_1` ... `test_batch`); without it `locate` looks for them.
+        size: side in pixels; the 32 x 32 originals are resized bilinearly. Inputs are (3, size, size).
+
+    Raises:
+        DataError: the files are absent or damaged.
+        SettingError: `size` is below 1.
     """
     folder = locate(SOURCE, root)
     parts = [_read_batch(folder / name) for name in TRAIN_FILES]
     images, labels = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
-    train, validation = hold_out(_prepare(images), labels, n_held_out=N_VALIDATION)
+    train, validation = hold_out(_prepare(images, size), labels, n_held_out=N_VALIDATION)
     test_images, test_labels = _read_batch(folder / TEST_FILE)
     return Splits(
         name="cifar-10",
         train=train,
         validation=validation,
-        test=TensorDataset(_prepare(test_images), test_labels),
+        test=TensorDataset(_prepare(test_images, size), test_labels),
         class_names=CLASS_NAMES,
     )
 
 
-def _prepare(images: Tensor) -> Tensor:
+def _prepare(images: Tensor, size: int) -> Tensor:
     mean, std = (torch.tensor(numbers).reshape(1, 3, 1, 1) for numbers in (MEAN, STD))
-    return images.float().div_(255).sub_(mean).div_(std)
+    return resize(images.float().div_(255).sub_(mean).div_(std), size)
 
 
 def _read_batch(path: Path) -> tuple[Tensor, Tensor]:

@@ -13,26 +13,32 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from dwindle.data.splits import Splits
+from dwindle.data.splits import Splits, resize
 
 CLASS_NAMES: Final = tuple(str(digit) for digit in range(10))
 N_VALIDATION: Final = 300
 N_TEST: Final = 300
+SIDE: Final = 8
 MEAN: Final = 4.88
 STD: Final = 6.02
 """Of the pixels, which are whole numbers from 0 to 16."""
 _SEED: Final = 0
 
 
-def load_digits_splits() -> Splits:
+def load_digits_splits(*, size: int = SIDE) -> Splits:
     """Return the digits: 1,197 training, 300 validation and 300 test images, stratified, the same in every process.
 
-    Inputs are float32 (1, 8, 8), standardized; targets are the digits.
+    Args:
+        size: side in pixels; the 8 x 8 originals are resized bilinearly. Inputs are float32 (1, size, size),
+            standardized; targets are the digits.
+
+    Raises:
+        SettingError: `size` is below 1.
     """
     from sklearn.datasets import load_digits
 
     raw = cast("Any", load_digits())
-    inputs = ((torch.from_numpy(np.asarray(raw.images)).float() - MEAN) / STD).unsqueeze(1)
+    inputs = resize(((torch.from_numpy(np.asarray(raw.images)).float() - MEAN) / STD).unsqueeze(1), size)
     targets = torch.from_numpy(np.asarray(raw.target)).long()
     order = _interleaved(targets)
     test, validation, train = order.split([N_TEST, N_VALIDATION, len(order) - N_TEST - N_VALIDATION])

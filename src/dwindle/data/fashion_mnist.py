@@ -12,12 +12,11 @@ from typing import Final
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.utils.data import TensorDataset
 
 from dwindle.data.locate import Source, locate
-from dwindle.data.splits import Splits, hold_out
-from dwindle.errors import DataError, SettingError
+from dwindle.data.splits import Splits, hold_out, resize
+from dwindle.errors import DataError
 
 CLASS_NAMES: Final = (
     "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
@@ -56,8 +55,6 @@ def load_fashion_mnist(root: Path | None = None, *, size: int = 28) -> Splits:
         DataError: the files are absent, damaged, or do not hold the published number of images.
         SettingError: `size` is below 1.
     """
-    if size < 1:
-        raise SettingError(f"size must be at least 1 pixel, got {size}")
     folder = locate(SOURCE, root)
     images = {part: _read_images(folder / f"{part}-images-idx3-ubyte.gz") for part in ("train", "t10k")}
     labels = {part: _read_labels(folder / f"{part}-labels-idx1-ubyte.gz") for part in ("train", "t10k")}
@@ -78,10 +75,7 @@ def load_fashion_mnist(root: Path | None = None, *, size: int = 28) -> Splits:
 
 
 def _prepare(images: Tensor, size: int) -> Tensor:
-    scaled = images.float().div_(255).sub_(MEAN).div_(STD).unsqueeze(1)
-    if size == images.shape[-1]:
-        return scaled
-    return functional.interpolate(scaled, size=(size, size), mode="bilinear", align_corners=False)
+    return resize(images.float().div_(255).sub_(MEAN).div_(STD).unsqueeze(1), size)
 
 
 def _read_images(path: Path) -> Tensor:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.data import TensorDataset
 
-from dwindle.errors import DataError
+from dwindle.errors import DataError, SettingError
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -84,3 +85,16 @@ def hold_out(inputs: Tensor, targets: Tensor, *, n_held_out: int, seed: int = 0)
     order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))
     kept, held_out = order[n_held_out:], order[:n_held_out]
     return TensorDataset(inputs[kept], targets[kept]), TensorDataset(inputs[held_out], targets[held_out])
+
+
+def resize(images: Tensor, size: int) -> Tensor:
+    """Return (n, channels, size, size) images, resized bilinearly from (n, channels, height, width) floats.
+
+    Raises:
+        SettingError: `size` is below 1.
+    """
+    if size < 1:
+        raise SettingError(f"size must be at least 1 pixel, got {size}")
+    if tuple(images.shape[-2:]) == (size, size):
+        return images
+    return functional.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)

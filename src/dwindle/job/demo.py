@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import torch
-from torch.nn import functional
-from torch.utils.data import TensorDataset
 
 from dwindle.core.schedule import Polynomial
 from dwindle.data.digits import load_digits_splits
@@ -36,13 +35,11 @@ RECIPE: Final = Recipe(
 
 def demo_job(out: Path, *, seed: int = 0, report_progress: Progress | None = None) -> Job:
     """Return the job, its dense network trained; about half a million weights on 1,797 images."""
-    splits = load_digits_splits()
-    parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
-    large = {part: _enlarge(split) for part, split in parts.items()}
-    data = Data(name="digits (8 x 8, shown at 32 x 32)", class_names=splits.class_names, **large)
+    splits = load_digits_splits(size=SIDE)
+    data = replace(Data.of(splits, name="digits"), name="digits (8 x 8, shown at 32 x 32)")
     trainer = FabricTrainer(
-        train=large["train"],
-        validation=large["validation"],
+        train=data.train,
+        validation=data.validation,
         batch_size=32,
         learning_rate=0.02,
         workdir=out / "work",
@@ -64,8 +61,3 @@ def demo_job(out: Path, *, seed: int = 0, report_progress: Progress | None = Non
         latency_seconds=3.0,
         command="dwindle demo",
     )
-
-
-def _enlarge(split: TensorDataset) -> TensorDataset:
-    inputs, targets = split.tensors
-    return TensorDataset(functional.interpolate(inputs, size=(SIDE, SIDE), mode="bilinear"), targets)

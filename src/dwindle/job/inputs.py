@@ -21,7 +21,7 @@ def context_of(job: Job, report_progress: Progress | None = None) -> Context:
     return Context(
         seed=job.seed,
         example=first_inputs(job.data.train, 2),
-        calibration=calibration_of(job),
+        calibration=calibration_inputs(job.data.train, n=job.n_calibration, seed=job.seed),
         trainer=job.trainer,
         teacher=job.network,
         workdir=job.out / "work",
@@ -29,11 +29,10 @@ def context_of(job: Job, report_progress: Progress | None = None) -> Context:
     )
 
 
-def calibration_of(job: Job) -> list[Inputs]:
-    """Return the inputs of training examples drawn at random, in batches."""
-    n_train = length(job.data.train)
-    order = torch.randperm(n_train, generator=torch.Generator().manual_seed(job.seed))
-    chosen: Examples = Subset(job.data.train, order[: job.n_calibration].tolist())
+def calibration_inputs(train: Examples, *, n: int, seed: int) -> list[Inputs]:
+    """Return the inputs of `n` training examples drawn at random, in batches."""
+    order = torch.randperm(length(train), generator=torch.Generator().manual_seed(seed))
+    chosen: Examples = Subset(train, order[:n].tolist())
     return [inputs for inputs, _ in Batches(data=chosen, batch_size=BATCH_SIZE, what="calibration").ordered()]
 
 

@@ -1,0 +1,124 @@
+"""This file says what a file asks of a device: bytes on disk, weights as an engine computes with them, activations.
+
+Bytes on disk are exact. What lies in RAM while a network runs belongs to the engine, and no engine ran here, so weights
+and activations are an `Estimate`: computed from the file, as `bench/live_tensors.py` says.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from dwindle.artifact import Artifact
+from dwindle.bench.measurement import Estimate, Metric
+from dwindle.bench.probes.size import require_unchanged
+from dwindle.container.plan import dtype_of
+from dwindle.container.reader import open_file
+from dwindle.errors import MeasurementError, SettingError
+
+if TYPE_CHECKING:
+    from dwindle.bench.live_tensors import GraphMemory
+
+WEIGHT_MEMORY: Final = Metric("weight_memory", "bytes", -1)
+ACTIVATION_MEMORY: Final = Metric("activation_memory", "bytes", -1)
+WEIGHTS_METHOD: Final = "constants of the graph as an engine computes with them: decoded, integers where it dequantizes"
+ACTIVATIONS_METHOD: Final = "tensors alive at once, node after node in the file's order, one example, no workspaces"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """What a file asks of a device.
+
+    Attributes:
+        file_bytes: on disk, with the data that an ONNX model keeps in other files.
+        weights: what an engine holds to compute with; None where the file does not tell.
+        activations: the most that is alive at once, for one example; None where the file does not tell.
+        unknown: why a figure is None.
+        artifact: the file; None for a plain number of bytes.
+    """
+
+    file_bytes: int
+    weights: Estimate | None = None
+    activations: Estimate | None = None
+    unknown: str = ""
+    artifact: Artifact | None = None
+
+    def __post_init__(self) -> None:
+        if self.file_bytes < 0:
+            raise SettingError(f"a file cannot have {self.file_bytes} bytes; give 0 or more")
+
+
+def needs_of(file: Artifact | Path) -> Needs:
+    """Return what `file` asks of a device; of other formats than `.dwn` and `.onnx` only its bytes are known.
+
+    Raises:
+        MeasurementError: as `fits`.
+        ContainerError: a `.dwn` file is broken.
+    """
+    artifact = _unchanged(file) if isinstance(file, Artifact) else _artifact(file)
+    size_bytes = artifact.size_bytes
+    reads = {"dwn": _container_memory, "onnx": _model_memory}
+    read = reads.get(artifact.format.lower())
+    if read is None:
+        unknown = f"of a .{artifact.format} file only the bytes are known" if artifact.format else "an unknown format"
+        return Needs(file_bytes=size_bytes, unknown=unknown, artifact=artifact)
+    memory = read(artifact.path)
+    return Needs(
+        file_bytes=size_bytes + memory.beside_bytes,
+        weights=_estimate(WEIGHT_MEMORY, memory.weight_bytes, WEIGHTS_METHOD),
+        activations=_estimate(ACTIVATION_MEMORY, memory.activation_bytes, ACTIVATIONS_METHOD),
+        unknown=memory.unknown,
+        artifact=artifact,
+    )
+
+
+def _estimate(metric: Metric, value: int | None, method: str) -> Estimate | None:
+    return None if value is None else Estimate(metric=metric, value=float(value), method=method)
+
+
+def _unchanged(artifact: Artifact) -> Artifact:
+    require_unchanged(artifact)
+    return artifact
+
+
+def _artifact(path: Path) -> Artifact:
+    try:
+        artifact = Artifact.of(path)
+    except OSError as error:
+        raise MeasurementError(f"{path} cannot be read ({error.strerror}); name an existing file") from error
+    if artifact.size_bytes == 0:
+        raise MeasurementError(f"{path} is empty; there is nothing to deploy, export it again")
+    return artifact
+
+
+def _container_memory(path: Path) -> GraphMemory:
+    with open_file(path) as opened:
+        plans, graph = opened.header.plans, opened.graph
+    if graph:
+        return replace(_graph_memory(graph, path), beside_bytes=0)  # what it refers to lies in this very file
+    from dwindle.bench.live_tensors import GraphMemory
+
+    decoded = sum(math.prod(plan.shape) * dtype_of(plan).itemsize for plan in plans.values())
+    return GraphMemory(weight_bytes=decoded, activation_bytes=None, unknown="this file holds weights but no graph")
+
+
+def _model_memory(path: Path) -> GraphMemory:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise MeasurementError(f"{path} cannot be read ({error.strerror}); export it again") from error
+    return _graph_memory(data, path)
+
+
+def _graph_memory(data: bytes, path: Path) -> GraphMemory:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    from dwindle.bench.live_tensors import memory_of_graph
+
+    try:
+        return memory_of_graph(onnx.ModelProto.FromString(data))
+    except (DecodeError, MeasurementError) as error:
+        raise MeasurementError(f"{path} is no ONNX model ({error}); export it again") from error

@@ -1,0 +1,242 @@
+"""This file makes one outcome of a study: trains and compresses, writes the file, and records what it answers."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from dwindle.artifact import Artifact
+from dwindle.bench.batches import batches
+from dwindle.bench.deployment import Deployment, deploy
+from dwindle.bench.machine import this_machine
+from dwindle.bench.measure import open_file
+from dwindle.bench.measurement import ACCURACY, Measurement
+from dwindle.bench.plan import Plan
+from dwindle.bench.probes import accuracy
+from dwindle.bench.probes.size import measure_size
+from dwindle.core.encoding import decode, support_of
+from dwindle.errors import NetworkError
+from dwindle.job.inputs import calibration_inputs, first_inputs
+from dwindle.job.job import Data
+from dwindle.job.resolve import call_with, resolve
+from dwindle.network.compressed import CompressedModel
+from dwindle.network.fabric_trainer import FabricTrainer
+from dwindle.network.train import Progress
+from dwindle.runtimes.onnxruntime import OnnxRuntime
+from dwindle.settings import NONE, TAG, to_plain
+from dwindle.studies.plan import Node
+from dwindle.technique import Context, Needs
+from dwindle.version import VERSION
+
+N_PARITY: Final = 64
+"""Examples on which parity is measured."""
+N_CALIBRATION: Final = 512
+N_REMEMBERED: Final = 4
+"""Models that stay in memory, because their children come next."""
+
+
+@dataclass(kw_only=True, eq=False)
+class Workshop:
+    """Makes outcomes, one after the other; remembers data and models that the next one is likely to need.
+
+    Attributes:
+        folder: stage caches, checkpoints and files go into it.
+        home: "file.py:function" in a study is relative to it.
+        n_threads: of the engine that answers.
+        report_progress: called with (stage, steps done, steps) during training.
+    """
+
+    folder: Path
+    home: Path
+    n_threads: int = 1
+    report_progress: Progress | None = None
+    _models: OrderedDict[str, CompressedModel] = field(default_factory=OrderedDict[str, CompressedModel])
+    _data: dict[str, Data] = field(default_factory=dict[str, Data])
+
+    def make(self, node: Node) -> dict[str, Any]:
+        """Return everything about the outcome of `node` as plain values: a ledger entry of kind `outcome`.
+
+        Raises:
+            DwindleError: whatever stops it.
+        """
+        started = time.perf_counter()
+        model = self.model(node)
+        made = time.perf_counter()
+        data = self.data(node)
+        folder = self._folder_of(node)
+        deployment = deploy(
+            model,
+            first_inputs(data.test, N_PARITY),
+            folder,
+            formats=("dwn",),
+            metadata={"name": node.words, "class_names": list(data.class_names)},
+        )
+        (file,) = deployment.artifacts.values()
+        found, right = self._measure(file, deployment, data)
+        entry = {
+            **node.label,
+            "key": node.key,
+            "preset": node.preset,
+            "is_as_published": node.is_as_published,
+            "version": VERSION,
+            "machine": this_machine().summary(),
+            "recipe": list(node.steps),
+            "training": dict(node.training),
+            "epochs": node.epochs,
+            "seconds": made - started,
+            "seconds_to_measure": time.perf_counter() - made,
+            "history": [_brief(asdict(record)) for record in model.history[-len(node.recipe.steps) :]],
+            **_counts(model),
+            "measurements": [_plain(measurement) for measurement in found],
+            "answers": {"n": len(right), "right": pack_bits(right)},
+        }
+        self._tidy(node, file)
+        return entry
+
+    def model(self, node: Node) -> CompressedModel:
+        """Return the outcome of `node`: from memory, from its stage cache, or made now."""
+        if node.key not in self._models:
+            before = self._untrained(node) if node.parent is None else self.model(node.parent)
+            context = self._context(node)
+            self._models[node.key] = node.recipe.run(before, context)
+            while len(self._models) > N_REMEMBERED:
+                self._models.popitem(last=False)
+        self._models.move_to_end(node.key)
+        return self._models[node.key]
+
+    def remembers(self, node: Node) -> bool:
+        """Return whether the outcome of `node` is in memory."""
+        return node.key in self._models
+
+    def data(self, node: Node) -> Data:
+        """Return the data of `node`; those of one case at a time are kept."""
+        name = json.dumps([node.case.load, node.load_arguments], sort_keys=True, default=str)
+        if name not in self._data:
+            self._data.clear()
+            load = resolve(node.case.load, self.home, where=f"{node.case.name}: load")
+            splits = call_with(load, node.load_arguments, where=f"{node.case.name}: load")
+            self._data[name] = Data.of(splits, name=node.case.load)
+        return self._data[name]
+
+    def _untrained(self, node: Node) -> CompressedModel:
+        build = resolve(node.case.build, self.home, where=f"{node.case.name}: build")
+        with torch.random.fork_rng():
+            torch.manual_seed(node.seed)
+            network = call_with(build, node.build_arguments, where=f"{node.case.name}: build")
+        if not isinstance(network, nn.Module):
+            raise NetworkError(f"{node.case.build} returned {type(network).__name__}, not an nn.Module")
+        return CompressedModel.dense(network)
+
+    def _context(self, node: Node) -> Context:
+        data = self.data(node)
+        folder = self._folder_of(node)
+        wants = {need for step in node.recipe.steps for need in step.needs}
+        return Context(
+            seed=node.seed,
+            example=first_inputs(data.train, 2),
+            calibration=calibration_inputs(data.train, n=N_CALIBRATION, seed=node.seed),
+            trainer=self._trainer(node, data, folder),
+            teacher=self.model(node.root).network if Needs.TEACHER in wants else None,
+            workdir=folder if node.trains else None,  # what is not trained is made again faster than read
+        )
+
+    def _trainer(self, node: Node, data: Data, folder: Path) -> FabricTrainer:
+        named = {
+            name: resolve(reference, self.home, where=f"training.{name}")
+            for name in ("augment", "schedule", "optimizer")
+            if (reference := node.training[name]) not in {None, NONE}
+        }
+        patience = node.training["patience"]
+        return FabricTrainer(
+            train=data.train,
+            validation=data.validation,
+            batch_size=node.training["batch_size"],
+            learning_rate=node.training["learning_rate"],
+            patience=None if patience == NONE else patience,
+            workdir=folder,
+            report_progress=self.report_progress,
+            **cast("dict[str, Any]", named),
+        )
+
+    def _measure(
+        self, file: Artifact, deployment: Deployment, data: Data
+    ) -> tuple[tuple[Measurement, ...], npt.NDArray[np.bool_]]:
+        from contextlib import ExitStack
+
+        plan = Plan(n_threads=self.n_threads, batch_size=64)
+        with ExitStack() as stack:
+            side = open_file(stack, file, OnnxRuntime(), plan=plan)
+            every = batches(cast("Any", data.test), batch_size=plan.batch_size)
+            (answers,) = accuracy.answer([(file.path.name, side.session)], every, scores=plan.scores)
+        scores = accuracy.measure_accuracy(side.subject, answers)
+        sizes = measure_size(file, n_dense_weights=deployment.n_dense_weights)
+        return (*sizes, *deployment.parity, *scores), answers.values[ACCURACY]
+
+    def _folder_of(self, node: Node) -> Path:
+        return self.folder / "work" / node.key
+
+    def _tidy(self, node: Node, file: Artifact) -> None:
+        """Keep what is needed again: the outcome of training in the stage cache, and files that were asked for."""
+        folder = self._folder_of(node)
+        if node.stage.keeps_file:
+            name = node.words.replace(": ", "_").replace(", ", "_").replace(" ", "_")
+            target = self.folder / "files" / f"{name}{file.path.suffix}"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file.path, target)
+        file.path.unlink()
+        for checkpoint in folder.glob("*.ckpt"):
+            checkpoint.unlink()
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def pack_bits(right: npt.NDArray[np.bool_]) -> str:
+    """Return (n,) truths as text: eight to a byte, base64.
+
+    >>> pack_bits(np.array([True, False, True]))
+    'oA=='
+    """
+    return base64.b64encode(np.packbits(right).tobytes()).decode()
+
+
+def unpack_bits(text: str, n: int) -> npt.NDArray[np.bool_]:
+    """Return the (n,) truths that `pack_bits` packed.
+
+    >>> unpack_bits("oA==", 3).tolist()
+    [True, False, True]
+    """
+    packed = np.frombuffer(base64.b64decode(text), dtype=np.uint8)
+    return np.unpackbits(packed, count=n).astype(np.bool_)
+
+
+def _counts(model: CompressedModel) -> dict[str, int]:
+    """Count weights: those of the dense network, and those that pruning kept."""
+    n_pruned = 0
+    for encoding in model.encodings.values():
+        support = support_of(encoding)
+        n_pruned += 0 if support is None else int(decode(encoding).numel() - int(support.sum()))
+    return {"n_dense_weights": model.n_dense_weights, "n_weights": model.n_dense_weights - n_pruned}
+
+
+def _brief(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a step of the history without what it decided for each tensor."""
+    decisions = {key: value for key, value in record["decisions"].items() if key != "tensors"}
+    return {**record, "decisions": decisions}
+
+
+def _plain(measurement: Measurement) -> dict[str, Any]:
+    plain = to_plain(replace(measurement))
+    metric = {key: value for key, value in plain["metric"].items() if key != TAG}
+    return {**{key: value for key, value in plain.items() if key != TAG}, "metric": metric}

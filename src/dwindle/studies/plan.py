@@ -1,0 +1,229 @@
+"""This file unfolds a study into outcomes: one for each case, seed, stage and place on the axes, parents first."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Final, cast
+
+from dwindle.errors import SettingError
+from dwindle.recipe import Recipe
+from dwindle.settings import nearest
+from dwindle.studies.study import Case, Preset, Stage, Study, Values
+from dwindle.technique import Needs
+
+REFERENCE: Final = "$"
+"""Begins a text that takes a value."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Choice:
+    """What of a study is run: everything of the preset unless said otherwise."""
+
+    preset: str = "laptop"
+    networks: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    table: str | None = None
+    as_published: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Node:
+    """One outcome to be made: a model, its file, and what the file answers.
+
+    Attributes:
+        at: axis -> name of the value.
+        steps: as in a recipe, every value in its place.
+        training: settings of the trainer, likewise.
+        parent: whose outcome it starts from; None starts from random weights.
+    """
+
+    case: Case
+    seed: int
+    stage: Stage
+    at: Mapping[str, str]
+    steps: tuple[Values, ...]
+    training: Values
+    load_arguments: Values
+    build_arguments: Values
+    preset: str
+    is_as_published: bool
+    parent: Node | None = field(default=None, repr=False)
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The steps, ready to run.
+
+        Raises:
+            SettingError: an unknown technique or setting, or a value that does not fit.
+        """
+        return Recipe.from_plain({"steps": list(self.steps)}, where=f"stage {self.stage.name!r}")
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of all that decides the outcome: who made it earlier need not make it again."""
+        parts = [
+            self.case.build, self.build_arguments, self.case.load, self.load_arguments, self.seed, self.training,
+            self.steps, None if self.parent is None else self.parent.key,
+        ]  # fmt: skip
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+    @property
+    def label(self) -> dict[str, Any]:
+        """What a table finds it by."""
+        return {
+            "network": self.case.network,
+            "data": self.case.data,
+            "seed": self.seed,
+            "stage": self.stage.name,
+            "at": dict(self.at),
+        }
+
+    @property
+    def words(self) -> str:
+        """What a person reads."""
+        places = "".join(f", {value}" for value in self.at.values())
+        return f"{self.case.name}, seed {self.seed}: {self.stage.name}{places}"
+
+    @cached_property
+    def epochs(self) -> float:
+        """How long it trains."""
+        return sum(_epochs(step) for step in self.recipe.steps)
+
+    @property
+    def trains(self) -> bool:
+        """Whether a step trains."""
+        return any(Needs.TRAINING in step.needs for step in self.recipe.steps)
+
+    @property
+    def root(self) -> Node:
+        """The first of its ancestors."""
+        return self if self.parent is None else self.parent.root
+
+
+def unfold(study: Study, choice: Choice) -> tuple[Node, ...]:
+    """Return all outcomes that `choice` asks for, each after its parent, and what they are compared with.
+
+    Raises:
+        SettingError: the choice names what the study does not have, a "$name" has no value, or a step does not fit.
+    """
+    preset = study.preset(choice.preset)
+    wanted = _wanted_stages(study, choice)
+    found: list[Node] = []
+    for case in _cases(study, preset, choice):
+        for seed in choice.seeds or preset.seeds:
+            found.extend(_of_case(study, preset, choice, (case, seed), stages=wanted))
+    for node in {node.stage.name + node.case.data: node for node in found}.values():
+        _ = node.recipe  # a wrong setting shows before hours of training
+    return tuple(found)
+
+
+def _cases(study: Study, preset: Preset, choice: Choice) -> Iterator[Case]:
+    for given, known, what in (
+        (choice.networks, study.networks, "network"),
+        (choice.data, preset.data, "data set"),
+    ):
+        for name in given:
+            if name.casefold() not in {k.casefold() for k in known}:
+                raise SettingError(f"study {study.name} has no {what} {name!r} here; {nearest(name, known)}")
+    networks = {name.casefold() for name in choice.networks or study.networks}
+    data = {name.casefold() for name in choice.data or preset.data} & {name.casefold() for name in preset.data}
+    where: Mapping[str, Any] = {} if choice.table is None else study.table(choice.table).where
+    for case in study.cases:
+        is_in_table = all(getattr(case, key) == where[key] for key in ("network", "data") if key in where)
+        if case.network.casefold() in networks and case.data.casefold() in data and is_in_table:
+            yield case
+
+
+def _wanted_stages(study: Study, choice: Choice) -> set[str]:
+    """Return the stages that are asked for, all that they come from, and what they are compared with."""
+    if choice.table is None:
+        return {stage.name for stage in study.stages}
+    wanted: set[str] = set()
+    waiting = [column.stage for column in study.table(choice.table).columns]
+    while waiting:
+        stage = study.stage(waiting.pop())
+        if stage.name not in wanted:
+            wanted.add(stage.name)
+            waiting.extend(name for name in (stage.after, stage.against) if name is not None)
+    return wanted
+
+
+def _of_case(
+    study: Study, preset: Preset, choice: Choice, which: tuple[Case, int], *, stages: set[str]
+) -> Iterator[Node]:
+    case, seed = which
+    layers = [study.values, preset.values, case.values, preset.by_data.get(case.data, {})]
+    if choice.as_published:
+        layers += [study.as_published.values, study.as_published.by_data.get(case.data, {})]
+    made: dict[tuple[str, tuple[str, ...]], Node] = {}
+    for stage in (s for s in study.stages if s.name in stages):
+        axes = study.axes_of(stage)
+        for place in itertools.product(*(_options(study, preset, axis) for axis in axes)):
+            at = dict(zip(axes, place, strict=True))
+            values = _merged((*layers, *(study.axes[axis][value] for axis, value in at.items())))
+            where = f"study {study.name}, {case.name}, stage {stage.name!r}"
+            node = Node(
+                case=case,
+                seed=seed,
+                stage=stage,
+                at=at,
+                steps=tuple(_filled(step, values, where) for step in stage.steps),
+                training=_filled(vars_of(study.training), values, where),
+                load_arguments=_filled(case.load_arguments, values, where),
+                build_arguments=_filled(case.build_arguments, values, where),
+                preset=choice.preset,
+                is_as_published=choice.as_published,
+                parent=_parent(study, stage, at, made),
+            )
+            made[stage.name, place] = node
+            yield node
+
+
+def _parent(
+    study: Study, stage: Stage, at: Mapping[str, str], made: Mapping[tuple[str, tuple[str, ...]], Node]
+) -> Node | None:
+    if stage.after is None:
+        return None
+    axes = study.axes_of(study.stage(stage.after))
+    return made[stage.after, tuple(at[axis] for axis in axes)]
+
+
+def _options(study: Study, preset: Preset, axis: str) -> Sequence[str]:
+    return [name for name in study.axes[axis] if name in preset.axes.get(axis, study.axes[axis])]
+
+
+def _merged(layers: Iterable[Values]) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged.update(layer)
+    return merged
+
+
+def _filled(value: Any, values: Values, where: str) -> Any:
+    """Return `value` with every "$name" in it replaced."""
+    if isinstance(value, str) and value.startswith(REFERENCE):
+        name = value.removeprefix(REFERENCE)
+        if name not in values:
+            raise SettingError(f"{where}: {value!r} has no value; {nearest(name, values)}")
+        return _filled(values[name], values, where)
+    if isinstance(value, Mapping):
+        return {key: _filled(item, values, where) for key, item in cast("Mapping[str, Any]", value).items()}
+    if isinstance(value, list | tuple):
+        return [_filled(item, values, where) for item in cast("Sequence[Any]", value)]
+    return value
+
+
+def vars_of(settings: Any) -> dict[str, Any]:
+    """Return the fields of a flat dataclass by name."""
+    return dict(vars(settings))
+
+
+def _epochs(step: Any) -> float:
+    epochs = getattr(step, "epochs", None)
+    return float(epochs) if Needs.TRAINING in step.needs and epochs is not None else 0.0

@@ -1,0 +1,145 @@
+"""This file finds and reads studies: those of the package by name, one of your own by its path."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+from typing import Any, cast
+
+from dwindle.errors import SettingError
+from dwindle.settings import from_plain, nearest
+from dwindle.studies.study import Column, Preset, Stage, Study, Table
+
+
+def known_studies() -> tuple[str, ...]:
+    """Return the names of the package's studies."""
+    files = resources.files("dwindle.studies").iterdir()
+    return tuple(sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml")))
+
+
+def load_study(name: str | Path) -> Study:
+    """Return the study called `name`, or that in the file `name`.
+
+    Raises:
+        SettingError: there is none, it is no TOML, or something in it does not fit together.
+    """
+    text = str(name)
+    if text.endswith(".toml"):
+        try:
+            return read_study(Path(text).read_text(encoding="utf-8"), where=text)
+        except OSError as error:
+            raise SettingError(f"{text} cannot be read ({error.strerror}); name an existing study") from error
+        except UnicodeDecodeError as error:
+            raise SettingError(f"{text} is not UTF-8 text ({error.reason}); a study is a TOML file") from error
+    if text not in known_studies():
+        raise SettingError(f"unknown study {text!r}; {nearest(text, known_studies())}; or name a file.toml of your own")
+    return read_study((resources.files("dwindle.studies") / f"{text}.toml").read_text(encoding="utf-8"), where=text)
+
+
+def read_study(text: str, *, where: str) -> Study:
+    """Return the study that `text` describes; `where` names the place in messages.
+
+    Raises:
+        SettingError: it is no TOML, or something in it does not fit together.
+    """
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingError(f"{where} is not valid TOML: {error}") from error
+    study = from_plain(Study, table, where=where)
+    presets = {name: _preset(name, plain, where) for name, plain in study.presets.items()}
+    study = replace(study, presets=presets)
+    for problem in _problems(study):
+        raise SettingError(f"{where}: {problem}")
+    return study
+
+
+def _preset(name: str, plain: Any, where: str) -> Preset:
+    if not isinstance(plain, Mapping):
+        raise SettingError(f"{where}: presets.{name} must be a table, got {plain!r}")
+    return from_plain(Preset, cast("Mapping[str, Any]", plain), where=f"{where}: presets.{name}")
+
+
+def _problems(study: Study) -> Iterable[str]:
+    """Yield what does not fit together."""
+    yield from _twice("case", [case.name for case in study.cases])
+    yield from _twice("stage", [stage.name for stage in study.stages])
+    yield from _twice("table", [table.id for table in study.tables])
+    if not study.cases or not study.stages or not study.presets:
+        yield "a study needs at least one case, one stage and one preset"
+    for axis, options in study.axes.items():
+        if not isinstance(options, Mapping) or not options:
+            yield f"axes.{axis} must be a table: a name for each value, and what it stands for"
+    yield from _stage_problems(study)
+    for name, preset in study.presets.items():
+        yield from _preset_problems(study, preset, f"presets.{name}")
+    for table in study.tables:
+        yield from _table_problems(study, table)
+
+
+def _twice(what: str, names: list[str]) -> Iterable[str]:
+    for name in dict.fromkeys(names):
+        if names.count(name) > 1:
+            yield f"{what} {name!r} is there twice; rename one"
+
+
+def _stage_problems(study: Study) -> Iterable[str]:
+    before: dict[str, Stage] = {}
+    for stage in study.stages:
+        if stage.after is not None and stage.after not in before:
+            yield f"stage {stage.name!r} comes after {stage.after!r}, which no stage before it is called"
+            return
+        for axis in stage.over:
+            if axis not in study.axes:
+                yield f"stage {stage.name!r} goes over {axis!r}; {nearest(axis, study.axes)}"
+        before[stage.name] = stage
+    for stage in study.stages:
+        if stage.against is None:
+            continue
+        if stage.against not in before:
+            yield f"stage {stage.name!r} is taken against {stage.against!r}; {nearest(stage.against, before)}"
+        elif extra := set(study.axes_of(before[stage.against])) - set(study.axes_of(stage)):
+            yield f"stage {stage.name!r} is taken against {stage.against!r}, which differs along {', '.join(extra)}, too"
+
+
+def _preset_problems(study: Study, preset: Preset, where: str) -> Iterable[str]:
+    for data in (*preset.data, *preset.by_data):
+        if data not in study.data:
+            yield f"{where} names the data set {data!r}; {nearest(data, study.data)}"
+    for axis, chosen in preset.axes.items():
+        if axis not in study.axes:
+            yield f"{where} names the axis {axis!r}; {nearest(axis, study.axes)}"
+        elif not isinstance(chosen, list) or not chosen:
+            yield f"{where}.axes.{axis} must be a list of at least one value"
+        else:
+            yield from (
+                f"{where}.axes.{axis} names {value!r}; {nearest(str(value), study.axes[axis])}"
+                for value in cast("list[Any]", chosen)
+                if value not in study.axes[axis]
+            )
+
+
+def _table_problems(study: Study, table: Table) -> Iterable[str]:
+    for key in (*table.rows, *table.where):
+        if key not in {"network", "data", *study.axes}:
+            yield f"table {table.id!r} names {key!r}; {nearest(key, ['network', 'data', *study.axes])}"
+    for column in table.columns:
+        yield from _column_problems(study, table, column)
+    for number, row in enumerate(table.published, start=1):
+        if missing := [key for key in table.rows if key not in row]:
+            yield f"table {table.id!r}: published row {number} does not say its {', '.join(missing)}"
+
+
+def _column_problems(study: Study, table: Table, column: Column) -> Iterable[str]:
+    where = f"table {table.id!r}, column {column.title!r}"
+    stage = next((s for s in study.stages if s.name == column.stage), None)
+    if stage is None:
+        yield f"{where}: {nearest(column.stage, [s.name for s in study.stages])} among the stages"
+        return
+    if column.quantity == "accuracy_drop" and stage.against is None:
+        yield f"{where}: stage {stage.name!r} says no `against` to take a drop from"
+    if column.published is not None and not any(column.published in row for row in table.published):
+        yield f"{where}: no published row has a figure called {column.published!r}"
