@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -12,6 +13,14 @@ from dwindle.report.words import DASH, human_bytes, significant
 
 UNCHECKED: Final = "*"
 """Stands after a device whose figures could not be confirmed."""
+_OF_SIZES: Final = "RAM of a plain size: so many bytes held in RAM; what decoding and activations add is not counted."
+_OF_FILES: Final = (
+    "RAM of a file: an estimate, no engine ran: its decoded weights and the tensors alive at once for one example, "
+    "without the engine and its workspaces."
+)
+_IN_PLACE: Final = "With weights in flash: decoded into arrays there, which an engine reads where they lie."
+_CARD: Final = "A card is of the owner's choice, so nothing is said about it."
+_UNRESERVED: Final = "Nothing is reserved for firmware, an operating system or an engine."
 _BINARY: Final = ("bytes", "KiB", "MiB", "GiB")
 
 
@@ -37,17 +46,14 @@ def room_words(room: Room) -> str:
     >>> room_words(Room(needed=64, memory=256)), room_words(Room(needed=512, memory=256))
     ('fits, 25.0 %', 'does not fit, 2.00x')
     """
-    share = room.share
-    if share is None or room.verdict is Verdict.UNKNOWN:
-        return Verdict.UNKNOWN.value
-    size = f"{significant(share)}x" if share > 1 else _percent(share)
-    return f"{room.verdict.value}, {size}"
+    is_known = room.verdict is not Verdict.UNKNOWN
+    return f"{room.verdict.value}, {_share(room)}" if is_known else room.verdict.value
 
 
 def ram_words(fit: Fit) -> str:
     """Return the verdict on RAM; where it fits only with the weights left in flash, that is said."""
     if fit.ram.verdict is not Verdict.FITS and fit.fits_in_place:
-        return f"only with weights in flash, {_percent(fit.activations_in_ram.share or 0.0)}"
+        return f"with weights in flash ({_share(fit.weights_in_flash)}): fits, {_share(fit.activations_in_ram)}"
     return room_words(fit.ram)
 
 
@@ -64,20 +70,20 @@ def needs_words(name: str, needs: Needs) -> str:
 
 def footnotes(fits: Sequence[Fit]) -> Iterator[str]:
     """Yield what a reader of the table must know."""
-    if any(fit.needs.artifact is None for fit in fits):
-        yield "RAM of a plain size: as many bytes held in RAM; what decoding and activations add is not counted."
-    if any(fit.needs.artifact is not None for fit in fits):
-        yield (
-            "RAM of a file: an estimate, no engine ran: its decoded weights and the tensors alive at once for one "
-            "example, without the engine and its workspaces."
-        )
-    if reserve := max((fit.reserve for fit in fits), default=0.0):
-        yield f"{_percent(reserve)} of each memory is reserved for other things; shares are of the whole memory."
-    else:
-        yield "Nothing is reserved for firmware, an operating system or an engine."
+    is_file = [fit.needs.artifact is not None for fit in fits]
+    in_place = any(fit.ram.verdict is not Verdict.FITS and fit.fits_in_place for fit in fits)
     listed = tuple(dict.fromkeys(fit.device for fit in fits))
-    if any(not device.checked for device in listed):
-        yield f"{UNCHECKED} figures that could not be confirmed."
+    reserve = max((fit.reserve for fit in fits), default=0.0)
+    notes = {
+        _OF_SIZES: not all(is_file),
+        _OF_FILES: any(is_file),
+        _IN_PLACE: in_place,
+        _CARD: any(device.flash_bytes is None for device in listed),
+        _UNRESERVED: not reserve,
+        f"{_percent(reserve)} of each memory is reserved; shares are of the whole memory.": reserve > 0,
+        f"{UNCHECKED} figures that could not be confirmed.": any(not device.checked for device in listed),
+    }
+    yield from (note for note, is_needed in notes.items() if is_needed)
     for device in listed:
         if device.is_published_wrong:
             ram = memory_words(device.ram_bytes)
@@ -128,6 +134,11 @@ def _cells(fit: Fit | None) -> tuple[str, str]:
     return (DASH, DASH) if fit is None else (room_words(fit.flash), ram_words(fit))
 
 
+def _share(room: Room) -> str:
+    share = room.share or 0.0
+    return f"{significant(share)}x" if share > 1 else _percent(share)
+
+
 def _percent(share: float) -> str:
     return f"{significant(100 * share)} %" if share >= 0.001 or share == 0 else "< 0.1 %"
 
@@ -137,4 +148,4 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("*", "\\*").replace("\n", " ")
+    return re.sub(r"([\\`*|<>\[\]])", r"\\\1", text)
