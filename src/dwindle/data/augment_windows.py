@@ -1,4 +1,4 @@
-"""This file varies windows of sensor readings at random, a whole batch at a time, from a generator that the caller seeds.
+"""This file varies windows of sensor readings at random, a whole batch at a time, from a seeded generator.
 
 An augmentation is called as `augment(windows, generator)` with windows (batch, channels, readings), which is what
 `FabricTrainer` does; each window is varied by its own draws. After T. Um et al., "Data augmentation of wearable sensor

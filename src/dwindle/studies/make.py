@@ -122,11 +122,15 @@ class Workshop:
 
     def data(self, node: Node) -> Data:
         """Return the data of `node`; those of one case at a time are kept."""
-        name = json.dumps([node.case.load, node.load_arguments], sort_keys=True, default=str)
+        reform = node.training["reform"]
+        seed = None if reform in {None, NONE} else node.seed
+        name = json.dumps([node.case.load, node.load_arguments, reform, seed], sort_keys=True, default=str)
         if name not in self._data:
             self._data.clear()
             load = resolve(node.case.load, self.home, where=f"{node.case.name}: load")
             splits = call_with(load, node.load_arguments, where=f"{node.case.name}: load")
+            if seed is not None:
+                splits = resolve(reform, self.home, where="training.reform")(splits, seed)
             self._data[name] = Data.of(splits, name=node.case.load)
         return self._data[name]
 

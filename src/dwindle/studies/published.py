@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch.utils.data import TensorDataset
+
+from dwindle.data.augment import crop_and_flip, with_augmented_copies
+from dwindle.data.splits import Splits
 
 
 def sgd(groups: list[dict[str, Any]], learning_rate: float) -> torch.optim.Optimizer:
@@ -29,3 +34,20 @@ def a_tenth_every_30_of_100(progress: float) -> float:
     [1.0, 1.0, 0.1]
     """
     return 0.1 ** int(progress * 100 / 30 + 1e-9)
+
+
+def choose_on_the_test_split(splits: Splits, seed: int) -> Splits:
+    """Return `splits` with everything but the test split to train on, and the test split in the place of validation.
+
+    The released experiments of Tian et al. (2022) keep the epoch that answers the test split best; this shows what
+    that gains, and nothing else should use it.
+    """
+    pairs = zip(splits.train.tensors, splits.validation.tensors, strict=True)
+    train = TensorDataset(*(torch.cat(pair) for pair in pairs))
+    return replace(splits, train=train, validation=splits.test)
+
+
+def choose_on_the_test_split_beside_copies(splits: Splits, seed: int) -> Splits:
+    """Return the same with one varied copy of each training image behind the images, as Tian et al. (2022) train."""
+    merged = choose_on_the_test_split(splits, seed)
+    return replace(merged, train=with_augmented_copies(merged.train, crop_and_flip, seed=seed))

@@ -122,12 +122,14 @@ class Stage:
 class Training:
     """How every stage trains; texts such as "$learning_rate" take a value.
 
-    `schedule`, `optimizer` and `augment` name a function or an object as `package.module:name`; "none" stands for none.
+    `schedule`, `optimizer`, `augment` and `reform` name a function or an object as `package.module:name`; "none" stands
+    for none. `reform(splits, seed)` returns other splits: a published experiment may train on more, or look elsewhere.
     """
 
     batch_size: Any = 64
     learning_rate: Any = 0.01
     augment: Any = None
+    reform: Any = None
     schedule: Any = "dwindle.network.fabric_trainer:warm_up_cosine"
     optimizer: Any = "dwindle.network.fabric_trainer:sgd"
     patience: Any = None
