@@ -192,7 +192,11 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """One side of a claim: the mean of a quantity over all outcomes that match."""
+    """One side of a condition: the mean of a quantity over all outcomes that match.
+
+    Attributes:
+        where: `network`, `data` or an axis, and the value or the list of values that match; all where nothing is said.
+    """
 
     stage: str
     quantity: Quantity
@@ -200,20 +204,37 @@ class Side:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Claim:
-    """A sentence that figures confirm or refute: `left` is below (above) `right`, or below (above) a number."""
+class Condition:
+    """`left` is below (above) `right`, or below (above) a number."""
 
-    id: str
-    text: str
     left: Side
     relation: Literal["below", "above"]
     right: Side | None = None
     bound: float | None = None
-    is_ours: bool = False
 
     def __post_init__(self) -> None:
         if (self.right is None) == (self.bound is None):
-            raise SettingError(f"claim {self.id!r} compares with right or with bound: give exactly one of them")
+            raise SettingError("a condition compares with right or with bound: give exactly one of them")
+        if self.right is not None and self.right.quantity != self.left.quantity:
+            raise SettingError(f"a condition compares {self.left.quantity} with {self.right.quantity}; compare like")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A sentence that figures confirm or refute: all of its conditions hold.
+
+    Attributes:
+        is_ours: whether we claim it, or the paper does.
+    """
+
+    id: str
+    text: str
+    conditions: tuple[Condition, ...]
+    is_ours: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.conditions:
+            raise SettingError(f"claim {self.id!r} has no condition; give at least one")
 
 
 @dataclass(frozen=True, kw_only=True)
