@@ -95,5 +95,5 @@ def _shape(windows: Tensor, what: str) -> tuple[int, int]:
     return windows.shape[0], windows.shape[2]
 
 
-shift_scale_and_jitter = Chain((RandomShift(), RandomScale(), Jitter()))
-"""For standardized windows."""
+shift_and_jitter = Chain((RandomShift(), Jitter()))
+"""For standardized windows; scaling is left out, because it hides the posture that gravity shows."""
