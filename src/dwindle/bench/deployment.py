@@ -16,6 +16,7 @@ from dwindle.bench.machine import this_machine
 from dwindle.bench.measurement import Measurement, Subject
 from dwindle.bench.probes.parity import measure_parity
 from dwindle.errors import ExportError, SettingError
+from dwindle.exporters.graph_cache import GraphCache
 from dwindle.exporters.options import ExportOptions
 from dwindle.exporters.protocol import Exporter
 from dwindle.network.capture import capture
@@ -59,6 +60,7 @@ def deploy(  # ruff: ignore[too-many-arguments] (all but the first three have de
     options: ExportOptions = DEFAULTS,
     metadata: Mapping[str, Any] | None = None,
     name: str = "model",
+    graphs: GraphCache | None = None,
 ) -> Deployment:
     """Write `model` into `folder`/`name`.<format> for each format and measure parity on `example`.
 
@@ -71,6 +73,7 @@ def deploy(  # ruff: ignore[too-many-arguments] (all but the first three have de
         options: opset, batch size, type of floats, preprocessing, class names.
         metadata: JSON values that travel inside the files.
         name: of the files, without the suffix.
+        graphs: one for many models of one structure spares all but the first a translation; the files are the same.
 
     Raises:
         SettingError: an unknown format, or none.
@@ -86,7 +89,7 @@ def deploy(  # ruff: ignore[too-many-arguments] (all but the first three have de
     if obstacles := [f"{e.format}: {reason}" for e in exporters for reason in e.obstacles(model)]:
         raise ExportError("the model cannot be written: " + "; ".join(obstacles))
     captured = capture(model.network, example)
-    graph = build_graph(model, example, options=options, captured=captured)
+    graph = build_graph(model, example, options=options, captured=captured, cache=graphs)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     artifacts = {e.format: e.export(model, example, folder / f"{name}.{e.format}", graph=graph) for e in exporters}

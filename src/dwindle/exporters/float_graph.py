@@ -17,6 +17,7 @@ from torch.export import ExportedProgram
 
 from dwindle.errors import ExportError
 from dwindle.exporters.fixed_batch import BATCH
+from dwindle.exporters.references import empty_weights
 from dwindle.exporters.tidy import drop_unread, drop_zero_biases, fold_constants, pool_globally
 from dwindle.network.activations import CallSite
 from dwindle.network.capture import Captured
@@ -34,12 +35,18 @@ class FloatGraph:
     proto: onnx.ModelProto
     values: Mapping[CallSite, str]
 
+    def copy(self) -> FloatGraph:
+        """Return the same graph, to be changed without changing this one."""
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self.proto)
+        return FloatGraph(proto, dict(self.values))
+
 
 def float_graph(model: CompressedModel, captured: Captured) -> FloatGraph:
     """Return `captured`, the graph of `model.network`, as ONNX; activation quantizers play no part here.
 
     Inputs have the names of the parameters of `forward`; the output is `output`, or `output_0`, `output_1`, ...
-    Weights carry their values and their names in the state dict; of tied weights only the first name is left.
+    Weights are references by their names in the state dict; of tied weights only the first name is left.
 
     Raises:
         ExportError: torch has no ONNX form for an operation of the network.
@@ -52,6 +59,7 @@ def float_graph(model: CompressedModel, captured: Captured) -> FloatGraph:
     values = _values_of_sites(captured, decomposed)
     graph = proto.graph
     _merge_tied(graph, model.aliases)
+    empty_weights(graph, model.encodings.keys())  # early: every step from here on copies what it keeps
     fold_constants(graph, keep=set(model.encodings))
     drop_zero_biases(graph, keep=set(model.encodings))
     pool_globally(graph)

@@ -14,6 +14,7 @@ from dwindle.errors import ExportError
 from dwindle.exporters.dynamic import multiply_codes, quantize_inputs
 from dwindle.exporters.fixed_batch import fix_batch
 from dwindle.exporters.float_graph import float_graph
+from dwindle.exporters.graph_cache import GraphCache
 from dwindle.exporters.half_graph import compute_in_half
 from dwindle.exporters.native import to_record
 from dwindle.exporters.opset import lower_opset
@@ -31,7 +32,12 @@ DEFAULTS: Final = ExportOptions()
 
 
 def build_graph(
-    model: CompressedModel, example: Inputs, *, options: ExportOptions = DEFAULTS, captured: Captured | None = None
+    model: CompressedModel,
+    example: Inputs,
+    *,
+    options: ExportOptions = DEFAULTS,
+    captured: Captured | None = None,
+    cache: GraphCache | None = None,
 ) -> onnx.ModelProto:
     """Return `model` as an ONNX graph whose weights are external references by name.
 
@@ -43,13 +49,15 @@ def build_graph(
         example: one input batch; the graph accepts batches of any size, where the network does.
         options: opset, batch size, type of floats, preprocessing.
         captured: the graph of the model's network, where it is known already.
+        cache: where the translation of an equal graph is looked up and kept.
 
     Raises:
         NetworkError: the network cannot be captured.
         ExportError: ONNX cannot express an operation, an option does not fit the model, or an activation quantizer
             belongs to no value of the graph.
     """
-    plain = float_graph(model, capture(model.network, example) if captured is None else captured)
+    captured = capture(model.network, example) if captured is None else captured
+    plain = float_graph(model, captured) if cache is None else cache.float_graph(model, captured)
     graph = plain.proto.graph
     records = {name: to_record(encoding) for name, encoding in model.encodings.items()}
     static = {site: q for site, q in model.activations.items() if isinstance(q, ActivationQuantizer)}

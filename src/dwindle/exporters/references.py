@@ -14,7 +14,7 @@ turns int8 into uint8 ("session.x64quantprecision"), it does so for each layer u
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -54,10 +54,11 @@ def refer_to_weights(graph: onnx.GraphProto, records: Mapping[str, Record]) -> N
     gone: set[str] = set()
     for name in present:
         form = integer_form(records[name])
-        if not decode_record(records[name]).any():  # its scale is arbitrary, and its bias would be rounded to that
+        # A weight of zeros has an arbitrary scale, and its bias would be rounded to that.
+        if form is None or not decode_record(records[name]).any():
             continue
-        uses = None if form is None else _integer_readers(name, form, readers=readers, producers=producers)
-        if form is None or uses is None or not all(_bias_fits(graph, use, form=form, records=records) for use in uses):
+        uses = _integer_readers(name, form, readers=readers, producers=producers)
+        if uses is None or not all(_bias_fits(graph, use, form=form, records=records) for use in uses):
             continue
         fronts.extend(_dequantize(name, form, uses))
         gone.update(use.transpose.name for use in uses if use.transpose is not None)
@@ -65,7 +66,7 @@ def refer_to_weights(graph: onnx.GraphProto, records: Mapping[str, Record]) -> N
             fronts.extend(_quantize_bias(name, use))
         for part in PARTS:
             _add_reference(graph, f"{name}/{part}", getattr(form, part))
-    _empty(graph, records)
+    empty_weights(graph, records.keys())
     replace_nodes(graph, [*fronts, *(node for node in graph.node if node.name not in gone)])
 
 
@@ -85,8 +86,9 @@ def _add_reference(graph: onnx.GraphProto, name: str, array: np.ndarray[Any, Any
     graph.initializer.append(reference(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape))
 
 
-def _empty(graph: onnx.GraphProto, records: Mapping[str, Record]) -> None:
-    tensors = [reference(t.name, t.data_type, tuple(t.dims)) if t.name in records else t for t in graph.initializer]
+def empty_weights(graph: onnx.GraphProto, names: Collection[str]) -> None:
+    """Replace, in place, each initializer named in `names` by a reference to its floats."""
+    tensors = [reference(t.name, t.data_type, tuple(t.dims)) if t.name in names else t for t in graph.initializer]
     copies = [TensorProto.FromString(t.SerializeToString()) for t in tensors]
     del graph.initializer[:]
     graph.initializer.extend(copies)
