@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Final, cast
 
 from dwindle.errors import SettingError
@@ -18,6 +19,9 @@ from dwindle.technique import Needs
 
 REFERENCE: Final = "$"
 """Begins a text that takes a value."""
+MAX_OUTCOMES: Final = 100_000
+"""More of them are a mistake in the axes, not a study."""
+MAX_SEED: Final = 2**63 - 1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,6 +35,14 @@ class Choice:
     table: str | None = None
     as_published: bool = False
 
+    def __post_init__(self) -> None:
+        for seed in self.seeds:
+            if not 0 <= seed <= MAX_SEED:
+                raise SettingError(f"seed {seed} is out of range; give numbers from 0 to {MAX_SEED}")
+        for what, given in (("network", self.networks), ("data set", self.data), ("seed", self.seeds)):
+            if len(set(given)) < len(given):
+                raise SettingError(f"a {what} is there twice among {', '.join(map(str, given))}; name each once")
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Node:
@@ -41,6 +53,7 @@ class Node:
         steps: as in a recipe, every value in its place.
         training: settings of the trainer, likewise.
         parent: whose outcome it starts from; None starts from random weights.
+        study: name of the study; no part of the key.
     """
 
     case: Case
@@ -54,6 +67,7 @@ class Node:
     preset: str
     is_as_published: bool
     parent: Node | None = field(default=None, repr=False)
+    study: str = ""
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -62,7 +76,7 @@ class Node:
         Raises:
             SettingError: an unknown technique or setting, or a value that does not fit.
         """
-        return Recipe.from_plain({"steps": list(self.steps)}, where=f"stage {self.stage.name!r}")
+        return _recipe(json.dumps(self.steps, default=str), f"stage {self.stage.name!r}")
 
     @cached_property
     def key(self) -> str:
@@ -110,17 +124,37 @@ def unfold(study: Study, choice: Choice) -> tuple[Node, ...]:
     """Return all outcomes that `choice` asks for, each after its parent, and what they are compared with.
 
     Raises:
-        SettingError: the choice names what the study does not have, a "$name" has no value, or a step does not fit.
+        SettingError: the choice names what the study does not have or leaves nothing, a "$name" has no value or leads
+            back to itself, or a step does not fit.
     """
     preset = study.preset(choice.preset)
     wanted = _wanted_stages(study, choice)
     found: list[Node] = []
     for case in _cases(study, preset, choice):
         for seed in choice.seeds or preset.seeds:
-            found.extend(_of_case(study, preset, choice, (case, seed), stages=wanted))
-    for node in {node.stage.name + node.case.data: node for node in found}.values():
-        _ = node.recipe  # a wrong setting shows before hours of training
+            found.extend(_of_case(study, preset, choice, which=(case, seed), stages=wanted))
+        if len(found) > MAX_OUTCOMES:
+            raise SettingError(f"study {study.name}: more than {MAX_OUTCOMES:,} outcomes; shorten an axis")
+    if not found:
+        raise SettingError(_nothing(study, preset, choice))
+    for node in found:
+        try:
+            _ = node.recipe  # a wrong setting shows before hours of training
+        except SettingError as error:
+            raise SettingError(f"study {study.name}, {node.case.name}: {error}") from error
     return tuple(found)
+
+
+def _nothing(study: Study, preset: Preset, choice: Choice) -> str:
+    """Say why nothing is left to do."""
+    where = {} if choice.table is None else dict(study.table(choice.table).where)
+    about = f"table {choice.table} is about {', '.join(map(str, where.values()))}, and " if where else ""
+    networks = ", ".join(choice.networks) or "every network"
+    data = ", ".join(choice.data or preset.data)
+    return (
+        f"study {study.name} has nothing to run: {about}preset {choice.preset} was asked for {networks} on {data}; "
+        f"choose another preset ({', '.join(study.presets)}), network or data set"
+    )
 
 
 def _cases(study: Study, preset: Preset, choice: Choice) -> Iterator[Case]:
@@ -155,7 +189,7 @@ def _wanted_stages(study: Study, choice: Choice) -> set[str]:
 
 
 def _of_case(
-    study: Study, preset: Preset, choice: Choice, which: tuple[Case, int], *, stages: set[str]
+    study: Study, preset: Preset, choice: Choice, *, which: tuple[Case, int], stages: set[str]
 ) -> Iterator[Node]:
     case, seed = which
     layers = [study.values, preset.values, case.values, preset.by_data.get(case.data, {})]
@@ -164,6 +198,10 @@ def _of_case(
     made: dict[tuple[str, tuple[str, ...]], Node] = {}
     for stage in (s for s in study.stages if s.name in stages):
         axes = study.axes_of(stage)
+        if math.prod(len(_options(study, preset, axis)) for axis in axes) > MAX_OUTCOMES:
+            raise SettingError(
+                f"study {study.name}, stage {stage.name!r}: more than {MAX_OUTCOMES:,} outcomes; shorten an axis"
+            )
         for place in itertools.product(*(_options(study, preset, axis) for axis in axes)):
             at = dict(zip(axes, place, strict=True))
             values = _merged((*layers, *(study.axes[axis][value] for axis, value in at.items())))
@@ -179,14 +217,15 @@ def _of_case(
                 build_arguments=_filled(case.build_arguments, values, where),
                 preset=choice.preset,
                 is_as_published=choice.as_published,
-                parent=_parent(study, stage, at, made),
+                parent=_parent(study, stage, at, made=made),
+                study=study.name,
             )
             made[stage.name, place] = node
             yield node
 
 
 def _parent(
-    study: Study, stage: Stage, at: Mapping[str, str], made: Mapping[tuple[str, tuple[str, ...]], Node]
+    study: Study, stage: Stage, at: Mapping[str, str], *, made: Mapping[tuple[str, tuple[str, ...]], Node]
 ) -> Node | None:
     if stage.after is None:
         return None
@@ -205,23 +244,32 @@ def _merged(layers: Iterable[Values]) -> dict[str, Any]:
     return merged
 
 
-def _filled(value: Any, values: Values, where: str) -> Any:
-    """Return `value` with every "$name" in it replaced."""
+def _filled(value: Any, values: Values, where: str, *, within: tuple[str, ...] = ()) -> Any:
+    """Return `value` with every "$name" in it replaced; `within` are the names that led to it."""
     if isinstance(value, str) and value.startswith(REFERENCE):
         name = value.removeprefix(REFERENCE)
+        if name in within:
+            chain = " -> ".join(f"{REFERENCE}{link}" for link in (*within, name))
+            raise SettingError(f"{where}: {chain} leads back to itself; give one of them a value")
         if name not in values:
             raise SettingError(f"{where}: {value!r} has no value; {nearest(name, values)}")
-        return _filled(values[name], values, where)
+        return _filled(values[name], values, where, within=(*within, name))
     if isinstance(value, Mapping):
-        return {key: _filled(item, values, where) for key, item in cast("Mapping[str, Any]", value).items()}
+        items = cast("Mapping[str, Any]", value).items()
+        return {key: _filled(item, values, where, within=within) for key, item in items}
     if isinstance(value, list | tuple):
-        return [_filled(item, values, where) for item in cast("Sequence[Any]", value)]
+        return [_filled(item, values, where, within=within) for item in cast("Sequence[Any]", value)]
     return value
 
 
 def vars_of(settings: Any) -> dict[str, Any]:
     """Return the fields of a flat dataclass by name."""
     return dict(vars(settings))
+
+
+@lru_cache(maxsize=1024)  # hundreds of outcomes share a few recipes
+def _recipe(steps: str, where: str) -> Recipe:
+    return Recipe.from_plain({"steps": json.loads(steps)}, where=where)
 
 
 def _epochs(step: Any) -> float:
