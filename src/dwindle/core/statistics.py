@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -131,3 +132,110 @@ def _checked(level: float) -> float:
     if not 0.0 < level < 1.0:
         raise SettingError(f"level is a confidence level in (0, 1), such as 0.95, got {level}")
     return level
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Block:
+    """What one kind of training answers on one set of examples: a part of a weighted sum of means.
+
+    Attributes:
+        values: (n_seeds, n_examples) a figure for each example.
+        seeds: of the rows.
+        family: blocks of one family grew from the same trainings; their rows of one seed vary together.
+        examples: names the set of examples; blocks with the same name answer the same ones in the same order.
+        weight: of this block's mean in the sum.
+    """
+
+    values: NDArray[np.float64]
+    seeds: tuple[int, ...]
+    family: Hashable = ""
+    examples: str = ""
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 2 or not self.values.size or len(set(self.seeds)) != len(self.values):
+            raise SettingError(
+                f"a block needs a row of at least one example for each of its seeds, "
+                f"got shape {self.values.shape} and seeds {self.seeds}"
+            )
+        if not np.isfinite(self.values).all() or not math.isfinite(self.weight):
+            raise SettingError("a block's values must be finite; drop the failed runs before averaging")
+
+
+def mean_of_trainings(
+    blocks: Sequence[Block], *, least_step: float, limits: tuple[float, float], level: float = 0.95
+) -> Interval:
+    """Return the weighted sum of the means of `blocks`, with an interval over trainings and over examples.
+
+    The variance has one part for each family, the spread between its seeds (all blocks of a seed taken together), and
+    one for each set of examples, the spread between examples of the sum over all blocks on them. The interval is
+    Student's, its degrees of freedom those of F. E. Satterthwaite, "An approximate distribution of estimates of
+    variance components", Biometrics Bulletin 2, 1946. With one seed the spread between trainings is not in it.
+
+    Args:
+        blocks: parts of the sum.
+        least_step: by how much the figure of an example differs if it differs at all. Examples that all agree are
+            taken as if two of them differed by it, or nothing would be left of the interval; see the rule of three.
+        limits: the sum cannot lie outside.
+        level: confidence level in (0, 1).
+
+    Raises:
+        SettingError: no blocks, or blocks on the same examples that hold different numbers of them.
+
+    >>> interval = mean_of_trainings(
+    ...     [Block(values=np.array([[0.0, 0.0, 1.0, 1.0], [0.0, 1.0, 1.0, 1.0]]), seeds=(0, 1))],
+    ...     least_step=1.0,
+    ...     limits=(0.0, 1.0),
+    ... )
+    >>> interval.value, interval.n
+    (0.625, 2)
+    """
+    from scipy.special import stdtrit  # imported late, as above
+
+    if not blocks:
+        raise SettingError("mean_of_trainings: needs at least one block")
+    value = sum(block.weight * float(block.values.mean()) for block in blocks)
+    parts = [*_between_seeds(blocks), *_between_examples(blocks, least_step)]
+    variance = sum(part for part, _ in parts)
+    n = min(len(block.values) for block in blocks)
+    if variance == 0.0:
+        return Interval(value, value, value, n)
+    if any(freedom == 0 for _, freedom in parts):  # one example says nothing about others
+        return Interval(value, *limits, n)
+    # Shares, not squares of tiny variances, which would underflow.
+    freedom = 1.0 / sum((part / variance) ** 2 / freedom for part, freedom in parts)
+    half = float(stdtrit(freedom, 0.5 + _checked(level) / 2.0)) * math.sqrt(variance)
+    return Interval(value, min(value, max(value - half, limits[0])), max(value, min(value + half, limits[1])), n)
+
+
+def _between_seeds(blocks: Sequence[Block]) -> Iterator[tuple[float, int]]:
+    """Yield (variance of the sum, degrees of freedom) by family; of none that has a single seed."""
+    deviations = defaultdict[Hashable, dict[int, float]](lambda: defaultdict(float))
+    for block in blocks:
+        means = block.values.mean(axis=1)
+        for seed, deviation in zip(block.seeds, means - means.mean(), strict=True):
+            deviations[block.family][seed] += block.weight * float(deviation) / len(means)
+    for by_seed in deviations.values():
+        n = len(by_seed)
+        if n > 1:
+            yield n / (n - 1) * sum(deviation**2 for deviation in by_seed.values()), n - 1
+
+
+def _between_examples(blocks: Sequence[Block], least_step: float) -> Iterator[tuple[float, int]]:
+    """Yield (variance of the sum, degrees of freedom) by set of examples."""
+    sums: dict[str, NDArray[np.float64]] = {}
+    weights = defaultdict[str, float](float)
+    for block in blocks:
+        part = block.weight * block.values.mean(axis=0)
+        before = sums.get(block.examples)
+        if before is not None and before.shape != part.shape:
+            raise SettingError(
+                f"mean_of_trainings: {block.examples!r} was answered on {before.size} and on {part.size} examples; "
+                "give answers on the same ones"
+            )
+        sums[block.examples] = part if before is None else before + part
+        weights[block.examples] += abs(block.weight)
+    for name, total in sums.items():
+        squares = max(float(((total - total.mean()) ** 2).sum()), 2.0 * (weights[name] * least_step) ** 2)
+        n = total.size
+        yield squares / max(n - 1, 1) / n, n - 1

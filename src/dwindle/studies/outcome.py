@@ -1,0 +1,188 @@
+"""This file reads one outcome of a study from its ledger entry, and refuses what is not one."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any, Final, TypeVar, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from dwindle.bench.ledger import Entry
+from dwindle.errors import StudyError
+from dwindle.studies.make import unpack_bits
+from dwindle.studies.study import Quantity
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Outcome:
+    """What one outcome's ledger entry says.
+
+    Attributes:
+        at: axis -> name of the value.
+        key: of the outcome in the plan.
+        n: examples of the test split.
+        entry: all that was recorded.
+        time: when it was recorded.
+    """
+
+    network: str
+    data: str
+    seed: int
+    stage: str
+    at: Mapping[str, str]
+    preset: str
+    is_as_published: bool
+    key: str
+    n: int
+    entry: Mapping[str, Any]
+    time: datetime
+
+    @property
+    def words(self) -> str:
+        """What a person reads."""
+        places = "".join(f", {value}" for value in self.at.values())
+        return f"{self.network} on {self.data}, seed {self.seed}: {self.stage}{places}"
+
+    @cached_property
+    def right(self) -> npt.NDArray[np.float64]:
+        """(n,) percent: 100 where the answer to an example of the test split is right, else 0."""
+        return np.where(unpack_bits(self.entry["answers"]["right"], self.n), np.float64(100.0), np.float64(0.0))
+
+    def exact(self, quantity: Quantity) -> float | None:
+        """Return a figure other than accuracy and its drop; None where it was not recorded.
+
+        Raises:
+            StudyError: it is no finite number.
+        """
+        return _EXACT[quantity](self)
+
+    def number(self, name: str) -> float | None:
+        """Return the number called `name`; None where it was not recorded.
+
+        Raises:
+            StudyError: it is no finite number.
+        """
+        return self._finite(self.entry.get(name), name)
+
+    @property
+    def seconds_trained(self) -> float:
+        """How long its epochs took, without loading, measuring and what was made again."""
+        curves = (record.get("curve") or () for record in self._records("history"))
+        return sum(
+            self._finite(as_table(epoch).get("seconds"), "seconds") or 0.0 for curve in curves for epoch in curve
+        )
+
+    def measured(self, metric: str) -> float | None:
+        """Return what was measured of the file; None where it was not."""
+        for measurement in self._records("measurements"):
+            if as_table(measurement.get("metric")).get("name") == metric:
+                return self._finite(measurement.get("value"), metric)
+        return None
+
+    @property
+    def std_multiplier(self) -> float | None:
+        """What pruning decided; None where nothing was pruned by it."""
+        for record in reversed(self._records("history")):
+            if "std_multiplier" in (decisions := as_table(record.get("decisions"))):
+                return self._finite(decisions["std_multiplier"], "std_multiplier")
+        return None
+
+    @property
+    def share_kept(self) -> float | None:
+        """Weights that pruning kept, of all there are."""
+        kept, dense = self.number("n_weights"), self.number("n_dense_weights")
+        return None if kept is None or not dense else kept / dense
+
+    def _records(self, name: str) -> list[Mapping[str, Any]]:
+        records = self.entry.get(name, [])
+        if not isinstance(records, list) or not all(isinstance(item, Mapping) for item in cast("list[Any]", records)):
+            raise StudyError(f"{self.words}: {name} is no list of tables; the ledger was changed, restore it")
+        return cast("list[Mapping[str, Any]]", records)
+
+    def _finite(self, value: object, name: str) -> float | None:
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise StudyError(f"{self.words}: {name} is {value!r}, not a finite number; make this outcome again")
+        return float(value)
+
+
+_EXACT: Final[Mapping[Quantity, Callable[[Outcome], float | None]]] = {
+    "std_multiplier": lambda outcome: outcome.std_multiplier,
+    "sparsity": lambda outcome: None if (share := outcome.share_kept) is None else 1.0 - share,
+    "n_weights": lambda outcome: outcome.number("n_weights"),
+    "weight_ratio": lambda outcome: 1.0 / share if (share := outcome.share_kept) else None,
+    "size_bytes": lambda outcome: outcome.measured("size"),
+    "compression_ratio": lambda outcome: outcome.measured("compression_ratio"),
+    "epochs": lambda outcome: outcome.number("epochs"),
+}
+
+
+def read_outcome(entry: Entry) -> Outcome:
+    """Return the outcome that `entry` records.
+
+    Raises:
+        StudyError: something of it is missing or is not what it should be.
+    """
+    data = as_table(entry.data)
+    where = f"the outcome recorded at {entry.time}"
+    answers = as_table(data.get("answers"))
+    n = _of_type(int, answers.get("n"), "answers.n", where=where)
+    _check_answers(answers.get("right"), n, where)
+    at = as_table(data.get("at"))
+    return Outcome(
+        network=_of_type(str, data.get("network"), "network", where=where),
+        data=_of_type(str, data.get("data"), "data", where=where),
+        seed=_of_type(int, data.get("seed"), "seed", where=where),
+        stage=_of_type(str, data.get("stage"), "stage", where=where),
+        at={axis: _of_type(str, value, f"at.{axis}", where=where) for axis, value in at.items()},
+        preset=_of_type(str, data.get("preset"), "preset", where=where),
+        is_as_published=_of_type(bool, data.get("is_as_published"), "is_as_published", where=where),
+        key=_of_type(str, data.get("key"), "key", where=where),
+        n=n,
+        entry=data,
+        time=read_time(entry.time),
+    )
+
+
+def read_time(text: object) -> datetime:
+    """Return the moment that an entry names; UTC where it names no zone.
+
+    Raises:
+        StudyError: it names none.
+    """
+    try:
+        moment = datetime.fromisoformat(cast("str", text))
+    except (TypeError, ValueError) as error:
+        raise StudyError(f"an entry of the ledger says it was written at {text!r}; restore the ledger") from error
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+def _check_answers(packed: object, n: int, where: str) -> None:
+    """Refuse answers that are not `n` bits, eight to a byte; reading them must not invent any."""
+    try:
+        n_bytes = len(base64.b64decode(_of_type(str, packed, "answers.right", where=where), validate=True))
+    except (binascii.Error, ValueError) as error:
+        raise StudyError(f"{where}: answers.right is not base64 ({error}); make this outcome again") from error
+    if n < 1 or n_bytes != -(-n // 8):
+        raise StudyError(f"{where}: {n} answers cannot be packed into {n_bytes} bytes; make this outcome again")
+
+
+def _of_type(kind: type[T], value: object, name: str, *, where: str) -> T:
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise StudyError(f"{where} has {name} = {value!r}, not a {kind.__name__}; make it again, or restore the ledger")
+    return value
+
+
+def as_table(value: object) -> Mapping[str, Any]:
+    """Return `value` if it is a table, else an empty one."""
+    return cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}
