@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 WEIGHT_MEMORY: Final = Metric("weight_memory", "bytes", -1)
 ACTIVATION_MEMORY: Final = Metric("activation_memory", "bytes", -1)
 WEIGHTS_METHOD: Final = "constants of the graph as an engine computes with them: decoded, integers where it dequantizes"
-ACTIVATIONS_METHOD: Final = "tensors alive at once, node after node in the file's order, one example, no workspaces"
+ACTIVATIONS_METHOD: Final = (
+    "tensors alive at once, node after node in the file's order, one example or the file's batch, no workspaces"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,8 @@
 """This file estimates from an ONNX graph alone what an engine must hold: its weights, and the tensors alive at once.
 
-Nodes run one by one in the order of the file, for one example. A tensor lives from the node that makes it to the last
-one that reads it; inputs live from the start, outputs to the end. The figure is the largest sum of living tensors.
+Nodes run one by one in the order of the file, for one example or the batch that the file fixes. A tensor lives from
+the node that makes it to the last one that reads it; inputs live from the start, outputs to the end. The figure is the
+largest sum of living tensors.
 
 - Constants are weights, not activations. They count as the first node that needs an example reads them: decoded, but
   as integers where they go through a DequantizeLinear.
@@ -138,7 +139,7 @@ class _Graph:
             outputs = tuple(filter(None, node.output))
             varying = tuple(name for name in inputs if name not in self._constants)
             if missing := [name for name in varying if name not in made]:
-                raise _UnknownError(f"{node.op_type} reads {missing[0]!r}, which nothing before it makes")
+                raise _UnknownError(f"{node.op_type!r} reads {missing[0]!r}, which nothing before it makes")
             if node.op_type in _OF_SHAPES or (not varying and node.op_type not in _RANDOM):
                 self._constants.update(outputs)
                 if node.op_type == "DequantizeLinear":
@@ -251,7 +252,10 @@ def _sizes(model: onnx.ModelProto, weights: Mapping[str, int | None]) -> Mapping
     """Return the bytes of every value whose shape follows from the graph with one example; `model` is changed."""
     graph = model.graph
     _take_one_example(graph, weights)
-    _drop_values(graph)
+    try:
+        _drop_values(graph)
+    except UnicodeDecodeError as error:
+        raise _UnknownError("the name of a weight is not text") from error
     del graph.value_info[:]
     for value in graph.output:
         value.type.tensor_type.ClearField("shape")
@@ -260,7 +264,7 @@ def _sizes(model: onnx.ModelProto, weights: Mapping[str, int | None]) -> Mapping
         n_nodes = len(graph.node)
         shapes = {name: shape for name, (_, shape) in types.items()}
         try:
-            fold_constants(graph, keep=(), shapes=shapes)
+            fold_constants(graph, keep=(), wanted=lambda node: node.op_type != "Range", shapes=shapes)
         except Exception as error:  # whatever NumPy and the reference evaluator raise on contradictory nodes
             raise _UnknownError(f"its constants cannot be computed ({error})") from error
         if len(graph.node) == n_nodes:
@@ -274,10 +278,11 @@ def _sizes(model: onnx.ModelProto, weights: Mapping[str, int | None]) -> Mapping
 def _inferred(model: onnx.ModelProto) -> Mapping[str, tuple[int, tuple[int, ...]]]:
     """Return the element type and the shape of every value whose shape is known."""
     try:
-        graph = shape_inference.infer_shapes(model, data_prop=True).graph
+        # Without data_prop: onnx 1.23 goes through a shape of 2^60 elements one by one there, and never returns.
+        graph = shape_inference.infer_shapes(model).graph
     except Exception as error:  # onnx raises classes of its own, and ValueError for a model beyond 2 GB
         raise _UnknownError(f"shapes cannot be inferred ({str(error).strip()[:200]})") from error
-    types = {v.name: v.type.tensor_type for v in (*graph.input, *graph.value_info, *graph.output)}
+    types = {v.name: v.type.tensor_type for v in (*graph.output, *graph.value_info, *graph.input)}
     return {
         name: (held.elem_type, tuple(dim.dim_value for dim in held.shape.dim))
         for name, held in types.items()
@@ -321,9 +326,9 @@ def _bytes_of(data_type: int, dims: Iterable[int]) -> int | None:
 
 def _require_plain(node: onnx.NodeProto, functions: Collection[tuple[str, str]]) -> None:
     if any(a.type in {AttributeProto.GRAPH, AttributeProto.GRAPHS} for a in node.attribute):
-        raise _UnknownError(f"{node.op_type} holds a graph of its own")
+        raise _UnknownError(f"{node.op_type!r} holds a graph of its own")
     if (node.domain, node.op_type) in functions:
-        raise _UnknownError(f"{node.op_type} is a function of the model")
+        raise _UnknownError(f"{node.op_type!r} is a function of the model")
 
 
 def _is_outside(tensor: TensorProto) -> bool:
