@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Final, Literal
 
+from dwindle.errors import SettingError
+from dwindle.studies.matching import below_floor, cases_of, matches, options_of, spots_of
 from dwindle.studies.results import Results
-from dwindle.studies.study import Quantity, Study, Table
+from dwindle.studies.study import Column, Preset, Quantity, Study, Table
 
 Unit = Literal["%", "points", "bytes", "x", "fraction", "epochs", ""]
 """Of a figure; "" counts or has none."""
+
+_FORMS: Final[Mapping[Quantity, tuple[Unit, int, int]]] = {
+    "accuracy": ("%", 1, 2),
+    "accuracy_drop": ("points", 2, 2),
+    "std_multiplier": ("", 3, 3),
+    "sparsity": ("fraction", 3, 3),
+    "n_weights": ("", 2, 1),
+    "weight_ratio": ("x", 1, 1),
+    "size_bytes": ("bytes", 0, 0),
+    "compression_ratio": ("x", 1, 1),
+    "epochs": ("epochs", 0, 0),
+}
+"""Unit, digits of ours, digits as the paper prints them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,5 +114,107 @@ class FilledTable:
 
 
 def fill(table: Table, study: Study, results: Results) -> FilledTable:
-    """Return `table` with the figures of `results`; rows in the order of the study, those of the preset alone."""
-    raise NotImplementedError
+    """Return `table` with the figures of `results`; rows in the order of the study, those of the preset alone.
+
+    Raises:
+        SettingError: the study lacks the preset of the results, or a column leaves open which outcome it shows.
+        StudyError: a figure in the ledger is no number.
+    """
+    preset = study.preset(results.variant.preset)
+    rows: list[Row] = []
+    for names in _rows(table, study, preset):
+        cells = [_cell(column, table=table, names=names, study=study, results=results) for column in table.columns]
+        rows.append(Row(names=tuple(names.values()), cells=tuple(cells)))
+    return FilledTable(
+        id=table.id,
+        title=table.title,
+        about=table.about,
+        published_about=table.published_about,
+        row_titles=table.rows,
+        headings=tuple(_heading(table, column) for column in table.columns),
+        rows=tuple(rows),
+    )
+
+
+def figure_words(value: float, heading: Heading, *, is_published: bool = False) -> str:
+    """Return a figure of the column `heading` as text; counts of weights in millions where they are large."""
+    digits = heading.published_digits if is_published else heading.digits
+    if heading.quantity == "n_weights":
+        return f"{value / 1e6:.{digits}f}M" if value >= 1e5 else f"{value:,.0f}"
+    return f"{value:,.{digits}f}"
+
+
+def _heading(table: Table, column: Column) -> Heading:
+    unit, digits, published_digits = _FORMS[column.quantity]
+    return Heading(
+        title=column.title,
+        quantity=column.quantity,
+        unit=unit,
+        digits=digits,
+        published_digits=published_digits,
+        has_published=column.published is not None and any(column.published in row for row in table.published),
+    )
+
+
+def _rows(table: Table, study: Study, preset: Preset) -> Iterator[dict[str, str]]:
+    """Yield what tells each row apart; only networks that the study has on the data set."""
+    options = [
+        [value for value in options_of(study, preset, key) if matches(table.where, key, value)] for key in table.rows
+    ]
+    cases = cases_of(study, preset)
+    for values in itertools.product(*options):
+        names = dict(zip(table.rows, values, strict=True))
+        where = {**table.where, **names}
+        if any(matches(where, "network", case.network) and matches(where, "data", case.data) for case in cases):
+            yield names
+
+
+def _cell(column: Column, *, table: Table, names: Mapping[str, str], study: Study, results: Results) -> Cell:
+    where = {**table.where, **names, **column.at}
+    open_keys = _open_keys(study, column, where) - set(table.mean_over)
+    if open_keys:
+        raise SettingError(
+            f"table {table.id!r}, column {column.title!r}: stage {column.stage!r} has a figure for each "
+            f"{', '.join(sorted(open_keys))}; name it in rows, where or at, or add it to mean_over"
+        )
+    spots = spots_of(
+        study,
+        study.preset(results.variant.preset),
+        stage=column.stage,
+        quantity=column.quantity,
+        where=where,
+    )
+    found = results.mean(column.quantity, spots)
+    printed = _number(table, column, _published(table, names))
+    if found is None:
+        return Cell(published=printed)
+    below = below_floor(study, results, spots)
+    return Cell(
+        value=found.value,
+        low=found.low,
+        high=found.high,
+        n_seeds=found.n_seeds,
+        n_examples=found.n_examples,
+        is_exact=found.is_exact,
+        published=printed,
+        floor=below[0].floor if below else None,
+    )
+
+
+def _open_keys(study: Study, column: Column, where: Mapping[str, Any]) -> set[str]:
+    """Return what `where` does not fix to one value."""
+    keys = ("network", "data", *study.axes_of(study.stage(column.stage)))
+    return {key for key in keys if not isinstance(where.get(key), str)}
+
+
+def _published(table: Table, names: Mapping[str, str]) -> Mapping[str, Any]:
+    return next((row for row in table.published if all(str(row.get(k)) == v for k, v in names.items())), {})
+
+
+def _number(table: Table, column: Column, published: Mapping[str, Any]) -> float | None:
+    value = None if column.published is None else published.get(column.published)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise SettingError(f"table {table.id!r}: the published {column.published} {value!r} is no finite number")
+    return value * column.published_factor
