@@ -10,16 +10,21 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from dwindle.report.words import significant
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """One path; `role` is a class of the style sheet: dense, compressed, first, second, centroid, ..."""
+    """One path; `role` is a class of the style sheet: dense, compressed, first, second, centroid, ...
+
+    `words` are shown where a pointer rests on it.
+    """
 
     role: str
     path: str
+    words: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,18 @@ class Chart:
     note: str = ""
 
 
+class Scale(Protocol):
+    """What turns values into per cent of an axis."""
+
+    def at(self, value: float, /) -> float:
+        """Return where `value` lies, in per cent of the axis."""
+        ...
+
+    def ticks(self, n: int = 5, /) -> tuple[Tick, ...]:
+        """Return about `n` labels."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Axis:
     """A linear axis from `low` to `high`; an empty or single-valued range is widened so that it has a length."""
@@ -97,7 +114,7 @@ class Axis:
         )
 
 
-Axes = tuple[Axis, Axis]
+Axes = tuple[Scale, Scale]
 """The x axis and the y axis of a chart."""
 
 
@@ -133,6 +150,16 @@ def dots(points: Sequence[tuple[float, float]], axes: Axes) -> str:
     return "".join(f"M{x_axis.at(x):.2f} {100 - y_axis.at(y):.2f}h0" for x, y in points if math.isfinite(y))
 
 
+def error_bars(points: Iterable[tuple[float, float, float]], axes: Axes) -> str:
+    """Return a path of upright lines, one for each (x, low, high) that is finite."""
+    x_axis, y_axis = axes
+    return "".join(
+        f"M{x_axis.at(x):.2f} {100 - y_axis.at(low):.2f}V{100 - y_axis.at(high):.2f}"
+        for x, low, high in points
+        if math.isfinite(low) and math.isfinite(high)
+    )
+
+
 def steps(edges: Sequence[float], heights: Sequence[float], *, axes: Axes) -> str:
     """Return the closed outline of a histogram with `len(heights) + 1` edges."""
     x_axis, y_axis = axes
@@ -143,7 +170,7 @@ def steps(edges: Sequence[float], heights: Sequence[float], *, axes: Axes) -> st
     return "".join(parts) + f"V{floor:.2f}Z"
 
 
-def rules(values: Iterable[float], x_axis: Axis, *, top: float = 0.0) -> str:
+def rules(values: Iterable[float], x_axis: Scale, *, top: float = 0.0) -> str:
     """Return vertical lines at `values`, from the floor to `top` per cent below the upper edge."""
     return "".join(f"M{x_axis.at(value):.2f} 100V{top:g}" for value in values)
 

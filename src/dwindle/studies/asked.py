@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
-from dwindle.studies.results import Finding, Results
+from dwindle.studies.results import Finding, Results, Spot
 from dwindle.studies.study import Figure, Quantity, Study
-
-
-@dataclass(frozen=True, kw_only=True)
-class Spot:
-    """Where an outcome stands: all that tells it apart but its seed."""
-
-    network: str
-    data: str
-    stage: str
-    at: Mapping[str, str] = field(default_factory=dict[str, str])
-
-    @property
-    def words(self) -> str:
-        """What a person reads."""
-        return ", ".join((self.network, self.stage, *self.at.values()))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,13 +19,15 @@ class Asked:
     study: Study
     results: Results
 
-    def cases(self) -> Iterator[tuple[str, str]]:
-        """Yield data set and network of each case, data sets in the order of the study, and in these the networks."""
+    def cases(self) -> dict[str, list[str]]:
+        """Return the networks of each data set, both in the order of the study."""
+        found: dict[str, list[str]] = {}
+        known = {(case.data, case.network) for case in self.study.cases}
         where = self.figure.where
         for data, network in itertools.product(self.study.data, self.study.networks):
-            is_case = any(case.data == data and case.network == network for case in self.study.cases)
-            if is_case and allows(where, "data", data) and allows(where, "network", network):
-                yield data, network
+            if (data, network) in known and allows(where, "data", data) and allows(where, "network", network):
+                found.setdefault(data, []).append(network)
+        return found
 
     def options(self, axis: str) -> list[str]:
         """Return the values of `axis` that the figure shows."""
@@ -53,14 +40,14 @@ class Asked:
             dict(zip(axes, values, strict=True)) for values in itertools.product(*(self.options(axis) for axis in axes))
         ]
 
+    def spot(self, case: tuple[str, str], stage: str, at: Mapping[str, str]) -> Spot:
+        """Return the outcome of `stage` at `at` for a (data set, network), taken against what its stage says."""
+        data, network = case
+        return Spot(stage=stage, network=network, data=data, at=at, against=self.study.stage(stage).against)
+
     def finding(self, quantity: Quantity, spot: Spot) -> Finding | None:
         """Return the figure at `spot`; None where it was not run, or a drop is taken against nothing."""
-        against = self.study.stage(spot.stage).against if quantity == "accuracy_drop" else None
-        if quantity == "accuracy_drop" and against is None:
-            return None
-        return self.results.figure(
-            quantity, stage=spot.stage, network=spot.network, data=spot.data, at=spot.at, against=against
-        )
+        return self.results.mean(quantity, [spot])
 
 
 def allows(where: Mapping[str, Any], key: str, value: str) -> bool:

@@ -10,8 +10,8 @@ from typing import Final
 from dwindle.report.figures import Axes, Axis, Chart, Scale, Shape, Tick, error_bars, line
 from dwindle.report.scales import LogAxis, ShareAxis
 from dwindle.report.words import DASH, fixed, metric_value
-from dwindle.studies.asked import Asked, Spot
-from dwindle.studies.results import Finding
+from dwindle.studies.asked import Asked
+from dwindle.studies.results import Finding, Spot
 
 N_COLOURS: Final = 6
 N_STYLES: Final = 4
@@ -75,8 +75,8 @@ class Panel:
 def against_ratio(asked: Asked) -> Picture:
     """Return a quantity against how many times smaller the file is: a mark for each outcome, a style for each stage."""
     panels: list[Panel] = []
-    for data, cases in _by_data(asked):
-        marks = list(_cloud(asked, data, cases))
+    for data, networks in asked.cases().items():
+        marks = list(_cloud(asked, data, networks))
         x_axis = LogAxis.around((mark.x for mark in marks), margin=0.06)
         panels.append(
             Panel(data=data, marks=marks, x_axis=x_axis, x_label="times smaller, log scale", x_ticks=x_axis.ticks(7))
@@ -94,25 +94,20 @@ def against_axis(asked: Asked) -> Picture:
     panels = [
         Panel(
             data=data,
-            marks=list(_rows(asked, data, cases, variants=variants)),
+            marks=list(_rows(asked, data, networks, variants=variants)),
             x_axis=x_axis,
             x_label=axis.replace("_", " "),
             x_ticks=ticks,
         )
-        for data, cases in _by_data(asked)
+        for data, networks in asked.cases().items()
     ]
     return _picture(asked, panels, labels=_labels(variants))
-
-
-def _by_data(asked: Asked) -> Iterator[tuple[str, list[str]]]:
-    for data, cases in itertools.groupby(asked.cases(), key=lambda case: case[0]):
-        yield data, [network for _, network in cases]
 
 
 def _cloud(asked: Asked, data: str, networks: Sequence[str]) -> Iterator[Mark]:
     for network, (style, stage) in itertools.product(networks, enumerate(asked.figure.stages)):
         for at in asked.places(stage):
-            spot = Spot(network=network, data=data, stage=stage, at=at)
+            spot = asked.spot((data, network), stage, at)
             ratio = asked.finding("compression_ratio", spot)
             found = asked.finding(asked.figure.quantity, spot)
             if ratio is not None and found is not None:
@@ -129,7 +124,7 @@ def _rows(
         shift = _DODGE * (place - (len(networks) - 1) / 2)
         colour = asked.study.networks.index(network)
         for (style, (stage, at)), (x, option) in itertools.product(enumerate(variants), enumerate(asked.options(axis))):
-            spot = Spot(network=network, data=data, stage=stage, at={**at, axis: option})
+            spot = asked.spot((data, network), stage, {**at, axis: option})
             found = asked.finding(asked.figure.quantity, spot)
             if found is not None:
                 yield Mark(x=x + shift, found=found, colour=colour, style=style, words=_words(spot, found))
@@ -148,7 +143,8 @@ def _labels(variants: Sequence[tuple[str, Mapping[str, str]]]) -> list[str]:
 
 def _words(spot: Spot, found: Finding) -> str:
     seeds = f"{found.n_seeds} seed{'' if found.n_seeds == 1 else 's'}"
-    return f"{spot.words}: {fixed(found.value, 2)} [{fixed(found.low, 2)}{DASH}{fixed(found.high, 2)}], {seeds}"
+    name = ", ".join((spot.network, spot.stage, *spot.at.values()))
+    return f"{name}: {fixed(found.value, 2)} [{fixed(found.low, 2)}{DASH}{fixed(found.high, 2)}], {seeds}"
 
 
 def _picture(asked: Asked, panels: Sequence[Panel], *, labels: Sequence[str], has_lines: bool = True) -> Picture:

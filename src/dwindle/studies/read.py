@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from dwindle.errors import SettingError
 from dwindle.settings import from_plain, nearest
-from dwindle.studies.study import Column, Preset, Stage, Study, Table
+from dwindle.studies.study import Column, Figure, Preset, Stage, Study, Table
 
 
 def known_studies() -> tuple[str, ...]:
@@ -68,6 +68,7 @@ def _problems(study: Study) -> Iterable[str]:
     yield from _twice("case", [case.name for case in study.cases])
     yield from _twice("stage", [stage.name for stage in study.stages])
     yield from _twice("table", [table.id for table in study.tables])
+    yield from _twice("figure", [figure.id for figure in study.figures])
     if not study.cases or not study.stages or not study.presets:
         yield "a study needs at least one case, one stage and one preset"
     for axis, options in study.axes.items():
@@ -78,6 +79,8 @@ def _problems(study: Study) -> Iterable[str]:
         yield from _preset_problems(study, preset, f"presets.{name}")
     for table in study.tables:
         yield from _table_problems(study, table)
+    for figure in study.figures:
+        yield from _figure_problems(study, figure)
 
 
 def _twice(what: str, names: list[str]) -> Iterable[str]:
@@ -143,3 +146,20 @@ def _column_problems(study: Study, table: Table, column: Column) -> Iterable[str
         yield f"{where}: stage {stage.name!r} says no `against` to take a drop from"
     if column.published is not None and not any(column.published in row for row in table.published):
         yield f"{where}: no published row has a figure called {column.published!r}"
+
+
+def _figure_problems(study: Study, figure: Figure) -> Iterable[str]:
+    stages = {stage.name: stage for stage in study.stages}
+    options = {"network": study.networks, "data": study.data, **study.axes}
+    for name in figure.stages:
+        if name not in stages:
+            yield f"figure {figure.id!r} names the stage {name!r}; {nearest(name, stages)}"
+        elif figure.axis is not None and figure.axis not in study.axes_of(stages[name]):
+            yield f"figure {figure.id!r} goes along {figure.axis!r}, of which stage {name!r} has no values"
+    for key, value in figure.where.items():
+        if key not in options:
+            yield f"figure {figure.id!r} names {key!r}; {nearest(key, options)}"
+            continue
+        for one in cast("list[Any]", value) if isinstance(value, list) else [value]:
+            if one not in options[key]:
+                yield f"figure {figure.id!r} names the {key} {one!r}; {nearest(str(one), options[key])}"

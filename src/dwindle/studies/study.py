@@ -178,16 +178,32 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A picture: one curve or cloud for each network, a panel for each data set."""
+    """A picture: one line or cloud for each network, a panel for each data set.
+
+    Attributes:
+        kind: `against_ratio`: a mark for each outcome, by its compression ratio. `against_axis`: a line for each network
+            and each value of axes other than `axis`. `curves`: accuracy after every epoch, a panel for each case.
+        stages: whose outcomes it shows; more than four kinds of them cannot be told apart.
+        axis: of `against_axis`: what lies below.
+        where: `network`, `data` or an axis, and the value or the list of values shown; all where nothing is said.
+    """
 
     id: str
     title: str
-    kind: Literal["against_ratio", "against_axis"]
+    kind: Literal["against_ratio", "against_axis", "curves"]
     stages: tuple[str, ...]
     axis: str | None = None
     quantity: Quantity = "accuracy"
     where: Mapping[str, Any] = field(default_factory=dict[str, Any])
     about: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise SettingError(f"figure {self.id!r} names no stage; give at least one")
+        if (self.kind == "against_axis") != (self.axis is not None):
+            raise SettingError(
+                f"figure {self.id!r} is of kind {self.kind}; an axis is for against_axis, and needed there"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

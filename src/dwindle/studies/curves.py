@@ -1,0 +1,131 @@
+"""This file draws how the networks of a study learned: a panel for each case, a colour for each stage."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Final
+
+from dwindle.report.facts import items, number
+from dwindle.report.figures import Axes, Axis, Chart, Shape, Tick, line
+from dwindle.report.scales import ShareAxis
+from dwindle.studies.asked import Asked
+from dwindle.studies.figures import N_COLOURS, N_TICKS, Picture, Sample
+from dwindle.studies.outcome import Outcome, as_table
+
+Known = Mapping[tuple[object, ...], Outcome]
+"""Outcomes by all that tells them apart."""
+Point = tuple[float, float]
+
+_FIGURE: Final = "validation_accuracy"
+_STRETCHED_BELOW: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A training of one seed: accuracy in percent after each epoch, counted from random weights."""
+
+    stage: int
+    place: tuple[tuple[str, str], ...]
+    points: tuple[Point, ...]
+
+
+def learning_curves(asked: Asked) -> Picture:
+    """Return accuracy on the validation split after every epoch, for each case and each stage that trained."""
+    known = {_identity(outcome): outcome for outcome in asked.results.outcomes}
+    panels: list[Chart] = []
+    seen: set[int] = set()
+    for data, networks in asked.cases().items():
+        found = {network: runs for network in networks if (runs := list(_runs(asked, known, (data, network))))}
+        values = [y for runs in found.values() for run in runs for _, y in run.points]
+        seen.update(run.stage for runs in found.values() for run in runs)
+        panels += [_panel(f"{network} on {data}", runs, _y_axis(values)) for network, runs in found.items()]
+    figure = asked.figure
+    return Picture(
+        id=figure.id,
+        title=figure.title,
+        about=figure.about,
+        panels=tuple(panels),
+        colours=tuple(Sample(_colour(i), stage) for i, stage in enumerate(figure.stages) if i in seen),
+        note="Height: accuracy on the validation split, %; thin lines are single seeds, thick ones their mean.",
+    )
+
+
+def _runs(asked: Asked, known: Known, case: tuple[str, str]) -> Iterator[Run]:
+    for number_of_stage, stage in enumerate(asked.figure.stages):
+        places = asked.places(stage)
+        for outcome in known.values():
+            if (outcome.data, outcome.network, outcome.stage) == (*case, stage) and outcome.at in places:
+                before = _epochs_before(asked, known, outcome)
+                points = tuple((before + epoch, y) for epoch, y in enumerate(_accuracies(outcome), start=1))
+                if any(math.isfinite(y) for _, y in points):
+                    yield Run(stage=number_of_stage, place=tuple(outcome.at.items()), points=points)
+
+
+def _epochs_before(asked: Asked, known: Known, outcome: Outcome) -> int:
+    """Return how many epochs the outcomes that `outcome` comes from trained."""
+    after = asked.study.stage(outcome.stage).after
+    if after is None:
+        return 0
+    axes = asked.study.axes_of(asked.study.stage(after))
+    at = {axis: value for axis, value in outcome.at.items() if axis in axes}
+    parent = known.get(_identity(replace(outcome, stage=after, at=at)))
+    return 0 if parent is None else len(_accuracies(parent)) + _epochs_before(asked, known, parent)
+
+
+def _accuracies(outcome: Outcome) -> list[float]:
+    """Return the accuracy after each epoch in percent; NaN where an epoch has none."""
+    epochs = [
+        as_table(epoch) for record in items(outcome.entry, "history") for epoch in items(as_table(record), "curve")
+    ]
+    found = [number(epoch, _FIGURE) for epoch in epochs]
+    return [math.nan if value is None else 100 * value for value in found]
+
+
+def _identity(outcome: Outcome) -> tuple[object, ...]:
+    return (outcome.network, outcome.data, outcome.seed, outcome.stage, frozenset(outcome.at.items()))
+
+
+def _y_axis(values: Iterable[float]) -> Axis | ShareAxis:
+    finite = [value for value in values if math.isfinite(value)]
+    return ShareAxis.around(finite) if finite and min(finite) < _STRETCHED_BELOW else Axis.around(finite, margin=0.08)
+
+
+def _panel(title: str, runs: Sequence[Run], y_axis: Axis | ShareAxis) -> Chart:
+    n_epochs = int(max(x for run in runs for x, _ in run.points))
+    x_axis = Axis(0.5, n_epochs + 0.5)
+    return Chart(
+        title=title,
+        description=f"Accuracy on the validation split over {n_epochs} epochs, {title}: {len(runs)} trainings",
+        shapes=tuple(_strokes(runs, (x_axis, y_axis))),
+        x_ticks=tuple(Tick(tick.at, tick.label) for tick in x_axis.ticks(N_TICKS) if tick.label.isdigit()),
+        y_ticks=y_axis.ticks(N_TICKS),
+        x_label="epoch, counted from random weights",
+    )
+
+
+def _strokes(runs: Sequence[Run], axes: Axes) -> Iterator[Shape]:
+    """Yield the seeds of each stage and place, and their mean where there are several."""
+    for stage, place in dict.fromkeys((run.stage, run.place) for run in runs):
+        seeds = [run.points for run in runs if (run.stage, run.place) == (stage, place)]
+        if len(seeds) > 1:
+            yield Shape(f"{_colour(stage)} thin line", "".join(line(points, axes) for points in seeds))
+        yield Shape(f"{_colour(stage)} line", line(_mean(seeds), axes))
+
+
+def _mean(seeds: Sequence[Sequence[Point]]) -> list[Point]:
+    """Return the mean over the seeds that have an epoch.
+
+    >>> _mean([[(1, 80.0), (2, 90.0)], [(1, 82.0)]])
+    [(1, 81.0), (2, 90.0)]
+    """
+    by_epoch: dict[float, list[float]] = {}
+    for epoch, y in (point for points in seeds for point in points):
+        by_epoch.setdefault(epoch, []).append(y)
+    return [(epoch, fmean(values)) for epoch, values in sorted(by_epoch.items())]
+
+
+def _colour(stage: int) -> str:
+    return f"series-{stage % N_COLOURS}"

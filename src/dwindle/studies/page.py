@@ -1,0 +1,174 @@
+"""This file writes the page of a study: one HTML file that holds all it shows, made from its ledger and file alone."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, Template
+
+from dwindle.bench.ledger import Entry
+from dwindle.errors import StudyError
+from dwindle.report.facts import text
+from dwindle.report.words import duration
+from dwindle.studies.asked import Asked
+from dwindle.studies.cells import ClaimView, TableView, claim_view, table_view
+from dwindle.studies.claims import Ruling, judge
+from dwindle.studies.curves import learning_curves
+from dwindle.studies.figures import Picture, against_axis, against_ratio
+from dwindle.studies.outcome import Outcome
+from dwindle.studies.plan import Choice, Node, unfold
+from dwindle.studies.results import Results, Variant, failures_of, variants_of
+from dwindle.studies.study import Study
+from dwindle.studies.tables import fill
+from dwindle.whole_file import write_whole
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tile:
+    """One figure of the headline."""
+
+    label: str
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """What the page shows of one variant: a preset, run with our protocol or with the published one."""
+
+    id: str
+    name: str
+    about: str
+    tiles: tuple[Tile, ...]
+    claims: tuple[ClaimView, ...]
+    pictures: tuple[Picture, ...]
+    tables: tuple[TableView, ...]
+    empty_tables: tuple[str, ...]
+    machines: tuple[str, ...]
+    versions: tuple[str, ...]
+    n_outdated: int
+    missing: tuple[str, ...]
+
+
+def write_study_page(study: Study, entries: Sequence[Entry], path: Path) -> Path:
+    """Write the page of `study` as the ledger's `entries` tell it to `path`, and return `path`.
+
+    The same entries give the same bytes.
+
+    Raises:
+        StudyError: `path` cannot be written; an earlier page stays whole.
+    """
+    page = render_study(study, entries)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, page.encode())
+    except OSError as error:
+        raise StudyError(
+            f"the page {path} cannot be written ({error.strerror or error}); make room or choose another folder"
+        ) from error
+    return path
+
+
+def render_study(study: Study, entries: Sequence[Entry]) -> str:
+    """Return the HTML of the page of `study`."""
+    parts = [_part(study, entries, variant) for variant in variants_of(entries)]
+    return _template().render(
+        study=study,
+        parts=parts,
+        failures=failures_of(entries),
+    )
+
+
+@functools.cache
+def _template() -> Template:
+    environment = Environment(
+        loader=ChoiceLoader(
+            [PackageLoader("dwindle", "studies/templates"), PackageLoader("dwindle", "report/templates")]
+        ),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("study.html.j2")
+
+
+def _part(study: Study, entries: Sequence[Entry], variant: Variant) -> Part:
+    nodes = _nodes(study, variant)
+    results = Results.of(entries, variant, nodes=nodes)
+    claims = [judge(claim, study, results) for claim in study.claims]
+    tables = [fill(table, study, results) for table in study.tables]
+    preset = study.presets.get(variant.preset)
+    return Part(
+        id=f"{variant.preset}-as-published" if variant.is_as_published else variant.preset,
+        name=f"{variant.preset}{', as published' if variant.is_as_published else ''}",
+        about="" if preset is None else preset.about,
+        tiles=(*_run_tiles(results.outcomes, nodes), *_claim_tiles([judged.ruling for judged in claims])),
+        claims=tuple(claim_view(judged) for judged in claims),
+        pictures=tuple(_picture(Asked(figure=f, study=study, results=results)) for f in study.figures),
+        tables=tuple(table_view(table) for table in tables if not table.is_empty),
+        empty_tables=tuple(table.title for table in tables if table.is_empty),
+        machines=_texts(results.outcomes, "machine"),
+        versions=_texts(results.outcomes, "version"),
+        n_outdated=results.n_outdated,
+        missing=_missing(results.outcomes, nodes),
+    )
+
+
+def _nodes(study: Study, variant: Variant) -> tuple[Node, ...]:
+    """Return the plan of `variant`; none where the study no longer has its preset."""
+    if variant.preset not in study.presets:
+        return ()
+    return unfold(study, Choice(preset=variant.preset, as_published=variant.is_as_published))
+
+
+def _picture(asked: Asked) -> Picture:
+    match asked.figure.kind:
+        case "against_ratio":
+            return against_ratio(asked)
+        case "against_axis":
+            return against_axis(asked)
+        case "curves":
+            return learning_curves(asked)
+
+
+def _run_tiles(outcomes: Sequence[Outcome], nodes: Sequence[Node]) -> list[Tile]:
+    counts = (
+        (len({outcome.network for outcome in outcomes}), "network"),
+        (len({outcome.data for outcome in outcomes}), "data set"),
+        (len({outcome.seed for outcome in outcomes}), "seed"),
+    )
+    counted = ", ".join(f"{n} {what}{'' if n == 1 else 's'}" for n, what in counts)
+    seconds = sum(outcome.number(name) or 0.0 for outcome in outcomes for name in ("seconds", "seconds_to_measure"))
+    planned = f" of {len(nodes):,}" if nodes else ""
+    return [
+        Tile(label="Files made and measured", value=f"{len(outcomes):,}{planned}", note=counted),
+        Tile(label="Time", value=duration(seconds), note="training, compression and measuring, all processes together"),
+    ]
+
+
+def _texts(outcomes: Sequence[Outcome], name: str) -> tuple[str, ...]:
+    return tuple(sorted({said for outcome in outcomes if (said := text(outcome.entry, name))}))
+
+
+def _claim_tiles(rulings: Sequence[Ruling]) -> list[Tile]:
+    if not rulings:
+        return []
+    counts = {ruling: rulings.count(ruling) for ruling in Ruling}
+    others = ", ".join(
+        f"{n} {str(ruling).lower()}" for ruling, n in counts.items() if n and ruling is not Ruling.CONFIRMED
+    )
+    return [Tile(label="Claims confirmed", value=f"{counts[Ruling.CONFIRMED]} of {len(rulings)}", note=others)]
+
+
+def _missing(outcomes: Sequence[Outcome], nodes: Sequence[Node]) -> tuple[str, ...]:
+    """Return how many outcomes of each case the plan holds and the ledger does not."""
+    made = {outcome.key for outcome in outcomes}
+    counts: dict[str, tuple[int, int]] = {}
+    for node in nodes:
+        n_missing, n = counts.get(node.case.name, (0, 0))
+        counts[node.case.name] = n_missing + (node.key not in made), n + 1
+    return tuple(f"{name}: {n_missing:,} of {n:,}" for name, (n_missing, n) in counts.items() if n_missing)
