@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any
+from typing import Any, Self
 
 from dwindle.studies.plan import Node
 
@@ -19,55 +19,81 @@ class Forecast:
     n_unknown: int = 0
 
 
-def forecast(  # ruff: ignore[too-many-arguments] (all but the first two have defaults)
-    nodes: Sequence[Node],
-    outcomes: Sequence[Mapping[str, Any]],
-    *,
-    doing: Node | None = None,
-    share: float = 0.0,
-    seconds: float = 0.0,
-    n_workers: int = 1,
-) -> Forecast:
-    """Return how long the outcomes of `nodes` that `outcomes` lacks will take.
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """What outcomes took, in seconds, by case.
 
-    An epoch takes as long as the epochs of the same case took, whatever else an outcome needs as long as it did for
-    the same case.
+    Attributes:
+        per_epoch: of training.
+        beside: for everything else that an outcome needs.
+    """
+
+    per_epoch: Mapping[str, float] = field(default_factory=dict[str, float])
+    beside: Mapping[str, float] = field(default_factory=dict[str, float])
+
+    @classmethod
+    def of(cls, outcomes: Iterable[Mapping[str, Any]]) -> Self:
+        """Return the means over `outcomes`, entries of a ledger."""
+        per_epoch, beside = defaultdict[str, list[float]](list), defaultdict[str, list[float]](list)
+        for entry in outcomes:
+            case = f"{entry['network']} on {entry['data']}"
+            trained = sum(epoch["seconds"] for record in entry["history"] for epoch in record["curve"])
+            if entry["epochs"] and trained:
+                per_epoch[case].append(trained / entry["epochs"])
+            beside[case].append(entry["seconds_to_measure"] + (0.0 if entry["epochs"] else entry["seconds"]))
+        return cls(
+            per_epoch={case: fmean(found) for case, found in per_epoch.items()},
+            beside={case: fmean(found) for case, found in beside.items()},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Underway:
+    """The outcome under way.
+
+    Attributes:
+        share: of its training, in [0, 1].
+        seconds_per_epoch: as this process sees it; None where it saw too little.
+    """
+
+    node: Node
+    share: float = 0.0
+    seconds_per_epoch: float | None = None
+
+
+def forecast(nodes: Sequence[Node], pace: Pace, *, underway: Underway | None = None, n_workers: int = 1) -> Forecast:
+    """Return how long `nodes` will take, of which none is done.
+
+    Processes share the work; but what comes from an outcome waits for it, so no number of them is faster than the
+    longest chain.
 
     Args:
-        nodes: what shall exist.
-        outcomes: ledger entries of what exists.
-        doing: the outcome under way, `share` of whose training is done after `seconds`.
-        share: in [0, 1].
-        seconds: since `doing` began.
+        nodes: what is still to be made, parents first.
+        pace: of what was made.
+        underway: what this process makes now, one of `nodes`.
         n_workers: how many processes share the rest.
     """
-    done = {entry["key"] for entry in outcomes}
-    per_epoch, beside = _rates(outcomes)
     total, n_unknown = 0.0, 0
+    until: dict[str, float] = {}
     for node in nodes:
-        if node.key in done:
-            continue
-        is_current = doing is not None and node.key == doing.key
-        epochs = node.epochs * (1.0 - share if is_current else 1.0)
-        rate = per_epoch.get(node.case.name)
-        if rate is None and doing is not None and node.case.name == doing.case.name and share and doing.epochs:
-            rate = seconds / (share * doing.epochs)
-        if epochs and rate is None:
-            n_unknown += 1
-            continue
-        total += epochs * (rate or 0.0) + beside.get(node.case.name, 0.0)
-    return Forecast(seconds=total / n_workers, n_unknown=n_unknown)
+        seconds = _seconds(node, pace, underway)
+        n_unknown += seconds is None
+        total += seconds or 0.0
+        before = 0.0 if node.parent is None else until.get(node.parent.key, 0.0)
+        until[node.key] = before + (seconds or 0.0)
+    return Forecast(seconds=max(total / max(1, n_workers), *until.values(), 0.0), n_unknown=n_unknown)
 
 
-def _rates(outcomes: Sequence[Mapping[str, Any]]) -> tuple[dict[str, float], dict[str, float]]:
-    """Return by case the seconds of an epoch, and of all else that an outcome takes."""
-    per_epoch, beside = defaultdict[str, list[float]](list), defaultdict[str, list[float]](list)
-    for entry in outcomes:
-        case = f"{entry['network']} on {entry['data']}"
-        if entry["epochs"]:
-            trained = [epoch["seconds"] for record in entry["history"] for epoch in record["curve"]]
-            per_epoch[case].append(sum(trained) / entry["epochs"])
-            beside[case].append(entry["seconds_to_measure"])
-        else:
-            beside[case].append(entry["seconds"] + entry["seconds_to_measure"])
-    return {k: fmean(v) for k, v in per_epoch.items()}, {k: fmean(v) for k, v in beside.items()}
+def _seconds(node: Node, pace: Pace, underway: Underway | None) -> float | None:
+    """Return how long `node` takes from now on; None where nothing is known of its case."""
+    case, epochs = node.case.name, node.epochs
+    own = None
+    if underway is not None and underway.node.case.name == case:
+        own = underway.seconds_per_epoch
+        epochs *= 1.0 - underway.share if node.key == underway.node.key else 1.0
+    rate = pace.per_epoch.get(case, own)
+    if node.epochs and rate is None:
+        return None
+    if not node.epochs and case not in pace.beside:
+        return None
+    return epochs * (rate or 0.0) + pace.beside.get(case, 0.0)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
-import shutil
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, cast
@@ -34,15 +34,18 @@ from dwindle.job.resolve import call_with, resolve
 from dwindle.network.compressed import CompressedModel
 from dwindle.network.fabric_trainer import FabricTrainer
 from dwindle.network.train import Progress
+from dwindle.recipe.recipe import Stage
 from dwindle.runtimes.onnxruntime import OnnxRuntime
 from dwindle.settings import NONE, TAG, to_plain
 from dwindle.studies.plan import Node
 from dwindle.technique import Context, Needs
 from dwindle.version import VERSION
+from dwindle.whole_file import write_whole
 
 N_PARITY: Final = 64
 """Examples on which parity is measured."""
 N_CALIBRATION: Final = 512
+_NO_MARKS: Final = str.maketrans("", "", ",:")
 N_REMEMBERED: Final = 4
 """Models that stay in memory, because their children come next."""
 
@@ -56,12 +59,14 @@ class Workshop:
         home: "file.py:function" in a study is relative to it.
         n_threads: of the engine that answers.
         report_progress: called with (stage, steps done, steps) during training.
+        on_step: called after each step of a recipe with the outcome it belongs to and the number of finished steps.
     """
 
     folder: Path
     home: Path
     n_threads: int = 1
     report_progress: Progress | None = None
+    on_step: Callable[[Node, int], None] | None = None
     _models: OrderedDict[str, CompressedModel] = field(default_factory=OrderedDict[str, CompressedModel])
     _data: dict[str, Data] = field(default_factory=dict[str, Data])
 
@@ -88,6 +93,7 @@ class Workshop:
         entry = {
             **node.label,
             "key": node.key,
+            "study": node.study,
             "preset": node.preset,
             "is_as_published": node.is_as_published,
             "version": VERSION,
@@ -97,24 +103,30 @@ class Workshop:
             "epochs": node.epochs,
             "seconds": made - started,
             "seconds_to_measure": time.perf_counter() - made,
-            "history": [_brief(asdict(record)) for record in model.history[-len(node.recipe.steps) :]],
+            "history": [
+                _brief(asdict(record)) for record in model.history[len(model.history) - len(node.recipe.steps) :]
+            ],
             **_counts(model),
             "measurements": [_plain(measurement) for measurement in found],
             "answers": {"n": len(right), "right": pack_bits(right)},
         }
-        self._tidy(node, file)
-        return entry
+        kept = self._tidy(node, file)
+        return entry if kept is None else {**entry, "file": str(kept.relative_to(self.folder))}
 
     def model(self, node: Node) -> CompressedModel:
         """Return the outcome of `node`: from memory, from its stage cache, or made now."""
         if node.key not in self._models:
             before = self._untrained(node) if node.parent is None else self.model(node.parent)
             context = self._context(node)
-            self._models[node.key] = node.recipe.run(before, context)
+            self._models[node.key] = node.recipe.run(before, context, on_stage=lambda stage: self._note(node, stage))
             while len(self._models) > N_REMEMBERED:
                 self._models.popitem(last=False)
         self._models.move_to_end(node.key)
         return self._models[node.key]
+
+    def _note(self, node: Node, stage: Stage) -> None:
+        if self.on_step is not None:
+            self.on_step(node, stage.number)
 
     def remembers(self, node: Node) -> bool:
         """Return whether the outcome of `node` is in memory."""
@@ -126,7 +138,7 @@ class Workshop:
         seed = None if reform in {None, NONE} else node.seed
         name = json.dumps([node.case.load, node.load_arguments, reform, seed], sort_keys=True, default=str)
         if name not in self._data:
-            self._data.clear()
+            self._data.clear()  # before the next are loaded: both may not fit into memory
             load = resolve(node.case.load, self.home, where=f"{node.case.name}: load")
             splits = call_with(load, node.load_arguments, where=f"{node.case.name}: load")
             if seed is not None:
@@ -177,8 +189,6 @@ class Workshop:
     def _measure(
         self, file: Artifact, deployment: Deployment, data: Data
     ) -> tuple[tuple[Measurement, ...], npt.NDArray[np.bool_]]:
-        from contextlib import ExitStack
-
         plan = Plan(n_threads=self.n_threads, batch_size=64)
         with ExitStack() as stack:
             side = open_file(stack, file, OnnxRuntime(), plan=plan)
@@ -191,19 +201,34 @@ class Workshop:
     def _folder_of(self, node: Node) -> Path:
         return self.folder / "work" / node.key
 
-    def _tidy(self, node: Node, file: Artifact) -> None:
-        """Keep what is needed again: the outcome of training in the stage cache, and files that were asked for."""
-        folder = self._folder_of(node)
+    def _tidy(self, node: Node, file: Artifact) -> Path | None:
+        """Keep what is needed again, the outcome of training in the stage cache; return the file if it was asked for.
+
+        A checkpoint goes only where the stage cache holds every step: a full disk may have kept it from being written.
+        """
+        folder, kept = self._folder_of(node), None
         if node.stage.keeps_file:
-            name = node.words.replace(": ", "_").replace(", ", "_").replace(" ", "_")
-            target = self.folder / "files" / f"{name}{file.path.suffix}"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file.path, target)
+            kept = self.folder / "files" / f"{_file_name(node.words)}-{node.key}{file.path.suffix}"
+            write_whole(kept, file.path.read_bytes())
         file.path.unlink()
-        for checkpoint in folder.glob("*.ckpt"):
-            checkpoint.unlink()
+        for torn in (*folder.glob(".*.part"), *folder.glob("stages/.*.part")):  # of processes that were killed
+            torn.unlink(missing_ok=True)
+        if len(list(folder.glob("stages/*.sha256"))) >= len(node.recipe.steps):
+            for checkpoint in folder.glob("*.ckpt"):
+                checkpoint.unlink(missing_ok=True)
         if not any(folder.iterdir()):
             folder.rmdir()
+        return kept
+
+
+def _file_name(words: str) -> str:
+    """Return what a file can be called.
+
+    >>> _file_name("LeNet/5 on MNIST, seed 0: best, 4 bits")
+    'LeNet-5_on_MNIST_seed_0_best_4_bits'
+    """
+    kept = "".join(letter if letter.isalnum() or letter in " ._+" else "-" for letter in words.translate(_NO_MARKS))
+    return kept.replace(" ", "_")
 
 
 def pack_bits(right: npt.NDArray[np.bool_]) -> str:

@@ -15,7 +15,7 @@ from dwindle.errors import SettingError
 from dwindle.recipe import Recipe
 from dwindle.settings import nearest
 from dwindle.studies.study import Case, Preset, Stage, Study, Values
-from dwindle.technique import Needs
+from dwindle.technique import Needs, Technique
 
 REFERENCE: Final = "$"
 """Begins a text that takes a value."""
@@ -107,7 +107,7 @@ class Node:
     @cached_property
     def epochs(self) -> float:
         """How long it trains."""
-        return sum(_epochs(step) for step in self.recipe.steps)
+        return sum(epochs_of(step) for step in self.recipe.steps)
 
     @property
     def trains(self) -> bool:
@@ -272,6 +272,7 @@ def _recipe(steps: str, where: str) -> Recipe:
     return Recipe.from_plain({"steps": json.loads(steps)}, where=where)
 
 
-def _epochs(step: Any) -> float:
+def epochs_of(step: Technique) -> float:
+    """Return for how many epochs a step of a recipe trains."""
     epochs = getattr(step, "epochs", None)
     return float(epochs) if Needs.TRAINING in step.needs and epochs is not None else 0.0

@@ -3,44 +3,27 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 
 from dwindle.bench.ledger import Ledger
 from dwindle.errors import DwindleError, SettingError, StudyError
+from dwindle.studies.check import require_sound
 from dwindle.studies.claim import Claims
-from dwindle.studies.forecast import Forecast, forecast
 from dwindle.studies.make import Workshop
 from dwindle.studies.plan import Node
+from dwindle.studies.progress import Progress, Reporter
+from dwindle.studies.standing import FAILURE, OUTCOME, Standing
 
-OUTCOME: Final = "outcome"
-FAILURE: Final = "failure"
 LEDGER: Final = "ledger.jsonl"
 WAIT_SECONDS: Final = 2.0
 """Between looks at what other processes have finished."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """Where a study stands.
-
-    Attributes:
-        doing: the outcome under way; empty while waiting for another process.
-        step: optimizer steps done, of `n_steps`; both 0 while nothing is trained.
-        forecast: how long the rest will take.
-    """
-
-    n_done: int
-    n: int
-    doing: str = ""
-    step: int = 0
-    n_steps: int = 0
-    forecast: Forecast = field(default_factory=Forecast)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,7 +35,7 @@ class Worker:
         folder: ledger, work and files; shared by all processes of the study.
         home: "file.py:function" in the study is relative to it.
         n_threads: of training and of the engine.
-        on_progress: called before each outcome and after each training step.
+        on_progress: called before each outcome, a few times a second while it is trained, and while waiting.
     """
 
     nodes: Sequence[Node]
@@ -66,93 +49,108 @@ class Worker:
             raise SettingError(f"n_threads must be at least 1, got {self.n_threads}")
 
     def run(self) -> tuple[str, ...]:
-        """Make what is missing, or wait for others who make it; return what failed, in words.
+        """Make what is missing, or wait for others who make it; return what failed meanwhile, in words.
 
-        An outcome that fails is recorded, those that come from it are left out, and the rest is made.
+        An outcome that fails, here or in another process, is recorded, those that come from it are left out, and the
+        rest is made. The next run tries it again.
 
         Raises:
+            SettingError: the study cannot run: a function that is not there, a setting that does not fit.
             LedgerError: the ledger cannot be read or written.
             StudyError: the folder cannot be used.
         """
-        ledger, claims = Ledger(self.folder / LEDGER), Claims(self.folder / "claims")
-        failed: dict[str, str] = {}
-        shop = Workshop(folder=self.folder, home=self.home, n_threads=self.n_threads)
-        with _threads(self.n_threads):
-            while waiting := self._waiting(done_keys(ledger), failed):
-                if not self._make_one(waiting, shop, ledger, claims, failed=failed):
-                    self._report(ledger, claims)
-                    time.sleep(WAIT_SECONDS)
-        return tuple(failed.values())
+        require_folder(self.folder)
+        require_sound(self.nodes, self.home)
+        with ExitStack() as stack:
+            stack.enter_context(_threads(self.n_threads))
+            run = _Run(self)
+            stack.enter_context(run.workers.join())
+            return run.finish()
 
-    def _waiting(self, done: set[str], failed: dict[str, str]) -> list[Node]:
+
+class _Run:
+    """One run of a worker."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker: Final = worker
+        self.ledger: Final = Ledger(worker.folder / LEDGER)
+        self.claims: Final = Claims(worker.folder / "claims")
+        self.workers: Final = Claims(worker.folder / "workers")
+        self.shop: Final = Workshop(folder=worker.folder, home=worker.home, n_threads=worker.n_threads)
+        self.standing: Final = Standing(ledger=self.ledger)
+        self.standing.refresh()
+        self.n_old_failures: Final = len(self.standing.failures)
+
+    def finish(self) -> tuple[str, ...]:
+        """Make or wait for everything; return what failed."""
+        while waiting := self._waiting():
+            if not self._make_one(waiting):
+                self._reporter(waiting)("", 0, 0)
+                time.sleep(WAIT_SECONDS)
+        failed = self._failed()
+        return tuple(f"{node.words}: {failed[node.key]}" for node in self.worker.nodes if node.key in failed)
+
+    def _failed(self) -> dict[str, str]:
+        """Return what failed since this run began and was not made since then: its key, and why."""
+        new = self.standing.failures[self.n_old_failures :]
+        return {str(f["key"]): str(f.get("error", "")) for f in new if f["key"] not in self.standing.done}
+
+    def _waiting(self) -> list[Node]:
         """Return what is still to be made and can be, once its parent is."""
-        hopeless = set(failed)
-        for node in self.nodes:  # parents first
-            if node.parent is not None and node.parent.key in hopeless:
+        self.standing.refresh()
+        done, hopeless = self.standing.done, set(self._failed())
+        for node in self.worker.nodes:  # parents first
+            if node.parent is not None and node.parent.key in hopeless and node.key not in done:
                 hopeless.add(node.key)
-        return [node for node in self.nodes if node.key not in done | hopeless]
+        return [node for node in self.worker.nodes if node.key not in done | hopeless]
 
-    def _make_one(
-        self, waiting: list[Node], shop: Workshop, ledger: Ledger, claims: Claims, *, failed: dict[str, str]
-    ) -> bool:
+    def _make_one(self, waiting: Sequence[Node]) -> bool:
         """Make the first outcome that is ready and that nobody else makes; return whether there was one."""
         missing = {node.key for node in waiting}
         ready = [node for node in waiting if node.parent is None or node.parent.key not in missing]
-        ready.sort(key=lambda node: not (node.parent is not None and shop.remembers(node.parent)))
+        ready.sort(key=lambda node: not (node.parent is not None and self.shop.remembers(node.parent)))
         for node in ready:
-            with claims.take(node.key) as is_ours:
-                if not is_ours or node.key in done_keys(ledger):
+            with self.claims.take(node.key) as is_ours:
+                if not is_ours:
                     continue
-                shop.report_progress = self._reporter(node, ledger, claims)
-                shop.report_progress("", 0, 0)
-                try:
-                    ledger.append(OUTCOME, shop.make(node))
-                except DwindleError as error:
-                    failed[node.key] = f"{node.words}: {error}"
-                    ledger.append(FAILURE, {**node.label, "key": node.key, "error": str(error)})
+                self.standing.refresh()
+                if node.key in self.standing.done:
+                    continue  # another process finished it since we looked
+                self._make(node, waiting)
                 return True
         return False
 
-    def _reporter(self, node: Node, ledger: Ledger, claims: Claims) -> Callable[[str, int, int], None]:
-        known = entries_of(ledger, OUTCOME)
-        n_workers = max(1, claims.n_held())
-        started = time.monotonic()
+    def _make(self, node: Node, waiting: Sequence[Node]) -> None:
+        """Make an outcome whose lock we hold."""
+        report = self._reporter([other for other in waiting if other.key not in self.standing.done], node)
+        self.shop.report_progress, self.shop.on_step = report, report.finished
+        report("", 0, 0)
+        try:
+            self.ledger.append(OUTCOME, self.shop.make(node))
+        except Exception as error:  # ruff: ignore[blind-except] (a user's own code, or a full disk: the rest is made)
+            self.ledger.append(FAILURE, {**node.label, "key": node.key, "study": node.study, "error": words_of(error)})
+        else:
+            self.claims.forget(node.key)  # whoever takes the lock from now on sees that the outcome is there
 
-        def report(_: str, step: int, n_steps: int) -> None:
-            if self.on_progress is None:
-                return
-            share = step / n_steps if n_steps else 0.0
-            rest = forecast(
-                self.nodes, known, doing=node, share=share, seconds=time.monotonic() - started, n_workers=n_workers
-            )
-            done = {entry["key"] for entry in known}
-            n_done = sum(n.key in done for n in self.nodes)
-            self.on_progress(
-                Progress(n_done=n_done, n=len(self.nodes), doing=node.words, step=step, n_steps=n_steps, forecast=rest)
-            )
-
-        return report
-
-    def _report(self, ledger: Ledger, claims: Claims) -> None:
-        if self.on_progress is None:
-            return
-        known = entries_of(ledger, OUTCOME)
-        done = {entry["key"] for entry in known}
-        rest = forecast(self.nodes, known, n_workers=max(1, claims.n_held()))
-        n_done = sum(node.key in done for node in self.nodes)
-        self.on_progress(Progress(n_done=n_done, n=len(self.nodes), forecast=rest))
+    def _reporter(self, waiting: Sequence[Node], node: Node | None = None) -> Reporter:
+        return Reporter(
+            nodes=self.worker.nodes,
+            waiting=waiting,
+            standing=self.standing,
+            node=node,
+            n_workers=self.workers.n_held() if self.worker.on_progress is not None else 1,
+            on_progress=self.worker.on_progress,
+        )
 
 
-def done_keys(ledger: Ledger) -> set[str]:
-    """Return the keys of the outcomes that `ledger` holds; of none where there is no ledger yet."""
-    return {entry["key"] for entry in entries_of(ledger, OUTCOME)}
-
-
-def entries_of(ledger: Ledger, kind: str) -> list[dict[str, Any]]:
-    """Return the data of all entries of one kind; none where there is no ledger yet."""
-    if not ledger.path.exists():
-        return []
-    return [dict(entry.data) for entry in ledger.read() if entry.kind == kind]
+def words_of(error: BaseException) -> str:
+    """Return what went wrong, and where: the step of the recipe, and the line of code that is not ours."""
+    said = str(error)
+    if not isinstance(error, DwindleError):
+        frames = traceback.extract_tb(error.__traceback__)
+        place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+        said = f"{type(error).__name__}: {error}{place}"
+    return "; ".join([said, *getattr(error, "__notes__", ())])
 
 
 @contextmanager
