@@ -11,7 +11,8 @@ from typing import Any, cast
 
 from dwindle.errors import SettingError
 from dwindle.settings import from_plain, nearest
-from dwindle.studies.study import Column, Figure, Preset, Stage, Study, Table
+from dwindle.studies.plan import MAX_SEED
+from dwindle.studies.study import Column, Figure, Preset, Quantity, Side, Stage, Study, Table
 
 
 def known_studies() -> tuple[str, ...]:
@@ -49,6 +50,8 @@ def read_study(text: str, *, where: str) -> Study:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise SettingError(f"{where} is not valid TOML: {error}") from error
+    except RecursionError as error:
+        raise SettingError(f"{where} nests lists or tables too deeply; a study needs a few levels") from error
     study = from_plain(Study, table, where=where)
     presets = {name: _preset(name, plain, where) for name, plain in study.presets.items()}
     study = replace(study, presets=presets)
@@ -69,18 +72,47 @@ def _problems(study: Study) -> Iterable[str]:
     yield from _twice("stage", [stage.name for stage in study.stages])
     yield from _twice("table", [table.id for table in study.tables])
     yield from _twice("figure", [figure.id for figure in study.figures])
+    yield from _twice("claim", [claim.id for claim in study.claims])
     if not study.cases or not study.stages or not study.presets:
         yield "a study needs at least one case, one stage and one preset"
     for axis, options in study.axes.items():
-        if not isinstance(options, Mapping) or not options:
-            yield f"axes.{axis} must be a table: a name for each value, and what it stands for"
+        yield from _axis_problems(axis, options)
+    yield from _layer_problems(study.as_published.by_data, study, "as_published.by_data")
     yield from _stage_problems(study)
     for name, preset in study.presets.items():
         yield from _preset_problems(study, preset, f"presets.{name}")
     for table in study.tables:
         yield from _table_problems(study, table)
+    yield from _twice("claim", [claim.id for claim in study.claims])
+    for claim in study.claims:
+        for condition in claim.conditions:
+            for side in (condition.left, condition.right):
+                yield from _side_problems(study, side, f"claim {claim.id!r}")
     for figure in study.figures:
         yield from _figure_problems(study, figure)
+    for claim in study.claims:
+        for condition in claim.conditions:
+            for side in filter(None, (condition.left, condition.right)):
+                yield from _side_problems(study, side, f"claim {claim.id!r}")
+
+
+def _axis_problems(axis: str, options: Any) -> Iterable[str]:
+    if axis in {"network", "data"}:
+        yield f"axes.{axis}: that is what cases are told apart by; call the axis otherwise"
+    if not isinstance(options, Mapping) or not options:
+        yield f"axes.{axis} must be a table: a name for each value, and what it stands for"
+        return
+    for name, values in cast("Mapping[str, Any]", options).items():
+        if not isinstance(values, Mapping):
+            yield f"axes.{axis}.{name} must be a table such as {{ sparsity = 0.9 }}, got {values!r}"
+
+
+def _layer_problems(by_data: Mapping[str, Any], study: Study, where: str) -> Iterable[str]:
+    for data, values in by_data.items():
+        if data not in study.data:
+            yield f"{where} names the data set {data!r}; {nearest(data, study.data)}"
+        elif not isinstance(values, Mapping):
+            yield f"{where}.{data} must be a table of values, got {values!r}"
 
 
 def _twice(what: str, names: list[str]) -> Iterable[str]:
@@ -99,19 +131,27 @@ def _stage_problems(study: Study) -> Iterable[str]:
             if axis not in study.axes:
                 yield f"stage {stage.name!r} goes over {axis!r}; {nearest(axis, study.axes)}"
         before[stage.name] = stage
-    for stage in study.stages:
-        if stage.against is None:
-            continue
-        if stage.against not in before:
-            yield f"stage {stage.name!r} is taken against {stage.against!r}; {nearest(stage.against, before)}"
-        elif extra := set(study.axes_of(before[stage.against])) - set(study.axes_of(stage)):
-            yield f"stage {stage.name!r} is taken against {stage.against!r}, which differs along {', '.join(extra)}, too"
+    yield from (problem for stage in study.stages for problem in _against_problems(study, stage, before))
+
+
+def _against_problems(study: Study, stage: Stage, stages: Mapping[str, Stage]) -> Iterable[str]:
+    if stage.against is None:
+        return
+    where = f"stage {stage.name!r} is taken against {stage.against!r}"
+    if stage.against not in stages:
+        yield f"{where}; {nearest(stage.against, stages)}"
+    elif extra := set(study.axes_of(stages[stage.against])) - set(study.axes_of(stage)):
+        yield f"{where}, which differs along {', '.join(sorted(extra))}, too"
 
 
 def _preset_problems(study: Study, preset: Preset, where: str) -> Iterable[str]:
-    for data in (*preset.data, *preset.by_data):
+    for data in preset.data:
         if data not in study.data:
             yield f"{where} names the data set {data!r}; {nearest(data, study.data)}"
+    yield from _layer_problems(preset.by_data, study, f"{where}.by_data")
+    for seed in preset.seeds:
+        if not 0 <= seed <= MAX_SEED:
+            yield f"{where} has the seed {seed}; give numbers from 0 to {MAX_SEED}"
     for axis, chosen in preset.axes.items():
         if axis not in study.axes:
             yield f"{where} names the axis {axis!r}; {nearest(axis, study.axes)}"
@@ -121,14 +161,16 @@ def _preset_problems(study: Study, preset: Preset, where: str) -> Iterable[str]:
             yield from (
                 f"{where}.axes.{axis} names {value!r}; {nearest(str(value), study.axes[axis])}"
                 for value in cast("list[Any]", chosen)
-                if value not in study.axes[axis]
+                if not isinstance(value, str) or value not in study.axes[axis]
             )
 
 
 def _table_problems(study: Study, table: Table) -> Iterable[str]:
-    for key in (*table.rows, *table.where):
-        if key not in {"network", "data", *study.axes}:
-            yield f"table {table.id!r} names {key!r}; {nearest(key, ['network', 'data', *study.axes])}"
+    known = ["network", "data", *study.axes]
+    for key in (*table.rows, *table.mean_over):
+        if key not in known:
+            yield f"table {table.id!r} names {key!r}; {nearest(key, known)}"
+    yield from _where_problems(study, table.where, f"table {table.id!r}")
     for column in table.columns:
         yield from _column_problems(study, table, column)
     for number, row in enumerate(table.published, start=1):
@@ -138,12 +180,8 @@ def _table_problems(study: Study, table: Table) -> Iterable[str]:
 
 def _column_problems(study: Study, table: Table, column: Column) -> Iterable[str]:
     where = f"table {table.id!r}, column {column.title!r}"
-    stage = next((s for s in study.stages if s.name == column.stage), None)
-    if stage is None:
-        yield f"{where}: {nearest(column.stage, [s.name for s in study.stages])} among the stages"
-        return
-    if column.quantity == "accuracy_drop" and stage.against is None:
-        yield f"{where}: stage {stage.name!r} says no `against` to take a drop from"
+    yield from _quantity_problems(study, column.stage, column.quantity, where)
+    yield from _where_problems(study, column.at, where)
     if column.published is not None and not any(column.published in row for row in table.published):
         yield f"{where}: no published row has a figure called {column.published!r}"
 
@@ -156,10 +194,29 @@ def _figure_problems(study: Study, figure: Figure) -> Iterable[str]:
             yield f"figure {figure.id!r} names the stage {name!r}; {nearest(name, stages)}"
         elif figure.axis is not None and figure.axis not in study.axes_of(stages[name]):
             yield f"figure {figure.id!r} goes along {figure.axis!r}, of which stage {name!r} has no values"
-    for key, value in figure.where.items():
+    yield from _where_problems(study, figure.where, f"figure {figure.id!r}")
+
+
+def _side_problems(study: Study, side: Side, where: str) -> Iterable[str]:
+    yield from _quantity_problems(study, side.stage, side.quantity, where)
+    yield from _where_problems(study, side.where, where)
+
+
+def _quantity_problems(study: Study, name: str, quantity: Quantity, where: str) -> Iterable[str]:
+    stages = {stage.name: stage for stage in study.stages}
+    if name not in stages:
+        yield f"{where} names the stage {name!r}; {nearest(name, stages)}"
+    elif quantity == "accuracy_drop" and stages[name].against is None:
+        yield f"{where}: stage {name!r} says no `against` to take a drop from"
+
+
+def _where_problems(study: Study, given: Mapping[str, Any], where: str) -> Iterable[str]:
+    """Yield what `given`, values by network, data or axis, names without there being any."""
+    options = {"network": study.networks, "data": study.data, **study.axes}
+    for key, value in given.items():
         if key not in options:
-            yield f"figure {figure.id!r} names {key!r}; {nearest(key, options)}"
+            yield f"{where} names {key!r}; {nearest(key, options)}"
             continue
         for one in cast("list[Any]", value) if isinstance(value, list) else [value]:
-            if one not in options[key]:
-                yield f"figure {figure.id!r} names the {key} {one!r}; {nearest(str(one), options[key])}"
+            if not isinstance(one, str) or one not in options[key]:
+                yield f"{where} names the {key} {one!r}; {nearest(str(one), options[key])}"
