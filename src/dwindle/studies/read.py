@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -11,8 +11,8 @@ from typing import Any, cast
 
 from dwindle.errors import SettingError
 from dwindle.settings import from_plain, nearest
-from dwindle.studies.plan import MAX_SEED
-from dwindle.studies.study import Column, Figure, Preset, Quantity, Side, Stage, Study, Table
+from dwindle.studies.problems import problems_of
+from dwindle.studies.study import Preset, Study
 
 
 def known_studies() -> tuple[str, ...]:
@@ -55,7 +55,7 @@ def read_study(text: str, *, where: str) -> Study:
     study = from_plain(Study, table, where=where)
     presets = {name: _preset(name, plain, where) for name, plain in study.presets.items()}
     study = replace(study, presets=presets)
-    for problem in _problems(study):
+    for problem in problems_of(study):
         raise SettingError(f"{where}: {problem}")
     return study
 
@@ -64,159 +64,3 @@ def _preset(name: str, plain: Any, where: str) -> Preset:
     if not isinstance(plain, Mapping):
         raise SettingError(f"{where}: presets.{name} must be a table, got {plain!r}")
     return from_plain(Preset, cast("Mapping[str, Any]", plain), where=f"{where}: presets.{name}")
-
-
-def _problems(study: Study) -> Iterable[str]:
-    """Yield what does not fit together."""
-    yield from _twice("case", [case.name for case in study.cases])
-    yield from _twice("stage", [stage.name for stage in study.stages])
-    yield from _twice("table", [table.id for table in study.tables])
-    yield from _twice("figure", [figure.id for figure in study.figures])
-    yield from _twice("claim", [claim.id for claim in study.claims])
-    if not study.cases or not study.stages or not study.presets:
-        yield "a study needs at least one case, one stage and one preset"
-    for axis, options in study.axes.items():
-        yield from _axis_problems(axis, options)
-    yield from _layer_problems(study.as_published.by_data, study, "as_published.by_data")
-    yield from _stage_problems(study)
-    for name, preset in study.presets.items():
-        yield from _preset_problems(study, preset, f"presets.{name}")
-    for table in study.tables:
-        yield from _table_problems(study, table)
-    yield from _twice("claim", [claim.id for claim in study.claims])
-    for claim in study.claims:
-        for condition in claim.conditions:
-            for side in (condition.left, condition.right):
-                yield from _side_problems(study, side, f"claim {claim.id!r}")
-    for figure in study.figures:
-        yield from _figure_problems(study, figure)
-    for claim in study.claims:
-        for condition in claim.conditions:
-            for side in filter(None, (condition.left, condition.right)):
-                yield from _side_problems(study, side, f"claim {claim.id!r}")
-
-
-def _axis_problems(axis: str, options: Any) -> Iterable[str]:
-    if axis in {"network", "data"}:
-        yield f"axes.{axis}: that is what cases are told apart by; call the axis otherwise"
-    if not isinstance(options, Mapping) or not options:
-        yield f"axes.{axis} must be a table: a name for each value, and what it stands for"
-        return
-    for name, values in cast("Mapping[str, Any]", options).items():
-        if not isinstance(values, Mapping):
-            yield f"axes.{axis}.{name} must be a table such as {{ sparsity = 0.9 }}, got {values!r}"
-
-
-def _layer_problems(by_data: Mapping[str, Any], study: Study, where: str) -> Iterable[str]:
-    for data, values in by_data.items():
-        if data not in study.data:
-            yield f"{where} names the data set {data!r}; {nearest(data, study.data)}"
-        elif not isinstance(values, Mapping):
-            yield f"{where}.{data} must be a table of values, got {values!r}"
-
-
-def _twice(what: str, names: list[str]) -> Iterable[str]:
-    for name in dict.fromkeys(names):
-        if names.count(name) > 1:
-            yield f"{what} {name!r} is there twice; rename one"
-
-
-def _stage_problems(study: Study) -> Iterable[str]:
-    before: dict[str, Stage] = {}
-    for stage in study.stages:
-        if stage.after is not None and stage.after not in before:
-            yield f"stage {stage.name!r} comes after {stage.after!r}, which no stage before it is called"
-            return
-        for axis in stage.over:
-            if axis not in study.axes:
-                yield f"stage {stage.name!r} goes over {axis!r}; {nearest(axis, study.axes)}"
-        before[stage.name] = stage
-    yield from (problem for stage in study.stages for problem in _against_problems(study, stage, before))
-
-
-def _against_problems(study: Study, stage: Stage, stages: Mapping[str, Stage]) -> Iterable[str]:
-    if stage.against is None:
-        return
-    where = f"stage {stage.name!r} is taken against {stage.against!r}"
-    if stage.against not in stages:
-        yield f"{where}; {nearest(stage.against, stages)}"
-    elif extra := set(study.axes_of(stages[stage.against])) - set(study.axes_of(stage)):
-        yield f"{where}, which differs along {', '.join(sorted(extra))}, too"
-
-
-def _preset_problems(study: Study, preset: Preset, where: str) -> Iterable[str]:
-    for data in preset.data:
-        if data not in study.data:
-            yield f"{where} names the data set {data!r}; {nearest(data, study.data)}"
-    yield from _layer_problems(preset.by_data, study, f"{where}.by_data")
-    for seed in preset.seeds:
-        if not 0 <= seed <= MAX_SEED:
-            yield f"{where} has the seed {seed}; give numbers from 0 to {MAX_SEED}"
-    for axis, chosen in preset.axes.items():
-        if axis not in study.axes:
-            yield f"{where} names the axis {axis!r}; {nearest(axis, study.axes)}"
-        elif not isinstance(chosen, list) or not chosen:
-            yield f"{where}.axes.{axis} must be a list of at least one value"
-        else:
-            yield from (
-                f"{where}.axes.{axis} names {value!r}; {nearest(str(value), study.axes[axis])}"
-                for value in cast("list[Any]", chosen)
-                if not isinstance(value, str) or value not in study.axes[axis]
-            )
-
-
-def _table_problems(study: Study, table: Table) -> Iterable[str]:
-    known = ["network", "data", *study.axes]
-    for key in (*table.rows, *table.mean_over):
-        if key not in known:
-            yield f"table {table.id!r} names {key!r}; {nearest(key, known)}"
-    yield from _where_problems(study, table.where, f"table {table.id!r}")
-    for column in table.columns:
-        yield from _column_problems(study, table, column)
-    for number, row in enumerate(table.published, start=1):
-        if missing := [key for key in table.rows if key not in row]:
-            yield f"table {table.id!r}: published row {number} does not say its {', '.join(missing)}"
-
-
-def _column_problems(study: Study, table: Table, column: Column) -> Iterable[str]:
-    where = f"table {table.id!r}, column {column.title!r}"
-    yield from _quantity_problems(study, column.stage, column.quantity, where)
-    yield from _where_problems(study, column.at, where)
-    if column.published is not None and not any(column.published in row for row in table.published):
-        yield f"{where}: no published row has a figure called {column.published!r}"
-
-
-def _figure_problems(study: Study, figure: Figure) -> Iterable[str]:
-    stages = {stage.name: stage for stage in study.stages}
-    options = {"network": study.networks, "data": study.data, **study.axes}
-    for name in figure.stages:
-        if name not in stages:
-            yield f"figure {figure.id!r} names the stage {name!r}; {nearest(name, stages)}"
-        elif figure.axis is not None and figure.axis not in study.axes_of(stages[name]):
-            yield f"figure {figure.id!r} goes along {figure.axis!r}, of which stage {name!r} has no values"
-    yield from _where_problems(study, figure.where, f"figure {figure.id!r}")
-
-
-def _side_problems(study: Study, side: Side, where: str) -> Iterable[str]:
-    yield from _quantity_problems(study, side.stage, side.quantity, where)
-    yield from _where_problems(study, side.where, where)
-
-
-def _quantity_problems(study: Study, name: str, quantity: Quantity, where: str) -> Iterable[str]:
-    stages = {stage.name: stage for stage in study.stages}
-    if name not in stages:
-        yield f"{where} names the stage {name!r}; {nearest(name, stages)}"
-    elif quantity == "accuracy_drop" and stages[name].against is None:
-        yield f"{where}: stage {name!r} says no `against` to take a drop from"
-
-
-def _where_problems(study: Study, given: Mapping[str, Any], where: str) -> Iterable[str]:
-    """Yield what `given`, values by network, data or axis, names without there being any."""
-    options = {"network": study.networks, "data": study.data, **study.axes}
-    for key, value in given.items():
-        if key not in options:
-            yield f"{where} names {key!r}; {nearest(key, options)}"
-            continue
-        for one in cast("list[Any]", value) if isinstance(value, list) else [value]:
-            if not isinstance(one, str) or one not in options[key]:
-                yield f"{where} names the {key} {one!r}; {nearest(str(one), options[key])}"
