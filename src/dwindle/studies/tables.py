@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -131,7 +131,7 @@ def fill(table: Table, study: Study, results: Results) -> FilledTable:
         about=table.about,
         published_about=table.published_about,
         row_titles=table.rows,
-        headings=tuple(_heading(table, column) for column in table.columns),
+        headings=tuple(_heading(column, [row.cells[i] for row in rows]) for i, column in enumerate(table.columns)),
         rows=tuple(rows),
     )
 
@@ -144,7 +144,7 @@ def figure_words(value: float, heading: Heading, *, is_published: bool = False) 
     return f"{value:,.{digits}f}"
 
 
-def _heading(table: Table, column: Column) -> Heading:
+def _heading(column: Column, cells: Sequence[Cell]) -> Heading:
     unit, digits, published_digits = _FORMS[column.quantity]
     return Heading(
         title=column.title,
@@ -152,7 +152,7 @@ def _heading(table: Table, column: Column) -> Heading:
         unit=unit,
         digits=digits,
         published_digits=published_digits,
-        has_published=column.published is not None and any(column.published in row for row in table.published),
+        has_published=any(cell.published is not None for cell in cells),
     )
 
 

@@ -1,0 +1,258 @@
+"""This file writes the Markdown page of a study: what was run, tables beside the published ones, claims judged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import starmap
+from typing import Any, Final, cast
+
+from dwindle.bench.ledger import Entry
+from dwindle.errors import StudyError
+from dwindle.studies.claims import Judged, JudgedCondition, Ruling, judge
+from dwindle.studies.matching import BelowFloor, below_floor, dense_stage, spots_of
+from dwindle.studies.outcome import Outcome
+from dwindle.studies.plan import Choice, Node, unfold
+from dwindle.studies.results import Finding, Results, Variant, failures_of, variants_of
+from dwindle.studies.study import Condition, Quantity, Side, Study, Table
+from dwindle.studies.tables import Cell, FilledTable, Heading, figure_words, fill
+
+MOST_COLUMNS: Final = 9
+"""A wider table puts the published figure behind ours instead of beside it."""
+LEGEND: Final = (
+    "Ours: the mean over the seeds, each a training from scratch, with its 95 % interval over trainings and test "
+    "examples together; with one seed the interval is over test examples alone. Sizes, counts and multipliers are "
+    "exact for each seed: their brackets hold the least and the greatest."
+)
+_UNITS: Final[Mapping[Quantity, str]] = {"accuracy": " %", "accuracy_drop": " points", "size_bytes": " bytes"}
+
+
+def study_page(study: Study, entries: Sequence[Entry], *, made_from: str = "") -> str:
+    """Return the page of `study` as Markdown; it says nothing that is not in the ledger or in the study.
+
+    Args:
+        study: whose tables and claims.
+        entries: of its ledger, in any order.
+        made_from: a sentence for the head of the page: where the figures come from.
+
+    Raises:
+        StudyError: there is no outcome, or one that cannot be read.
+        SettingError: the study lacks a preset that outcomes were made for.
+    """
+    variants = variants_of(entries)
+    if not variants:
+        raise StudyError(f"the ledger holds no outcome of study {study.name}; run `dwindle study run {study.name}`")
+    parts = [f"# {study.title}", f"{study.source}."]
+    parts += [made_from] if made_from else []
+    plans = {variant: _plan(study, variant) for variant in variants}
+    results = {variant: Results.of(entries, variant, nodes=plans[variant]) for variant in variants}
+    parts += ["## What was run", *_what_was_run(study, results, plans)]
+    if failures := failures_of(entries):
+        parts += ["Failed, and not made since:", "\n".join(f"- {_plain(failure)}" for failure in failures)]
+    if study.differences:
+        parts += ["## What is done otherwise than in the paper", "\n".join(f"- {d}" for d in study.differences)]
+    for variant in variants:
+        parts += _of_variant(study, results[variant])
+    return "\n\n".join(parts) + "\n"
+
+
+def _plan(study: Study, variant: Variant) -> tuple[Node, ...]:
+    return unfold(study, Choice(preset=variant.preset, as_published=variant.is_as_published))
+
+
+def _name(variant: Variant) -> str:
+    return f"Preset {variant.preset}" + (", as published" if variant.is_as_published else "")
+
+
+def _what_was_run(
+    study: Study, results: Mapping[Variant, Results], plans: Mapping[Variant, Sequence[Node]]
+) -> Iterator[str]:
+    head = ["preset", "data", "networks", "seeds", "outcomes", "epochs", "hours of training"]
+    rows = [
+        (_name(variant).removeprefix("Preset "), *_counted(study, data, found=found, plan=plans[variant]))
+        for variant, found in results.items()
+        for data in study.data
+        if any(outcome.data == data for outcome in found.outcomes)
+    ]
+    yield _table(head, rows, n_left=3)
+    every = [outcome for found in results.values() for outcome in found.outcomes]
+    days = sorted({outcome.time.date().isoformat() for outcome in every})
+    when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    machines = "; ".join(_named(every, "machine"))
+    yield f"Recorded {when} with dwindle {', '.join(_named(every, 'version'))}. Machine: {machines}."
+    for variant, found in results.items():
+        yield f"{_name(variant)}: {study.preset(variant.preset).about}"
+        if variant.is_as_published and study.as_published.about:
+            yield f"As published: {study.as_published.about}"
+        if found.n_outdated:
+            yield f"{_name(variant)}: {_count(found.n_outdated, 'outcome')} made by settings other than those of today."
+
+
+def _counted(study: Study, data: str, *, found: Results, plan: Sequence[Node]) -> tuple[str, ...]:
+    """Return networks, seeds, outcomes (of those planned), epochs and hours on one data set."""
+    ours = [outcome for outcome in found.outcomes if outcome.data == data]
+    networks = [name for name in study.networks if any(outcome.network == name for outcome in ours)]
+    n_planned = sum(node.case.data == data for node in plan)
+    epochs = sum(outcome.exact("epochs") or 0.0 for outcome in ours)
+    hours = sum(outcome.seconds_trained for outcome in ours) / 3600.0
+    seeds = ", ".join(str(seed) for seed in sorted({outcome.seed for outcome in ours}))
+    return (data, ", ".join(networks), seeds, f"{len(ours)} of {n_planned}", f"{epochs:,.0f}", f"{hours:.1f}")
+
+
+def _named(outcomes: Iterable[Outcome], name: str) -> list[str]:
+    return sorted({_plain(outcome.entry.get(name, "not recorded")) for outcome in outcomes})
+
+
+def _of_variant(study: Study, results: Results) -> Iterator[str]:
+    yield f"## {_name(results.variant)}: tables"
+    yield LEGEND
+    filled = [(table, fill(table, study, results)) for table in study.tables]
+    for table, figures in filled:
+        if not figures.is_empty:
+            yield f"### {_title(figures)}"
+            yield from _table_part(study, table, figures=figures, results=results)
+    if absent := [figures.id for _, figures in filled if figures.is_empty]:
+        yield f"Nothing was run of: {', '.join(absent)}."
+    yield f"## {_name(results.variant)}: claims"
+    judged = [judge(claim, study, results) for claim in study.claims]
+    for is_ours, whose in ((False, "What the paper concludes:"), (True, "What we claim:")):
+        lines = [_claim(one) for one in judged if one.claim.is_ours is is_ours and one.ruling is not Ruling.NOT_RUN]
+        if lines:
+            yield whose
+            yield "\n".join(lines)
+    if absent := [one.claim.id for one in judged if one.ruling is Ruling.NOT_RUN]:
+        yield f"Nothing was run of what decides: {', '.join(absent)}."
+
+
+def _title(table: FilledTable) -> str:
+    return f"Table {table.id}. {table.title}" if table.id.isdigit() else table.title
+
+
+def _table_part(study: Study, table: Table, *, figures: FilledTable, results: Results) -> Iterator[str]:
+    yield " ".join(text for text in (figures.about, figures.published_about, _size(figures)) if text)
+    is_beside = len(figures.row_titles) + sum(1 + h.has_published for h in figures.headings) <= MOST_COLUMNS
+    head = list(figures.row_titles)
+    for heading in figures.headings:
+        head += _head(heading, is_beside=is_beside)
+    rows: list[list[str]] = []
+    for row in figures.rows:
+        texts = list(row.names)
+        for cell, heading in zip(row.cells, figures.headings, strict=True):
+            texts += _texts(cell, heading, n_seeds=figures.n_seeds, is_beside=is_beside)
+        rows.append(texts)
+    yield _table(head, rows, n_left=len(figures.row_titles))
+    below = _below(study, table, results)
+    if below:
+        yield (
+            "† "
+            + "; ".join(
+                f"dense below the floor of {b.floor:g} ({b.case.name}: {b.accuracy:.2f}), so the drop means nothing"
+                for b in below
+            )
+            + "."
+        )
+
+
+def _size(figures: FilledTable) -> str:
+    examples = sorted({cell.n_examples for row in figures.rows for cell in row.cells if cell.n_examples})
+    return f"n = {_count(figures.n_seeds, 'seed')}" + (
+        f", {' or '.join(f'{n:,}' for n in examples)} test examples." if examples else "."
+    )
+
+
+def _head(heading: Heading, *, is_beside: bool) -> list[str]:
+    if not heading.has_published:
+        return [heading.title]
+    return [heading.title, "published"] if is_beside else [f"{heading.title} (published)"]
+
+
+def _texts(cell: Cell, heading: Heading, *, n_seeds: int, is_beside: bool) -> list[str]:
+    ours = _ours(cell, heading, n_seeds=n_seeds)
+    if not heading.has_published:
+        return [ours]
+    published = "-" if cell.published is None else figure_words(cell.published, heading, is_published=True)
+    if is_beside:
+        return [ours, published]
+    return [ours if cell.published is None else f"{ours} ({published})"]
+
+
+def _ours(cell: Cell, heading: Heading, *, n_seeds: int) -> str:
+    if cell.value is None or cell.low is None or cell.high is None:
+        return "-"
+    value, low, high = (figure_words(x, heading) for x in (cell.value, cell.low, cell.high))
+    text = value if cell.is_exact and low == high else f"{value} [{low}, {high}]"
+    text += f" n = {cell.n_seeds}" if cell.n_seeds < n_seeds else ""
+    return f"{text} †" if cell.is_below_floor else text
+
+
+def _below(study: Study, table: Table, results: Results) -> tuple[BelowFloor, ...]:
+    """Return the cases of a table whose dense network stays below its floor, where a drop is taken against it."""
+    preset = study.preset(results.variant.preset)
+    spots = [
+        spot
+        for column in table.columns
+        for spot in spots_of(
+            study, preset, stage=column.stage, quantity=column.quantity, where={**table.where, **column.at}
+        )
+        if results.mean(column.quantity, [spot]) is not None
+    ]
+    return below_floor(study, results, spots) if dense_stage(study) is not None else ()
+
+
+def _claim(judged: Judged) -> str:
+    figures = "; ".join(_condition(condition) for condition in judged.conditions)
+    return f"- **{judged.ruling.value}**: {judged.claim.text} {figures}."
+
+
+def _condition(judged: JudgedCondition) -> str:
+    condition = judged.condition
+    text = _side(condition.left, judged.left)
+    if condition.right is not None:
+        text += f" against {_side(condition.right, judged.right)}"
+    if judged.difference is not None:
+        text += f", difference {_finding(judged.difference, condition.left.quantity)}"
+    return f"{text}, {_wanted(condition)}: {judged.ruling.value.lower()}{_because(judged)}"
+
+
+def _wanted(condition: Condition) -> str:
+    return f"to be {condition.relation} " + ("it" if condition.bound is None else f"{condition.bound:g}")
+
+
+def _because(judged: JudgedCondition) -> str:
+    reasons = [_count(judged.n_missing, "outcome") + " missing"] if judged.n_missing else []
+    found = judged.left if judged.difference is None else judged.difference
+    reasons += [f"n = {found.n_seeds}"] if found is not None else []
+    reasons += ["dense below its floor"] if judged.is_below_floor else []
+    return f" ({', '.join(reasons)})" if reasons else ""
+
+
+def _side(side: Side, found: Finding | None) -> str:
+    where = ", ".join(starmap(_place, side.where.items()))
+    figure = "not run" if found is None else _finding(found, side.quantity)
+    return f"{side.quantity.replace('_', ' ')} of {side.stage}{f' ({where})' if where else ''} {figure}"
+
+
+def _place(key: str, value: Any) -> str:
+    values = cast("list[Any]", value) if isinstance(value, list) else [value]
+    words = " and ".join(str(item) for item in values)
+    return f"{key} {words}" if words[:1].isdigit() and words[-1:].isdigit() else words
+
+
+def _finding(found: Finding, quantity: Quantity) -> str:
+    digits = 0 if found.is_exact and abs(found.value) >= 1000 else 2
+    value, low, high = (f"{x:,.{digits}f}" for x in (found.value, found.low, found.high))
+    return (value if low == high else f"{value} [{low}, {high}]") + _UNITS.get(quantity, "")
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], *, n_left: int) -> str:
+    """Return a Markdown table; the first `n_left` columns to the left, the others to the right."""
+    lines = [head, ["---" if i < n_left else "--:" for i in range(len(head))], *rows]
+    return "\n".join("| " + " | ".join(_plain(text) for text in line) + " |" for line in lines)
+
+
+def _plain(text: object) -> str:
+    """Return `text` on one line, without what Markdown or a browser would read as markup."""
+    return " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
