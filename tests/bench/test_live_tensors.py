@@ -150,6 +150,22 @@ def test_a_float_operation_between_quantizers_that_reads_floats_counts_as_floats
     assert peak(model(nodes, weights)) == 400 + 200  # y is float, so the MatMul is, and the codes are gone by then
 
 
+def test_a_view_of_codes_is_no_float() -> None:
+    weights = {**QUANTIZER, "shape": np.array([1, 100], dtype=np.int64), "w": floats(100, 50), "v": floats(100, 900)}
+    views = [*quantized("xq", "x"), node("Reshape", "xq shape", "a"), node("Flatten", "a", "b")]
+    integer = [*views, node("MatMul", "b w", "c"), *quantized("y", "c")]
+    assert peak(model(integer, weights)) == 400 + 100
+    both = [
+        *integer[:-1],
+        node("DequantizeLinear", "y/q s z", "d"),
+        node("MatMul", "b v", "e"),
+        node("Concat", "d e", "y", axis=1),
+    ]
+    assert peak(model(both, weights)) == 4 * (50 + 900 + 950)
+    floating = [*views, node("MatMul", "b v", "y")]
+    assert peak(model(floating, weights)) == 4 * (100 + 900)
+
+
 def test_constants_count_as_the_first_node_that_needs_an_example_reads_them() -> None:
     weights = {
         "table": floats(16),

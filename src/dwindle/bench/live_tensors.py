@@ -194,24 +194,31 @@ class _Graph:
 def _held_bytes(graph: _Graph) -> Mapping[str, int]:
     """Return the bytes that each value takes: those of its codes where a node computes with integers."""
     becomes = _quantized_later(graph)
-    integer: set[str] = set()
+    decoded: dict[str, str] = {}
+    computed: set[str] = set()
     for node in graph.nodes:
-        comes = node.op == "DequantizeLinear" or all(name in integer for name in node.inputs)
-        goes = node.op == "DequantizeLinear" or all(name in becomes for name in node.outputs)
-        if comes and goes and node.inputs:
-            integer.update(node.outputs)
-    held = {name: graph.bytes_of(name) for name in graph.inputs}
-    for node in graph.nodes:
+        goes_on = all(name in becomes for name in node.outputs)
+        if node.op == "DequantizeLinear" and node.first:
+            decoded.update(dict.fromkeys(node.outputs, node.first))
+        elif node.op in VIEWS and node.first in decoded and not goes_on:
+            decoded.update(dict.fromkeys(node.outputs, decoded[node.first]))
+        elif goes_on and node.inputs and all(name in computed or name in decoded for name in node.inputs):
+            computed.update(node.outputs)
+    names = (*sorted(graph.inputs), *(name for node in graph.nodes for name in node.outputs))
+    stand_for = {name: becomes[name] for name in computed} | _never_floats(graph, decoded, computed)
+    return {name: graph.bytes_of(stand_for.get(name, name)) for name in names}
+
+
+def _never_floats(graph: _Graph, decoded: Mapping[str, str], computed: Collection[str]) -> dict[str, str]:
+    """Return the codes of each decoded value that only nodes read which compute with integers."""
+    found: dict[str, str] = {}
+    for node in reversed(graph.nodes):
         for name in node.outputs:
-            if name not in integer:
-                held[name] = graph.bytes_of(name)
-            elif node.op != "DequantizeLinear":
-                held[name] = graph.bytes_of(becomes[name])
-            else:
-                readers = [graph.nodes[position] for position in graph.readers.get(name, ())]
-                is_codes = name not in graph.outputs and all(o in integer for r in readers for o in r.outputs)
-                held[name] = graph.bytes_of(node.first if is_codes and node.first else name)
-    return held
+            readers = [graph.nodes[position] for position in graph.readers.get(name, ())]
+            is_integer = all(all(o in computed or o in found for o in reader.outputs) for reader in readers)
+            if name in decoded and name not in graph.outputs and is_integer:
+                found[name] = decoded[name]
+    return found
 
 
 def _quantized_later(graph: _Graph) -> Mapping[str, str]:
