@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
 
+from dwindle.studies.matching import matches
 from dwindle.studies.results import Finding, Results, Spot
 from dwindle.studies.study import Figure, Quantity, Study
 
@@ -25,13 +25,18 @@ class Asked:
         known = {(case.data, case.network) for case in self.study.cases}
         where = self.figure.where
         for data, network in itertools.product(self.study.data, self.study.networks):
-            if (data, network) in known and allows(where, "data", data) and allows(where, "network", network):
+            if (data, network) in known and matches(where, "data", data) and matches(where, "network", network):
                 found.setdefault(data, []).append(network)
         return found
 
     def options(self, axis: str) -> list[str]:
         """Return the values of `axis` that the figure shows."""
-        return [option for option in self.study.axes[axis] if allows(self.figure.where, axis, option)]
+        return [option for option in self.study.axes[axis] if matches(self.figure.where, axis, option)]
+
+    def options_run(self, axis: str) -> list[str]:
+        """Return those of them that an outcome has."""
+        run = {outcome.at.get(axis) for outcome in self.results.outcomes}
+        return [option for option in self.options(axis) if option in run]
 
     def places(self, stage: str, *, beside: str | None = None) -> list[dict[str, str]]:
         """Return the places of `stage` on its axes, without the axis `beside`, in the order of the study."""
@@ -48,13 +53,3 @@ class Asked:
     def finding(self, quantity: Quantity, spot: Spot) -> Finding | None:
         """Return the figure at `spot`; None where it was not run, or a drop is taken against nothing."""
         return self.results.mean(quantity, [spot])
-
-
-def allows(where: Mapping[str, Any], key: str, value: str) -> bool:
-    """Return whether `where` lets `value` of `key` through: it names it, alone or in a list, or says nothing of `key`.
-
-    >>> allows({"rate": ["2x", "10x"]}, "rate", "10x"), allows({"rate": "2x"}, "rate", "10x")
-    (True, False)
-    """
-    wanted = where.get(key, value)
-    return value in cast("list[Any]", wanted) if isinstance(wanted, list | tuple) else value == wanted

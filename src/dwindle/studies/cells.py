@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
-from dwindle.report.words import DASH, fixed, human_bytes, significant
-from dwindle.studies.claims import Judged, JudgedCondition
+from dwindle.report.words import DASH, MINUS, NO_BREAK, fixed, human_bytes, significant
+from dwindle.studies.claims import N_SEEDS_NEEDED, Judged, JudgedCondition, Ruling
 from dwindle.studies.results import Finding
 from dwindle.studies.study import Quantity, Side
-from dwindle.studies.tables import Cell, FilledTable, Heading
+from dwindle.studies.tables import Cell, FilledTable, Heading, figure_words
 
 _UNITS: Final = {"accuracy": "%", "accuracy_drop": "points", "weight_ratio": "times", "compression_ratio": "times"}
 _PARTED: Final = {"accuracy", "accuracy_drop"}
@@ -42,12 +42,39 @@ class RowView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnView:
+    """A column; a place for published figures is kept where one of the rows shown has one."""
+
+    title: str
+    has_published: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TableView:
-    """A table as the template draws it."""
+    """A table as the template draws it; `name_widths` are the most characters of each name of a row."""
 
     table: FilledTable
+    columns: tuple[ColumnView, ...]
     rows: tuple[RowView, ...]
     n: str
+    name_widths: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConditionView:
+    """One condition of a claim: what it is about, the figure that decides, what it should be, and what it is.
+
+    Attributes:
+        notes: what keeps it from being decided.
+        tone: a class of the style sheet.
+    """
+
+    about: str
+    figure: str
+    wanted: str
+    notes: str
+    ruling: str
+    tone: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +85,7 @@ class ClaimView:
     ruling: str
     tone: str
     is_ours: bool
-    figures: tuple[str, ...]
+    conditions: tuple[ConditionView, ...]
 
 
 def table_view(table: FilledTable) -> TableView:
@@ -68,18 +95,26 @@ def table_view(table: FilledTable) -> TableView:
         cells = tuple(_cell_view(c, h, table.n_seeds) for c, h in zip(row.cells, table.headings, strict=True))
         is_group = not rows or rows[-1].names[:1] != row.names[:1]
         rows.append(RowView(names=row.names, cells=cells, is_group=is_group and len(row.names) > 1))
-    return TableView(table=table, rows=tuple(rows), n=_n_words(table))
+    columns = tuple(
+        ColumnView(
+            title=heading.title.replace(", ", f",{NO_BREAK}"), has_published=any(r.cells[i].published for r in rows)
+        )
+        for i, heading in enumerate(table.headings)
+    )
+    widths = tuple(
+        max(len(name) for name in names) for names in zip(table.row_titles, *(r.names for r in rows), strict=True)
+    )
+    return TableView(table=table, columns=columns, rows=tuple(rows), n=_n_words(table), name_widths=widths)
 
 
 def claim_view(judged: Judged) -> ClaimView:
     """Return a judged claim as text, with the figures that decide it."""
-    ruling = str(judged.ruling)
     return ClaimView(
         text=judged.claim.text,
-        ruling=ruling.lower(),
-        tone=ruling.lower().replace(" ", "-"),
+        ruling=judged.ruling.value.lower(),
+        tone=_tone(judged.ruling),
         is_ours=judged.claim.is_ours,
-        figures=tuple(_condition_words(condition) for condition in judged.conditions),
+        conditions=tuple(_condition_view(condition) for condition in judged.conditions),
     )
 
 
@@ -96,14 +131,14 @@ def _seeds(n: int) -> str:
 
 
 def _cell_view(cell: Cell, heading: Heading, n_seeds: int) -> CellView:
-    published = "" if cell.published is None else fixed(cell.published, heading.published_digits)
+    published = "" if cell.published is None else _written(cell.published, heading, is_published=True)
     if cell.value is None:
         return CellView(ours=DASH, published=published, words="not run")
-    interval = _interval(cell.low, cell.high, heading.digits)
+    interval = _interval(cell, heading)
     fewer = f"n = {cell.n_seeds}" if cell.n_seeds != n_seeds else ""
     is_point = cell.is_exact and cell.low == cell.high
     return CellView(
-        ours=fixed(cell.value, heading.digits),
+        ours=_written(cell.value, heading),
         note=" ".join(part for part in ("" if is_point else interval, fewer) if part),
         published=published,
         words=_full_words(cell, heading, interval),
@@ -115,7 +150,9 @@ def _full_words(cell: Cell, heading: Heading, interval: str) -> str:
     what = "range over the seeds" if cell.is_exact else "95 % interval"
     examples = f" of {cell.n_examples:,} examples" if cell.n_examples else ""
     size = f" ({human_bytes(cell.value)})" if heading.unit == "bytes" and cell.value is not None else ""
-    published = f", published {fixed(cell.published, heading.published_digits)}" if cell.published is not None else ""
+    published = (
+        f", published {_written(cell.published, heading, is_published=True)}" if cell.published is not None else ""
+    )
     floor = (
         f"; the dense network is below its floor of {fixed(cell.floor, 2)} %, so that this drop means little"
         if cell.floor is not None
@@ -124,37 +161,59 @@ def _full_words(cell: Cell, heading: Heading, interval: str) -> str:
     return f"{heading.title}{size}: {what} {interval}, {_seeds(cell.n_seeds)}{examples}{published}{floor}"
 
 
-def _interval(low: float | None, high: float | None, digits: int) -> str:
-    return "" if low is None or high is None else f"[{fixed(low, digits)}, {fixed(high, digits)}]"
+def _interval(cell: Cell, heading: Heading) -> str:
+    if cell.low is None or cell.high is None:
+        return ""
+    return f"[{_written(cell.low, heading)}, {_written(cell.high, heading)}]"
 
 
-def _condition_words(judged: JudgedCondition) -> str:
-    """Return both sides, what lies between them, and what keeps it from being decided."""
-    condition = judged.condition
-    quantity = condition.left.quantity
-    parts = [_side_words(condition.left, judged.left), f"should be {condition.relation}"]
+def _written(value: float, heading: Heading, *, is_published: bool = False) -> str:
+    words = figure_words(value, heading, is_published=is_published)
+    return words.removeprefix("-") if not words.strip("-0.,M") else words.replace("-", MINUS)
+
+
+def _tone(ruling: Ruling) -> str:
+    return ruling.value.lower().replace(" ", "-")
+
+
+def _condition_view(judged: JudgedCondition) -> ConditionView:
+    condition, quantity = judged.condition, judged.condition.left.quantity
+    about = f"{quantity.replace('_', ' ').capitalize()} of {_side_words(condition.left)}"
+    bound, decides = condition.bound, judged.left
     if condition.right is not None:
-        parts.append(_side_words(condition.right, judged.right))
-    elif condition.bound is not None:
-        parts.append(_value_words(condition.bound, quantity))
-    words = " ".join(parts)
-    if judged.difference is not None:
-        words += f"; difference {_finding_words(judged.difference, quantity)}"
-    if judged.n_missing:
-        words += f"; {judged.n_missing:,} outcome{'' if judged.n_missing == 1 else 's'} missing"
-    if judged.is_below_floor:
-        words += "; a dense network is below its floor"
-    return f"{words}: {str(judged.ruling).lower()}"
+        sides = [_means(found, quantity) for found in (judged.left, judged.right)]
+        about += f"{sides[0]} minus that of {_side_words(condition.right)}{sides[1]}"
+        bound, decides = 0.0, judged.difference
+    notes = [f"{judged.n_missing:,} outcome{'' if judged.n_missing == 1 else 's'} missing"] if judged.n_missing else []
+    notes += ["a dense network is below its floor"] if judged.is_below_floor else []
+    notes += [f"n = {decides.n_seeds}"] if decides is not None and decides.n_seeds < N_SEEDS_NEEDED else []
+    return ConditionView(
+        about=about,
+        figure="" if decides is None else _finding_words(decides, quantity),
+        wanted=f"to be {condition.relation} {_number(bound or 0.0, quantity)}",
+        notes=", ".join(notes),
+        ruling=judged.ruling.value.lower(),
+        tone=_tone(judged.ruling),
+    )
 
 
-def _side_words(side: Side, found: Finding | None) -> str:
-    where = ", ".join(_listed(value) for value in side.where.values())
-    name = f"{side.quantity.replace('_', ' ')} ({', '.join(part for part in (side.stage, where) if part)})"
-    return f"{name} {'not run' if found is None else _finding_words(found, side.quantity)}"
+def _side_words(side: Side) -> str:
+    return ", ".join((side.stage.replace("_", " "), *(_place_words(key, value) for key, value in side.where.items())))
 
 
-def _listed(value: object) -> str:
-    return " or ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+def _place_words(key: str, value: object) -> str:
+    """Return a value of `where`; a bare number with the name of its axis.
+
+    >>> _place_words("n_bits", ["2", "3"]), _place_words("rate", "10x")
+    ('n bits 2 and 3', '10x')
+    """
+    values = cast("list[object]", value) if isinstance(value, list | tuple) else [value]
+    words = " and ".join(map(str, values))
+    return f"{key.replace('_', ' ')} {words}" if words.replace(" and ", "").isdigit() else words
+
+
+def _means(found: Finding | None, quantity: Quantity) -> str:
+    return "" if found is None else f" ({_value_words(found.value, quantity)})"
 
 
 def _finding_words(found: Finding, quantity: Quantity) -> str:

@@ -12,7 +12,7 @@ from dwindle.report.facts import items, number
 from dwindle.report.figures import Axes, Axis, Chart, Shape, Tick, line
 from dwindle.report.scales import ShareAxis
 from dwindle.studies.asked import Asked
-from dwindle.studies.figures import N_COLOURS, N_TICKS, Picture, Sample
+from dwindle.studies.figures import N_COLOURS, Picture, Sample, calls_for_stretching
 from dwindle.studies.outcome import Outcome, as_table
 
 Known = Mapping[tuple[object, ...], Outcome]
@@ -20,7 +20,7 @@ Known = Mapping[tuple[object, ...], Outcome]
 Point = tuple[float, float]
 
 _FIGURE: Final = "validation_accuracy"
-_STRETCHED_BELOW: Final = 60.0
+_N_TICKS: Final = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,8 @@ def learning_curves(asked: Asked) -> Picture:
         about=figure.about,
         panels=tuple(panels),
         colours=tuple(Sample(_colour(i), stage) for i, stage in enumerate(figure.stages) if i in seen),
-        note="Height: accuracy on the validation split, %; thin lines are single seeds, thick ones their mean.",
+        note="Height: accuracy on the validation split, %; epochs are counted from random weights. "
+        "Thin lines are single seeds, thick ones their mean.",
     )
 
 
@@ -89,20 +90,21 @@ def _identity(outcome: Outcome) -> tuple[object, ...]:
 
 
 def _y_axis(values: Iterable[float]) -> Axis | ShareAxis:
-    finite = [value for value in values if math.isfinite(value)]
-    return ShareAxis.around(finite) if finite and min(finite) < _STRETCHED_BELOW else Axis.around(finite, margin=0.08)
+    values = list(values)
+    return ShareAxis.around(values) if calls_for_stretching(values) else Axis.around(values, margin=0.08)
 
 
 def _panel(title: str, runs: Sequence[Run], y_axis: Axis | ShareAxis) -> Chart:
     n_epochs = int(max(x for run in runs for x, _ in run.points))
     x_axis = Axis(0.5, n_epochs + 0.5)
+    step = max(1, math.ceil(n_epochs / _N_TICKS))
     return Chart(
         title=title,
         description=f"Accuracy on the validation split over {n_epochs} epochs, {title}: {len(runs)} trainings",
         shapes=tuple(_strokes(runs, (x_axis, y_axis))),
-        x_ticks=tuple(Tick(tick.at, tick.label) for tick in x_axis.ticks(N_TICKS) if tick.label.isdigit()),
-        y_ticks=y_axis.ticks(N_TICKS),
-        x_label="epoch, counted from random weights",
+        x_ticks=tuple(Tick(x_axis.at(epoch), str(epoch)) for epoch in range(step, n_epochs + 1, step)),
+        y_ticks=y_axis.ticks(_N_TICKS),
+        x_label="epoch",
     )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,8 +18,6 @@ N_COLOURS: Final = 6
 N_STYLES: Final = 4
 """Colours and marks that the style sheet holds; further networks and stages begin anew."""
 N_TICKS: Final = 6
-_STRETCHED_BELOW: Final = 60.0
-"""An accuracy below it calls for the scale that is stretched towards 100 %."""
 _DODGE: Final = 0.045
 """Between networks at the same place of an axis, so that their error bars do not cover each other."""
 _HEIGHTS: Final = {
@@ -87,7 +86,7 @@ def against_ratio(asked: Asked) -> Picture:
 def against_axis(asked: Asked) -> Picture:
     """Return a quantity along an axis: a line for each network, a style for each stage and value of other axes."""
     axis = asked.figure.axis or ""
-    options = asked.options(axis)
+    options = asked.options_run(axis)
     x_axis = Axis(-0.35, len(options) - 0.65)
     ticks = tuple(Tick(x_axis.at(position), option) for position, option in enumerate(options))
     variants = [(stage, at) for stage in asked.figure.stages for at in asked.places(stage, beside=axis)]
@@ -151,7 +150,7 @@ def _picture(asked: Asked, panels: Sequence[Panel], *, labels: Sequence[str], ha
     figure = asked.figure
     panels = [panel for panel in panels if panel.marks]
     marks = [mark for panel in panels for mark in panel.marks]
-    is_stretched = figure.quantity == "accuracy" and any(mark.found.value < _STRETCHED_BELOW for mark in marks)
+    is_stretched = figure.quantity == "accuracy" and calls_for_stretching(mark.found.value for mark in marks)
     colours, styles = {mark.colour for mark in marks}, {mark.style for mark in marks}
     height = _HEIGHTS.get(figure.quantity, figure.quantity.replace("_", " "))
     return Picture(
@@ -183,6 +182,16 @@ def _chart(asked: Asked, panel: Panel, *, has_lines: bool, is_stretched: bool) -
         y_ticks=y_axis.ticks(N_TICKS),
         x_label=panel.x_label,
     )
+
+
+def calls_for_stretching(shares: Iterable[float]) -> bool:
+    """Return whether good accuracies and bad ones, in percent, stand in one figure.
+
+    >>> calls_for_stretching([10.0, 93.0]), calls_for_stretching([84.0, 93.0]), calls_for_stretching([10.0, 20.0])
+    (True, False, False)
+    """
+    finite = [share for share in shares if math.isfinite(share)]
+    return bool(finite) and min(finite) < 60.0 and max(finite) > 75.0
 
 
 def _colour(number: int) -> str:

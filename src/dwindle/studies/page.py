@@ -59,11 +59,11 @@ def write_study_page(study: Study, entries: Sequence[Entry], path: Path) -> Path
     The same entries give the same bytes.
 
     Raises:
-        StudyError: `path` cannot be written; an earlier page stays whole.
+        StudyError: an outcome cannot be read, or `path` cannot be written; an earlier page stays whole.
+        SettingError: the study lacks a preset that outcomes were made for.
     """
     page = render_study(study, entries)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, page.encode())
     except OSError as error:
         raise StudyError(
@@ -101,11 +101,11 @@ def _part(study: Study, entries: Sequence[Entry], variant: Variant) -> Part:
     results = Results.of(entries, variant, nodes=nodes)
     claims = [judge(claim, study, results) for claim in study.claims]
     tables = [fill(table, study, results) for table in study.tables]
-    preset = study.presets.get(variant.preset)
+    abouts = (study.preset(variant.preset).about, study.as_published.about if variant.is_as_published else "")
     return Part(
         id=f"{variant.preset}-as-published" if variant.is_as_published else variant.preset,
         name=f"{variant.preset}{', as published' if variant.is_as_published else ''}",
-        about="" if preset is None else preset.about,
+        about=" ".join(about for about in abouts if about),
         tiles=(*_run_tiles(results.outcomes, nodes), *_claim_tiles([judged.ruling for judged in claims])),
         claims=tuple(claim_view(judged) for judged in claims),
         pictures=tuple(_picture(Asked(figure=f, study=study, results=results)) for f in study.figures),
@@ -119,9 +119,7 @@ def _part(study: Study, entries: Sequence[Entry], variant: Variant) -> Part:
 
 
 def _nodes(study: Study, variant: Variant) -> tuple[Node, ...]:
-    """Return the plan of `variant`; none where the study no longer has its preset."""
-    if variant.preset not in study.presets:
-        return ()
+    """Return what `variant` asks for."""
     return unfold(study, Choice(preset=variant.preset, as_published=variant.is_as_published))
 
 
@@ -142,11 +140,11 @@ def _run_tiles(outcomes: Sequence[Outcome], nodes: Sequence[Node]) -> list[Tile]
         (len({outcome.seed for outcome in outcomes}), "seed"),
     )
     counted = ", ".join(f"{n} {what}{'' if n == 1 else 's'}" for n, what in counts)
+    trained = sum(outcome.seconds_trained for outcome in outcomes)
     seconds = sum(outcome.number(name) or 0.0 for outcome in outcomes for name in ("seconds", "seconds_to_measure"))
-    planned = f" of {len(nodes):,}" if nodes else ""
     return [
-        Tile(label="Files made and measured", value=f"{len(outcomes):,}{planned}", note=counted),
-        Tile(label="Time", value=duration(seconds), note="training, compression and measuring, all processes together"),
+        Tile(label="Files made and measured", value=f"{len(outcomes):,} of {len(nodes):,}", note=counted),
+        Tile(label="Training", value=duration(trained), note=f"{duration(seconds)} with compression and measuring"),
     ]
 
 
