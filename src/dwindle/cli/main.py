@@ -20,6 +20,7 @@ from dwindle.cli.doctor import doctor
 from dwindle.cli.export import export
 from dwindle.cli.fits import fits
 from dwindle.cli.inspect import inspect
+from dwindle.cli.study import study
 from dwindle.errors import DwindleError
 from dwindle.version import VERSION
 
@@ -43,6 +44,7 @@ app.command()(fits)
 app.command()(bench)
 app.command()(compare)
 app.command()(doctor)
+app.add_typer(study)
 
 
 @app.callback(invoke_without_command=True)

@@ -12,6 +12,8 @@ from dwindle.studies.study import Column, Figure, Preset, Quantity, Side, Stage,
 
 def problems_of(study: Study) -> Iterable[str]:
     """Yield what does not fit together; what comes after the first may only be its consequence."""
+    if not study.name or study.name.startswith(".") or not set(study.name).isdisjoint("/\\\0\n"):
+        yield f"name = {study.name!r} names folders and files; choose one of letters and digits"
     for what, names in (
         ("case", [case.name for case in study.cases]),
         ("stage", [stage.name for stage in study.stages]),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 import traceback
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 
@@ -83,12 +84,30 @@ class _Run:
 
     def finish(self) -> tuple[str, ...]:
         """Make or wait for everything; return what failed."""
+        self.standing.refresh()
+        self._adopt()
         while waiting := self._waiting():
             if not self._make_one(waiting):
                 self._reporter(waiting)("", 0, 0)
                 time.sleep(WAIT_SECONDS)
+        self._adopt()
         failed = self._failed()
         return tuple(f"{node.words}: {failed[node.key]}" for node in self.worker.nodes if node.key in failed)
+
+    def _adopt(self) -> None:
+        """Enter the outcomes of other studies in this folder that are ours as well: all that decides them is the same.
+
+        Likewise those that two stages of one study share.
+        """
+        own = self.worker.nodes[0].study if self.worker.nodes else ""
+        known = {_identity({"study": own, **outcome}) for outcome in self.standing.outcomes}  # old ones name no study
+        by_key = {str(outcome["key"]): outcome for outcome in self.standing.outcomes}
+        for node in self.worker.nodes:
+            label = {**node.label, "study": node.study, "key": node.key}
+            if node.key in by_key and _identity(label) not in known:
+                variant = {"preset": node.preset, "is_as_published": node.is_as_published}
+                self.ledger.append(OUTCOME, {**by_key[node.key], **label, **variant})
+        self.standing.refresh()
 
     def _failed(self) -> dict[str, str]:
         """Return what failed since this run began and was not made since then: its key, and why."""
@@ -151,6 +170,12 @@ def words_of(error: BaseException) -> str:
         place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
         said = f"{type(error).__name__}: {error}{place}"
     return "; ".join([said, *getattr(error, "__notes__", ())])
+
+
+def _identity(outcome: Mapping[str, Any]) -> str:
+    """Return what tells outcomes apart, whatever preset they were made for."""
+    names = ("study", "network", "data", "seed", "stage", "at", "key")
+    return json.dumps([outcome.get(name) for name in names], sort_keys=True)
 
 
 @contextmanager
