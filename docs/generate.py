@@ -5,22 +5,33 @@ python docs/generate.py
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tools.tables import commands_page, fill
 
-from dwindle.bench.ledger import Ledger
+from dwindle.bench.ledger import Entry, Ledger
 from dwindle.recipe.orders import orders_table
+from dwindle.studies.markdown import study_page
+from dwindle.studies.read import load_study
+from dwindle.studies.run import OUTCOME
 
 DOCS = Path(__file__).resolve().parent
 UNITS = {"bytes": ",.0f", "x": ".2f", "fraction": ".4f", "points": ".2f", "ms": ".3f"}
 
 
 def results_page(path: Path) -> str:
-    """Return the page of one ledger: every measurement with its interval, n and runtime, and where it ran."""
+    """Return the page of one ledger: of the study that is called as the file where it holds outcomes, else of a job."""
     entries = Ledger(path).read()
+    if any(entry.kind == OUTCOME for entry in entries):
+        made_from = f"Generated from `{path.name}` by `docs/generate.py`."
+        return study_page(load_study(path.stem), entries, made_from=made_from)
+    return _job_page(path, entries)
+
+
+def _job_page(path: Path, entries: Sequence[Entry]) -> str:
+    """Return every measurement with its interval, n and runtime, and where it ran."""
     run = next(entry.data for entry in entries if entry.kind == "run")
     summary = [entry.data for entry in entries if entry.kind == "summary"][-1]
     machine = summary["machine"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import starmap
 from typing import Any, Final, cast
 
 from dwindle.bench.ledger import Entry
@@ -13,8 +12,8 @@ from dwindle.studies.matching import BelowFloor, below_floor, dense_stage, spots
 from dwindle.studies.outcome import Outcome
 from dwindle.studies.plan import Choice, Node, unfold
 from dwindle.studies.results import Finding, Results, Variant, failures_of, variants_of
-from dwindle.studies.study import Condition, Quantity, Side, Study, Table
-from dwindle.studies.tables import Cell, FilledTable, Heading, figure_words, fill
+from dwindle.studies.study import Quantity, Side, Study, Table
+from dwindle.studies.tables import Cell, FilledTable, Heading, Row, figure_words, fill
 
 MOST_COLUMNS: Final = 9
 """A wider table puts the published figure behind ours instead of beside it."""
@@ -129,34 +128,48 @@ def _title(table: FilledTable) -> str:
 
 def _table_part(study: Study, table: Table, *, figures: FilledTable, results: Results) -> Iterator[str]:
     yield " ".join(text for text in (figures.about, figures.published_about, _size(figures)) if text)
-    is_beside = len(figures.row_titles) + sum(1 + h.has_published for h in figures.headings) <= MOST_COLUMNS
-    head = list(figures.row_titles)
+    shown = [
+        row for row in figures.rows if any(cell.value is not None or cell.published is not None for cell in row.cells)
+    ]
+    has_n = len({_n_seeds(row) for row in shown} - {0}) > 1
+    n_left = len(figures.row_titles)
+    is_beside = n_left + has_n + sum(1 + h.has_published for h in figures.headings) <= MOST_COLUMNS
+    head = [*figures.row_titles, *(["n"] if has_n else [])]
     for heading in figures.headings:
         head += _head(heading, is_beside=is_beside)
     rows: list[list[str]] = []
-    for row in figures.rows:
-        texts = list(row.names)
+    for row in shown:
+        texts = [*row.names, *([str(_n_seeds(row) or "-")] if has_n else [])]
         for cell, heading in zip(row.cells, figures.headings, strict=True):
-            texts += _texts(cell, heading, n_seeds=figures.n_seeds, is_beside=is_beside)
+            texts += _texts(cell, heading, n_seeds=_n_seeds(row), is_beside=is_beside)
         rows.append(texts)
-    yield _table(head, rows, n_left=len(figures.row_titles))
-    below = _below(study, table, results)
-    if below:
-        yield (
-            "† "
-            + "; ".join(
-                f"dense below the floor of {b.floor:g} ({b.case.name}: {b.accuracy:.2f}), so the drop means nothing"
-                for b in below
-            )
-            + "."
-        )
+    yield _table(head, rows, n_left=n_left)
+    if absent := _first_names(figures.rows, shown):
+        yield f"Not run: {', '.join(absent)}."
+    if below := _below(study, table, results):
+        yield f"† {'; '.join(map(_floor, below))}: the drop means nothing."
+
+
+def _n_seeds(row: Row) -> int:
+    return max(cell.n_seeds for cell in row.cells)
+
+
+def _first_names(rows: Sequence[Row], shown: Sequence[Row]) -> list[str]:
+    """Return what the rows that are not shown are called, by their first name alone where none with it is shown."""
+    firsts = {row.names[0] for row in shown}
+    absent = (row for row in rows if row not in shown)
+    return list(dict.fromkeys(" ".join(row.names) if row.names[0] in firsts else row.names[0] for row in absent))
+
+
+def _floor(below: BelowFloor) -> str:
+    return f"dense below the floor of {below.floor:g} ({below.case.name}: {below.accuracy:.2f})"
 
 
 def _size(figures: FilledTable) -> str:
+    seeds = sorted({cell.n_seeds for row in figures.rows for cell in row.cells if cell.n_seeds})
     examples = sorted({cell.n_examples for row in figures.rows for cell in row.cells if cell.n_examples})
-    return f"n = {_count(figures.n_seeds, 'seed')}" + (
-        f", {' or '.join(f'{n:,}' for n in examples)} test examples." if examples else "."
-    )
+    trained = f"n = {' or '.join(map(str, seeds))} seed{'s' * (seeds[-1] > 1)}"
+    return f"{trained}, {' or '.join(f'{n:,}' for n in examples)} test examples." if examples else f"{trained}."
 
 
 def _head(heading: Heading, *, is_beside: bool) -> list[str]:
@@ -199,42 +212,44 @@ def _below(study: Study, table: Table, results: Results) -> tuple[BelowFloor, ..
 
 
 def _claim(judged: Judged) -> str:
-    figures = "; ".join(_condition(condition) for condition in judged.conditions)
-    return f"- **{judged.ruling.value}**: {judged.claim.text} {figures}."
+    """Return a claim, and in one sentence the figures that decide it; what all sides share is said once."""
+    sides = [side for c in judged.conditions for side in (c.condition.left, c.condition.right) if side is not None]
+    what = {f"{side.quantity.replace('_', ' ')} of {side.stage}" for side in sides}
+    shared = {key: value for key, value in sides[0].where.items() if all(s.where.get(key) == value for s in sides)}
+    about = f"{what.pop()}{_where(shared, {}, in_brackets=True)}: " if len(what) == 1 else ""
+    figures = "; ".join(_condition(one, shared if about else None) for one in judged.conditions)
+    return f"- **{judged.ruling.value}** {judged.claim.text} {(about + figures)[:1].upper()}{(about + figures)[1:]}."
 
 
-def _condition(judged: JudgedCondition) -> str:
+def _condition(judged: JudgedCondition, shared: Mapping[str, Any] | None) -> str:
     condition = judged.condition
-    text = _side(condition.left, judged.left)
-    if condition.right is not None:
-        text += f" against {_side(condition.right, judged.right)}"
+    right = f"{condition.bound:g}" if condition.right is None else _side(condition.right, judged.right, shared)
+    reasons: list[str] = []
     if judged.difference is not None:
-        text += f", difference {_finding(judged.difference, condition.left.quantity)}"
-    return f"{text}, {_wanted(condition)}: {judged.ruling.value.lower()}{_because(judged)}"
-
-
-def _wanted(condition: Condition) -> str:
-    return f"to be {condition.relation} " + ("it" if condition.bound is None else f"{condition.bound:g}")
-
-
-def _because(judged: JudgedCondition) -> str:
-    reasons = [_count(judged.n_missing, "outcome") + " missing"] if judged.n_missing else []
-    found = judged.left if judged.difference is None else judged.difference
-    reasons += [f"n = {found.n_seeds}"] if found is not None else []
+        reasons.append(f"difference {_finding(judged.difference, condition.left.quantity)}")
+    reasons += [f"n = {found.n_seeds}"] if (found := judged.difference or judged.left) is not None else []
+    reasons += [f"{_count(judged.n_missing, 'outcome')} missing"] if judged.n_missing else []
     reasons += ["dense below its floor"] if judged.is_below_floor else []
-    return f" ({', '.join(reasons)})" if reasons else ""
+    text = f"{_side(condition.left, judged.left, shared)} {condition.relation} {right}: {judged.ruling.value.lower()}"
+    return f"{text} ({', '.join(reasons)})" if reasons else text
 
 
-def _side(side: Side, found: Finding | None) -> str:
-    where = ", ".join(starmap(_place, side.where.items()))
-    figure = "not run" if found is None else _finding(found, side.quantity)
-    return f"{side.quantity.replace('_', ' ')} of {side.stage}{f' ({where})' if where else ''} {figure}"
+def _side(side: Side, found: Finding | None, shared: Mapping[str, Any] | None) -> str:
+    figure = "(not run)" if found is None else _finding(found, side.quantity)
+    if shared is None:
+        return f"{side.quantity.replace('_', ' ')} of {side.stage}{_where(side.where, {}, in_brackets=True)} {figure}"
+    return f"{_where(side.where, shared, in_brackets=False)} {figure}".lstrip()
+
+
+def _where(where: Mapping[str, Any], shared: Mapping[str, Any], *, in_brackets: bool) -> str:
+    text = ", ".join(_place(key, value) for key, value in where.items() if key not in shared)
+    return f" ({text})" if in_brackets and text else text
 
 
 def _place(key: str, value: Any) -> str:
-    values = cast("list[Any]", value) if isinstance(value, list) else [value]
-    words = " and ".join(str(item) for item in values)
-    return f"{key} {words}" if words[:1].isdigit() and words[-1:].isdigit() else words
+    names = [str(item) for item in (cast("list[Any]", value) if isinstance(value, list) else [value])]
+    words = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    return f"{key} {words}" if all(name.isdigit() for name in names) else words
 
 
 def _finding(found: Finding, quantity: Quantity) -> str:
