@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Files = Annotated[
     list[Path],
-    typer.Argument(help="Any files; of .dwn and .onnx more is known than their bytes.", metavar="FILE..."),
+    typer.Argument(help="Any files; of .dwn and .onnx more is known than their bytes.", metavar="FILE"),
 ]
 Catalogue = Annotated[
     Path | None, typer.Option("--devices", help="Devices of your own: a TOML file, in place of the built-in catalogue.")
