@@ -104,7 +104,11 @@ def _loaders() -> Iterator[Callable[..., Any]]:
 
 def _commands() -> Mapping[str, Any]:
     group: Any = typer.main.get_command(app)
-    return dict(sorted(group.commands.items()))
+    found: dict[str, Any] = {}
+    for name, command in sorted(group.commands.items()):
+        inner = getattr(command, "commands", None)  # of a group such as `dwindle study`
+        found |= {name: command} if inner is None else {f"{name} {one}": inner[one] for one in inner}
+    return found
 
 
 def _option(parameter: Any) -> str:

@@ -141,7 +141,7 @@ class Workshop:
             self._data.clear()  # before the next are loaded: both may not fit into memory
             load = resolve(node.case.load, self.home, where=f"{node.case.name}: load")
             splits = call_with(load, node.load_arguments, where=f"{node.case.name}: load")
-            if seed is not None:
+            if reform is not None and seed is not None:
                 splits = resolve(reform, self.home, where="training.reform")(splits, seed)
             self._data[name] = Data.of(splits, name=node.case.load)
         return self._data[name]
