@@ -19,10 +19,10 @@ from dwindle.errors import ExportError, SettingError
 from dwindle.exporters.graph_cache import GraphCache
 from dwindle.exporters.options import ExportOptions
 from dwindle.exporters.protocol import Exporter
-from dwindle.network.capture import capture
+from dwindle.network.capture import Captured, capture
 from dwindle.network.compressed import CompressedModel
 from dwindle.network.inputs import Inputs, call, n_examples, take
-from dwindle.network.simulate import Simulated, simulate
+from dwindle.network.simulate import simulate
 from dwindle.runtimes.protocol import Array, Runtime
 from dwindle.settings import nearest
 
@@ -95,11 +95,9 @@ def deploy(  # ruff: ignore[too-many-arguments] (all but the first three have de
     artifacts = {e.format: e.export(model, example, folder / f"{name}.{e.format}", graph=graph) for e in exporters}
     return Deployment(
         artifacts=artifacts,
-        parity=_parity(
-            simulate(model, example, captured=captured), example, tuple(artifacts.values()), options=options
-        ),
+        parity=_parity(_Reference(model, example, captured), tuple(artifacts.values()), options),
         n_dense_weights=model.n_dense_weights,
-        origin=model.digest(),
+        origin=next(iter(artifacts.values())).origin,
     )
 
 
@@ -112,14 +110,26 @@ def model_outputs(model: CompressedModel, example: Inputs) -> tuple[Array, ...]:
     return _run(simulate(model, example), example)
 
 
-def _parity(
-    network: nn.Module, example: Inputs, artifacts: tuple[Artifact, ...], *, options: ExportOptions
-) -> tuple[Measurement, ...]:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Reference:
+    """What files are compared with: the answers of a model, whose network was captured with `example`."""
+
+    model: CompressedModel
+    example: Inputs
+    captured: Captured
+
+    def answers(self, inputs: Inputs) -> tuple[Array, ...]:
+        if inputs is self.example and not self.model.activations:
+            return _answers(self.captured.answer)  # the network itself gave it a moment ago
+        return _run(simulate(self.model, self.example, captured=self.captured), inputs)
+
+
+def _parity(reference: _Reference, artifacts: tuple[Artifact, ...], options: ExportOptions) -> tuple[Measurement, ...]:
     from dwindle.runtimes.onnxruntime import OnnxRuntime
 
     runtime: Runtime = OnnxRuntime()
-    ready, raw = _raw_inputs(_of_size(example, options.batch_size), options)
-    reference = _run(network, ready)
+    ready, raw = _raw_inputs(_of_size(reference.example, options.batch_size), options)
+    answers = reference.answers(ready)
     found: list[Measurement] = []
     for artifact in artifacts:
         if artifact.format in runtime.formats:
@@ -131,12 +141,12 @@ def _parity(
                 machine=this_machine().summary(),
                 conditions={"format": artifact.format},
             )
-            found.extend(measure_parity(subject, reference, outputs, bound=_bound(network, options)))
+            found.extend(measure_parity(subject, answers, outputs, bound=_bound(reference.model, options)))
     return tuple(found)
 
 
-def _bound(network: nn.Module, options: ExportOptions) -> float:
-    if isinstance(network, Simulated):
+def _bound(model: CompressedModel, options: ExportOptions) -> float:
+    if model.activations:
         return QUANTIZED_BOUND
     return FLOAT_BOUND if options.float_type == "float32" else HALF_BOUND
 
@@ -157,7 +167,10 @@ def _raw_inputs(example: Inputs, options: ExportOptions) -> tuple[Inputs, tuple[
 
 def _run(network: nn.Module, example: Inputs) -> tuple[Array, ...]:
     with torch.no_grad():
-        outputs: object = call(network, example)
+        return _answers(call(network, example))
+
+
+def _answers(outputs: object) -> tuple[Array, ...]:
     parts = cast("Sequence[object]", outputs) if isinstance(outputs, tuple | list) else (outputs,)
     tensors = [part for part in parts if isinstance(part, Tensor)]
     if len(tensors) != len(parts):

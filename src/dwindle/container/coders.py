@@ -47,7 +47,7 @@ def encode(symbols: Symbols, alphabet_size: int) -> Coded:
     _require_alphabet(alphabet_size)
     if symbols.size == 0:
         return Coded(PACKED, b"")
-    histogram = np.bincount(symbols, minlength=alphabet_size)
+    histogram = _histogram(symbols, alphabet_size)
     if np.count_nonzero(histogram) == 1:
         return Coded(CONSTANT, varint(int(symbols[0])))
     frequencies = fit(histogram)
@@ -78,6 +78,13 @@ def decode(coded: Coded, n_symbols: int, alphabet_size: int) -> Symbols:
     return found
 
 
+def _histogram(symbols: Symbols, alphabet_size: int) -> Symbols:
+    if alphabet_size == 2:  # a support: sixty times as fast as the general way, which makes int64 of every symbol
+        n_ones = int(np.count_nonzero(symbols))
+        return np.array([symbols.size - n_ones, n_ones], dtype=np.int64)
+    return np.bincount(symbols, minlength=alphabet_size)
+
+
 def _encode_ans(symbols: Symbols, frequencies: Frequencies) -> bytes:
     ranks = symbols
     if frequencies.used[-1] != frequencies.used.size - 1:
@@ -96,25 +103,32 @@ def _encode_gaps(symbols: Symbols) -> bytes:
     """
     rare = int(2 * np.count_nonzero(symbols) <= symbols.size)
     gaps = np.diff(np.flatnonzero(symbols == rare), prepend=-1) - 1
-    longest = min(_LONGEST_GAPS, key=lambda longest: _estimate_gaps(gaps, longest))
+    occurrences = np.bincount(gaps)
+    lengths = np.flatnonzero(occurrences)
+    occurrences = occurrences[lengths]
+    longest = min(_LONGEST_GAPS, key=lambda longest: _estimate_gaps(lengths, occurrences, longest=longest))
     gap_symbols = _with_escapes(gaps, longest)
     coded = encode(gap_symbols, longest + 1)
     return bytes([coded.coder << 1 | rare]) + varint(longest) + varint(gap_symbols.size) + coded.payload
 
 
-def _estimate_gaps(gaps: Symbols, longest: int) -> float:
-    """Return about how many bytes the gaps take with this alphabet."""
-    histogram = np.bincount(gaps % longest, minlength=longest + 1)
-    histogram[longest] = int((gaps // longest).sum())
+def _estimate_gaps(lengths: Symbols, occurrences: Symbols, *, longest: int) -> float:
+    """Return about how many bytes gaps of these lengths, each so often, take with this alphabet."""
+    histogram = np.zeros(longest + 1, dtype=np.int64)
+    np.add.at(histogram, lengths % longest, occurrences)
+    histogram[longest] = int((lengths // longest * occurrences).sum())
     if np.count_nonzero(histogram) == 1:
         return 1.0
     return fit(histogram).n_bytes(histogram)
 
 
 def _with_escapes(gaps: Symbols, longest: int) -> Symbols:
-    n_escapes = gaps // longest
-    symbols = np.full(int((n_escapes + 1).sum()), longest, dtype=np.uint8)
-    symbols[np.cumsum(n_escapes + 1) - 1] = gaps % longest
+    n_escapes = gaps // longest  # without `%`, which takes NumPy seven times as long
+    rest = (gaps - n_escapes * longest).astype(np.uint8)
+    n_escapes += 1
+    ends = np.cumsum(n_escapes)
+    symbols = np.full(int(ends[-1]), longest, dtype=np.uint8)
+    symbols[ends - 1] = rest
     return symbols
 
 

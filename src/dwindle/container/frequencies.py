@@ -82,7 +82,8 @@ class Frequencies:
         orders = np.arange(1 << _ORDER_BITS)
         lengths = golomb_lengths(self.counts, orders) + runs.size * (1 + orders)
         best = int(np.argmin(lengths))
-        return best, _TOTAL_BITS + _ORDER_BITS + int(lengths[best]) + int(golomb_lengths(runs - 1, orders[:1])[0])
+        run_bits = int(golomb_lengths(runs - 1, orders[:1])[0]) if runs.size else 0
+        return best, _TOTAL_BITS + _ORDER_BITS + int(lengths[best]) + run_bits
 
 
 def read_frequencies(payload: Payload, alphabet_size: int) -> tuple[Frequencies, int]:

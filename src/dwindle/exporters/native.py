@@ -26,7 +26,7 @@ from dwindle.container.records import (
 )
 from dwindle.container.values import DTYPES
 from dwindle.container.writer import write
-from dwindle.core.encoding import Affine, Codebook, Dense, Encoding, Half, Scaled, Sparse, codebook_of, decode
+from dwindle.core.encoding import Affine, Codebook, Dense, Encoding, Half, Scaled, Sparse, codebook_of
 from dwindle.core.granularity import Granularity, PerChannel, PerGroup, PerTensor
 from dwindle.errors import ExportError
 from dwindle.exporters.options import ExportOptions
@@ -84,13 +84,14 @@ class NativeExporter:
             raise ExportError(f"this model cannot become a .dwn file: {'; '.join(reasons)}")
         graph = build_graph(model, example, options=self.options) if graph is None else graph
         data: bytes = graph.SerializeToString(deterministic=True)
-        write(path, to_contents(model, graph=data, metadata={**self.metadata, **self.options.metadata()}))
-        return Artifact.of(path, origin=model.digest())
+        contents = to_contents(model, graph=data, metadata={**self.metadata, **self.options.metadata()})
+        write(path, contents)
+        return Artifact.of(path, origin=contents.metadata["digest"])
 
 
 def unknown_dtypes(model: CompressedModel) -> list[str]:
     """Return a sentence for each tensor whose numbers have no NumPy twin (bfloat16, say)."""
-    found = {name: str(decode(encoding).dtype).removeprefix("torch.") for name, encoding in model.encodings.items()}
+    found = {name: str(_dtype_of(encoding)).removeprefix("torch.") for name, encoding in model.encodings.items()}
     known = ", ".join(DTYPES)
     return [f"{n!r} holds {d} numbers; convert it to one of {known}" for n, d in found.items() if d not in DTYPES]
 
@@ -169,6 +170,21 @@ def from_record(record: Record) -> Encoding:
             return Scaled(from_record(values), _tensor(factor), axis)  # pyright: ignore[reportArgumentType]
         case _:
             assert_never(record)
+
+
+def _dtype_of(encoding: Encoding) -> torch.dtype:
+    """Return the type that `encoding` decodes to, without decoding it."""
+    match encoding:
+        case Dense(values):
+            return values.dtype
+        case Half() | Affine():
+            return torch.float32
+        case Codebook(_, inner) | Sparse(_, inner):
+            return _dtype_of(inner)
+        case Scaled(inner, factor, _):
+            return torch.promote_types(_dtype_of(inner), factor.dtype)
+        case _:
+            assert_never(encoding)
 
 
 def _array(tensor: Tensor) -> Array:

@@ -46,6 +46,7 @@ class Captured:
         weights: input node of `program` -> the parameter or buffer it stands for; a tied one by its first name.
         dynamic_batch: whether the graph accepts any batch size; else only that of the example.
         notes: what the caller should know, one sentence each.
+        answer: what the network answered to the example when it was captured.
     """
 
     program: ExportedProgram
@@ -53,6 +54,7 @@ class Captured:
     weights: Mapping[str, str]
     dynamic_batch: bool = True
     notes: tuple[str, ...] = ()
+    answer: Any = None
 
     def module(self) -> tuple[fx.GraphModule, dict[str, CallSite]]:
         """Return the graph as a runnable module, and the sites of its nodes (an input may be renamed on the way)."""
@@ -83,13 +85,14 @@ def capture(network: nn.Module, example: Inputs) -> Captured:
     # torch.export takes a size of 1 for a constant, so a dynamic batch needs an example of two.
     batch = example if n_examples(example) > 1 else join([example, example])
     with _quiet():
-        expected = _run(copy.deepcopy(network).eval(), example)
+        answer = _run(copy.deepcopy(network).eval(), example)
         program, note = _export(twin, batch, example)
         if any(_writes(node) for node in program.graph.nodes):
             program = program.run_decompositions({})
-        _require_same(expected, call(program.module(check_guards=False), example))
+        _require_same(answer, call(program.module(check_guards=False), example))
     notes = (note,) if note else ()
-    return Captured(program, _sites(program), _weights(program, network), dynamic_batch=not note, notes=notes)
+    weights = _weights(program, network)
+    return Captured(program, _sites(program), weights, dynamic_batch=not note, notes=notes, answer=answer)
 
 
 def _require_batch(example: Any) -> None:

@@ -113,7 +113,7 @@ class CompressedModel:
         for name in sorted(self.encodings):
             values = decode(self.encodings[name]).detach().cpu().contiguous()
             sha.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
-            sha.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
+            sha.update(values.reshape(-1).view(torch.uint8).numpy().data)
         for site in sorted(self.activations):
             sha.update(f"{site} {self.activations[site]}".encode())
         return sha.hexdigest()[:16]
