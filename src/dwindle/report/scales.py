@@ -10,6 +10,8 @@ from typing import Final
 from dwindle.report.figures import Axis, Tick
 from dwindle.report.words import significant
 
+_LEAST_RANGE: Final = 1e-6
+"""Logarithms that differ by less are one value."""
 _BEYOND_HUNDRED: Final = 101.0
 _SHARES: Final = (100, 99, 98, 95, 90, 80, 70, 60, 50, 40, 30, 20, 10, 0)
 
@@ -25,6 +27,8 @@ class LogAxis:
     def around(cls, values: Iterable[float], *, margin: float = 0.0) -> LogAxis:
         """Return the axis that shows all finite `values` above 0 with `margin` (a fraction of the range) around."""
         logs = [math.log(value) for value in values if value > 0 and math.isfinite(value)]
+        if logs and max(logs) - min(logs) < _LEAST_RANGE:
+            logs = logs[:1]
         around = Axis.around(logs or [0.0, 1.0], margin=margin)
         return cls(math.exp(around.low), math.exp(around.high))
 
@@ -33,7 +37,9 @@ class LogAxis:
         return 100 * math.log(value / self.low) / math.log(self.high / self.low)
 
     def ticks(self, n: int = 5) -> tuple[Tick, ...]:
-        """Return labels at 1, 2 and 5 times the powers of ten, or at fewer of these where `n` are too few.
+        """Return labels at 1, 2 and 5 times the powers of ten, at fewer of these where `n` are too few.
+
+        Where not even two of these lie on the axis, labels at other round values.
 
         >>> [tick.label for tick in LogAxis(0.9, 60).ticks(6)]
         ['1', '2', '5', '10', '20', '50']
@@ -44,6 +50,9 @@ class LogAxis:
             values = [value for value in values if self.low <= value <= self.high]
             if len(values) <= n + 1:
                 break
+        if len(values) < 2:  # between two of them, a logarithmic axis is nearly linear
+            linear = Axis(self.low, self.high).ticks(n)
+            return tuple(Tick(self.at(self.low + t.at / 100 * (self.high - self.low)), t.label) for t in linear)
         return tuple(Tick(self.at(value), f"{value:,g}" if value < 1e5 else significant(value, 1)) for value in values)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Final, cast
 
@@ -198,7 +199,7 @@ def _condition_view(judged: JudgedCondition) -> ConditionView:
 
 
 def _side_words(side: Side) -> str:
-    return ", ".join((side.stage.replace("_", " "), *(_place_words(key, value) for key, value in side.where.items())))
+    return ", ".join((side.stage.replace("_", " "), *itertools.starmap(_place_words, side.where.items())))
 
 
 def _place_words(key: str, value: object) -> str:

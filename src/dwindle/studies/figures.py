@@ -10,7 +10,7 @@ from typing import Final
 
 from dwindle.report.figures import Axes, Axis, Chart, Scale, Shape, Tick, error_bars, line
 from dwindle.report.scales import LogAxis, ShareAxis
-from dwindle.report.words import DASH, fixed, metric_value
+from dwindle.report.words import fixed, metric_value
 from dwindle.studies.asked import Asked
 from dwindle.studies.results import Finding, Spot
 
@@ -143,7 +143,7 @@ def _labels(variants: Sequence[tuple[str, Mapping[str, str]]]) -> list[str]:
 def _words(spot: Spot, found: Finding) -> str:
     seeds = f"{found.n_seeds} seed{'' if found.n_seeds == 1 else 's'}"
     name = ", ".join((spot.network, spot.stage, *spot.at.values()))
-    return f"{name}: {fixed(found.value, 2)} [{fixed(found.low, 2)}{DASH}{fixed(found.high, 2)}], {seeds}"
+    return f"{name}: {fixed(found.value, 2)} [{fixed(found.low, 2)}, {fixed(found.high, 2)}], {seeds}"
 
 
 def _picture(asked: Asked, panels: Sequence[Panel], *, labels: Sequence[str], has_lines: bool = True) -> Picture:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from dwindle.bench.ledger import Entry
 from dwindle.errors import StudyError
+from dwindle.report.facts import items
 from dwindle.studies.make import unpack_bits
 from dwindle.studies.study import Quantity
 
@@ -76,10 +77,8 @@ class Outcome:
     @property
     def seconds_trained(self) -> float:
         """How long its epochs took, without loading, measuring and what was made again."""
-        curves = (record.get("curve") or () for record in self._records("history"))
-        return sum(
-            self._finite(as_table(epoch).get("seconds"), "seconds") or 0.0 for curve in curves for epoch in curve
-        )
+        epochs = [epoch for record in self._records("history") for epoch in items(record, "curve")]
+        return sum(self._finite(as_table(epoch).get("seconds"), "seconds") or 0.0 for epoch in epochs)
 
     def measured(self, metric: str) -> float | None:
         """Return what was measured of the file; None where it was not."""

@@ -74,7 +74,7 @@ def write_study_page(study: Study, entries: Sequence[Entry], path: Path) -> Path
 
 def render_study(study: Study, entries: Sequence[Entry]) -> str:
     """Return the HTML of the page of `study`."""
-    parts = [_part(study, entries, variant) for variant in variants_of(entries)]
+    parts = [_part(study, entries, variant, number=i) for i, variant in enumerate(variants_of(entries), start=1)]
     return _template().render(
         study=study,
         parts=parts,
@@ -96,14 +96,14 @@ def _template() -> Template:
     return environment.get_template("study.html.j2")
 
 
-def _part(study: Study, entries: Sequence[Entry], variant: Variant) -> Part:
+def _part(study: Study, entries: Sequence[Entry], variant: Variant, *, number: int) -> Part:
     nodes = _nodes(study, variant)
     results = Results.of(entries, variant, nodes=nodes)
     claims = [judge(claim, study, results) for claim in study.claims]
     tables = [fill(table, study, results) for table in study.tables]
     abouts = (study.preset(variant.preset).about, study.as_published.about if variant.is_as_published else "")
     return Part(
-        id=f"{variant.preset}-as-published" if variant.is_as_published else variant.preset,
+        id=f"part-{number}",
         name=f"{variant.preset}{', as published' if variant.is_as_published else ''}",
         about=" ".join(about for about in abouts if about),
         tiles=(*_run_tiles(results.outcomes, nodes), *_claim_tiles([judged.ruling for judged in claims])),
