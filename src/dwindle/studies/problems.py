@@ -130,8 +130,21 @@ def _column_problems(study: Study, table: Table, column: Column) -> Iterable[str
     where = f"table {table.id!r}, column {column.title!r}"
     yield from _quantity_problems(study, column.stage, column.quantity, where=where)
     yield from _where_problems(study, column.at, where)
+    yield from _open_problems(study, table, column)
     if column.published is not None and not any(column.published in row for row in table.published):
         yield f"{where}: no published row has a figure called {column.published!r}"
+
+
+def _open_problems(study: Study, table: Table, column: Column) -> Iterable[str]:
+    """Yield what leaves open which outcome a column shows."""
+    stage = next((stage for stage in study.stages if stage.name == column.stage), None)
+    said = {*table.rows, *table.where, *column.at, *table.mean_over}
+    for key in () if stage is None else ("network", "data", *study.axes_of(stage)):
+        if key not in said:
+            yield (
+                f"table {table.id!r}, column {column.title!r}: stage {column.stage!r} has a figure for each {key}; name "
+                "it in rows, where or at, or add it to mean_over"
+            )
 
 
 def _figure_problems(study: Study, figure: Figure) -> Iterable[str]:
