@@ -192,9 +192,9 @@ def _of_case(
     study: Study, preset: Preset, choice: Choice, *, which: tuple[Case, int], stages: set[str]
 ) -> Iterator[Node]:
     case, seed = which
-    layers = [study.values, preset.values, case.values, preset.by_data.get(case.data, {})]
+    layers = [study.values, preset.values, case.values, *_of_data(preset.by_data, case)]
     if choice.as_published:
-        layers += [study.as_published.values, study.as_published.by_data.get(case.data, {})]
+        layers += [study.as_published.values, *_of_data(study.as_published.by_data, case)]
     made: dict[tuple[str, tuple[str, ...]], Node] = {}
     for stage in (s for s in study.stages if s.name in stages):
         axes = study.axes_of(stage)
@@ -222,6 +222,12 @@ def _of_case(
             )
             made[stage.name, place] = node
             yield node
+
+
+def _of_data(by_data: Mapping[str, Any], case: Case) -> Iterator[Values]:
+    """Yield the values for the data set of a case, then those for the case itself."""
+    for name in (case.data, case.name):
+        yield by_data.get(name, {})
 
 
 def _parent(

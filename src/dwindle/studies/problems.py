@@ -56,9 +56,10 @@ def _axis_problems(axis: str, options: Any) -> Iterable[str]:
 
 
 def _layer_problems(by_data: Mapping[str, Any], study: Study, where: str) -> Iterable[str]:
+    known = [*study.data, *(case.name for case in study.cases)]
     for data, values in by_data.items():
-        if data not in study.data:
-            yield f"{where} names the data set {data!r}; {nearest(data, study.data)}"
+        if data not in known:
+            yield f"{where} names {data!r}, which is no data set or case; {nearest(data, known)}"
         elif not isinstance(values, Mapping):
             yield f"{where}.{data} must be a table of values, got {values!r}"
 

@@ -73,7 +73,7 @@ class Preset:
         seeds: one training from scratch for each.
         axes: what it takes of an axis, all of it where nothing is said.
         values: what "$name" stands for.
-        by_data: the same for one data set.
+        by_data: the same for one data set, or for one case by its name, which wins.
     """
 
     about: str
