@@ -90,6 +90,7 @@ def test_a_catalogue_of_ones_own(tmp_path: Path) -> None:
         ("a = " + "[" * 5_000, "is not TOML"),
         ("[[device]]\nname = 'x'", r"device 1 \(x\): Device needs kind, core, ram_bytes, source, url, checked"),
         (ENTRY + "flahs_bytes = 3", r"device 1 \(mine\): unknown key 'flahs_bytes'; .*'flash_bytes'"),
+        (ENTRY + "type = 'phone'", r"device 1 \(mine\): unknown key 'type'; say what it is with kind"),
         (ENTRY + ENTRY.replace('"mine"', '"MINE"'), "holds 'mine' twice"),
         (ENTRY.replace("1_000", "-1"), "ram_bytes must lie between 1 and 2.50, got -1"),
         (ENTRY.replace("1_000", "0"), "ram_bytes must lie between"),

@@ -31,6 +31,7 @@ from dwindle.errors import ContainerError, MeasurementError, SettingError
 from dwindle.report.fits_table import fits_markdown, memory_words, needs_words, ram_words, room_words, table_rows
 
 KIB = 1_024
+DEVICES = devices()
 
 
 def device(**changes: object) -> Device:
@@ -111,7 +112,7 @@ def test_what_is_smaller_never_fits_less(a: int, b: int, memory: int, reserve: f
 @given(st.integers(0, 1 << 40), st.integers(0, 1 << 40), st.sampled_from([0.0, 0.1, 0.5]))
 def test_a_smaller_file_never_fits_fewer_devices(a: int, b: int, reserve: float) -> None:
     small, large = sorted((a, b))
-    rows = fit_rows({"small": small, "large": large}, reserve=reserve)
+    rows = fit_rows({"small": small, "large": large}, DEVICES, reserve=reserve)
     for memory in ("flash", "ram"):
         counts = [
             sum(getattr(fit, memory).verdict is Verdict.FITS for fit in rows if fit.name == name)

@@ -166,6 +166,16 @@ def test_a_view_of_codes_is_no_float() -> None:
     assert peak(model(floating, weights)) == 4 * (100 + 900)
 
 
+def test_a_recurrent_layer_holds_its_outputs() -> None:
+    weights = {"w": floats(1, 32, 6), "r": floats(1, 32, 8)}
+    nodes = [node("LSTM", "x w r", "all y c", hidden_size=8)]
+    found = memory_of_graph(model(nodes, weights, inputs={"x": [50, "batch", 6]}))
+    assert found.activation_bytes is None  # the batch is not the first axis, and no size is made up
+    assert found.weight_bytes == 4 * 32 * 14
+    fixed = memory_of_graph(model(nodes, weights, inputs={"x": [50, 1, 6]}))
+    assert fixed.activation_bytes == 4 * (50 * 6 + 50 * 8 + 8 + 8)
+
+
 def test_constants_count_as_the_first_node_that_needs_an_example_reads_them() -> None:
     weights = {
         "table": floats(16),

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, cast
 from urllib.parse import urlsplit
 
 from dwindle.errors import SettingError
-from dwindle.settings import from_plain, nearest
+from dwindle.settings import TAG, from_plain, nearest
 
 Kind = Literal["microcontroller", "board", "watch", "phone"]
 CATALOGUE: Final = "devices.toml"
@@ -127,7 +127,10 @@ def _device(entry: Any, where: str) -> Device:
         raise SettingError(f"{where}: expected a table, got {entry!r}")
     table = cast("Mapping[str, Any]", entry)
     name = table.get("name")
-    return from_plain(Device, table, where=f"{where} ({name})" if isinstance(name, str) else where)
+    place = f"{where} ({name})" if isinstance(name, str) else where
+    if TAG in table:  # a device is of one class only, so the tag that `from_plain` would pass over is a mistake
+        raise SettingError(f"{place}: unknown key {TAG!r}; say what it is with kind")
+    return from_plain(Device, table, where=place)
 
 
 def _require_text(label: str, text: str) -> None:
