@@ -142,9 +142,10 @@ def _open_problems(study: Study, table: Table, column: Column) -> Iterable[str]:
     said = {*table.rows, *table.where, *column.at, *table.mean_over}
     for key in () if stage is None else ("network", "data", *study.axes_of(stage)):
         if key not in said:
+            where = f"table {table.id!r}, column {column.title!r}"
             yield (
-                f"table {table.id!r}, column {column.title!r}: stage {column.stage!r} has a figure for each {key}; name "
-                "it in rows, where or at, or add it to mean_over"
+                f"{where}: stage {column.stage!r} has a figure for each {key}; name it in rows, where or at, or add it "
+                "to mean_over"
             )
 
 
