@@ -16,7 +16,7 @@ UNCHECKED: Final = "*"
 _OF_SIZES: Final = "RAM of a plain size: so many bytes held in RAM; what decoding and activations add is not counted."
 _OF_FILES: Final = (
     "RAM of a file: an estimate, no engine ran: its decoded weights and the tensors alive at once for one example, "
-    "without the engine and its workspaces."
+    "without the engine and its workspaces, which add to it."
 )
 _IN_PLACE: Final = "With weights in flash: decoded into arrays there, which an engine reads where they lie."
 _CARD: Final = "A card is of the owner's choice, so nothing is said about it."
