@@ -16,12 +16,16 @@ from dwindle.bench.deployment import deploy, model_outputs
 from dwindle.container import read
 from dwindle.errors import ExportError, SettingError
 from dwindle.exporters import graph
+from dwindle.exporters.graph_cache import GraphCache
 from dwindle.exporters.options import ExportOptions
 from dwindle.exporters.preprocessing import Preprocessing
 from dwindle.network import simulate as simulate_module
 from dwindle.network.capture import Captured, capture
 from dwindle.network.compressed import CompressedModel
 from dwindle.runtimes.onnxruntime import OnnxRuntime
+from dwindle.technique import Context
+from dwindle.techniques.cluster import Cluster
+from dwindle.techniques.quantize_static import QuantizeStatic
 
 EXAMPLE = torch.linspace(-1, 1, 3 * 6).reshape(3, 6)
 
@@ -80,6 +84,20 @@ def test_the_network_is_captured_once_for_all_formats_and_parity(
     for artifact in result.artifacts.values():
         alone = deploy(model, EXAMPLE, tmp_path / "alone", formats=(artifact.format,))
         assert alone.artifacts[artifact.format].sha256 == artifact.sha256
+
+
+def test_files_through_one_cache_are_the_files_without(model: CompressedModel, tmp_path: Path) -> None:
+    graphs = GraphCache()
+    context = Context(example=EXAMPLE, calibration=[EXAMPLE])
+    clustered = Cluster(codebook_size=3).apply(model, context)
+    quantized = QuantizeStatic().apply(clustered, context)
+    for made in (model, clustered, quantized, clustered):
+        fast = deploy(made, EXAMPLE, tmp_path / "with", graphs=graphs)
+        slow = deploy(made, EXAMPLE, tmp_path / "without")
+        assert {f: a.sha256 for f, a in fast.artifacts.items()} == {f: a.sha256 for f, a in slow.artifacts.items()}
+        assert fast.parity == slow.parity
+        assert fast.origin == made.digest()
+    assert len(graphs) == 1
 
 
 def test_raw_inputs_decide_parity_where_a_file_preprocesses(tmp_path: Path) -> None:
