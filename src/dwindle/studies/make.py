@@ -28,6 +28,7 @@ from dwindle.bench.probes import accuracy
 from dwindle.bench.probes.size import measure_size
 from dwindle.core.encoding import decode, support_of
 from dwindle.errors import NetworkError
+from dwindle.exporters.graph_cache import GraphCache
 from dwindle.job.inputs import calibration_inputs, first_inputs
 from dwindle.job.job import Data
 from dwindle.job.resolve import call_with, resolve
@@ -69,6 +70,7 @@ class Workshop:
     on_step: Callable[[Node, int], None] | None = None
     _models: OrderedDict[str, CompressedModel] = field(default_factory=OrderedDict[str, CompressedModel])
     _data: dict[str, Data] = field(default_factory=dict[str, Data])
+    _graphs: GraphCache = field(default_factory=GraphCache)
 
     def make(self, node: Node) -> dict[str, Any]:
         """Return everything about the outcome of `node` as plain values: a ledger entry of kind `outcome`.
@@ -87,6 +89,7 @@ class Workshop:
             folder,
             formats=("dwn",),
             metadata={"name": node.words, "class_names": list(data.class_names)},
+            graphs=self._graphs,
         )
         (file,) = deployment.artifacts.values()
         found, right = self._measure(file, deployment, data)
