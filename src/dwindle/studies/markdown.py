@@ -11,7 +11,7 @@ from dwindle.studies.claims import Judged, JudgedCondition, Ruling, judge
 from dwindle.studies.matching import BelowFloor, below_floor, dense_stage, spots_of
 from dwindle.studies.outcome import Outcome
 from dwindle.studies.plan import Choice, Node, unfold
-from dwindle.studies.results import Finding, Results, Variant, failures_of, variants_of
+from dwindle.studies.results import Finding, Results, Variant, failures_of, label_of, variants_of
 from dwindle.studies.study import Quantity, Side, Study, Table
 from dwindle.studies.tables import Cell, FilledTable, Heading, Row, figure_words, fill
 
@@ -42,7 +42,7 @@ def study_page(study: Study, entries: Sequence[Entry], *, made_from: str = "") -
         raise StudyError(f"the ledger holds no outcome of study {study.name}; run `dwindle study run {study.name}`")
     parts = [f"# {study.title}", f"{study.source}."]
     parts += [made_from] if made_from else []
-    plans = {variant: _plan(study, variant) for variant in variants}
+    plans = {variant: _plan(study, variant, entries) for variant in variants}
     results = {variant: Results.of(entries, variant, nodes=plans[variant]) for variant in variants}
     parts += ["## What was run", *_what_was_run(study, results, plans)]
     if failures := failures_of(entries):
@@ -54,8 +54,12 @@ def study_page(study: Study, entries: Sequence[Entry], *, made_from: str = "") -
     return "\n\n".join(parts) + "\n"
 
 
-def _plan(study: Study, variant: Variant) -> tuple[Node, ...]:
-    return unfold(study, Choice(preset=variant.preset, as_published=variant.is_as_published))
+def _plan(study: Study, variant: Variant, entries: Sequence[Entry]) -> tuple[Node, ...]:
+    """Return what the preset asks for, with the seeds that were run beyond it."""
+    run = {outcome.seed for outcome in Results.of(entries, variant).outcomes}
+    seeds = study.preset(variant.preset).seeds
+    more = tuple(sorted(run - set(seeds)))
+    return unfold(study, Choice(preset=variant.preset, as_published=variant.is_as_published, seeds=(*seeds, *more)))
 
 
 def _name(variant: Variant) -> str:
@@ -88,13 +92,13 @@ def _what_was_run(
 
 def _counted(study: Study, data: str, *, found: Results, plan: Sequence[Node]) -> tuple[str, ...]:
     """Return networks, seeds, outcomes (of those planned), epochs and hours on one data set."""
-    ours = [outcome for outcome in found.outcomes if outcome.data == data]
+    planned = {label_of(node) for node in plan if node.case.data == data}
+    ours = [outcome for outcome in found.outcomes if outcome.label in planned]
     networks = [name for name in study.networks if any(outcome.network == name for outcome in ours)]
-    n_planned = sum(node.case.data == data for node in plan)
     epochs = sum(outcome.exact("epochs") or 0.0 for outcome in ours)
     hours = sum(outcome.seconds_trained for outcome in ours) / 3600.0
     seeds = ", ".join(str(seed) for seed in sorted({outcome.seed for outcome in ours}))
-    return (data, ", ".join(networks), seeds, f"{len(ours)} of {n_planned}", f"{epochs:,.0f}", f"{hours:.1f}")
+    return (data, ", ".join(networks), seeds, f"{len(ours)} of {len(planned)}", f"{epochs:,.0f}", f"{hours:.1f}")
 
 
 def _named(outcomes: Iterable[Outcome], name: str) -> list[str]:

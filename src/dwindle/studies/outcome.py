@@ -21,6 +21,10 @@ from dwindle.studies.make import unpack_bits
 from dwindle.studies.study import Quantity
 
 T = TypeVar("T")
+Place = frozenset[tuple[str, str]]
+"""Where on the axes: (axis, value)."""
+Label = tuple[str, str, int, str, Place]
+"""What tells outcomes apart: network, data, seed, stage and place."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,6 +50,11 @@ class Outcome:
     n: int
     entry: Mapping[str, Any]
     time: datetime
+
+    @property
+    def label(self) -> Label:
+        """What tells it apart from the others of its variant."""
+        return (self.network, self.data, self.seed, self.stage, frozenset(self.at.items()))
 
     @property
     def words(self) -> str:

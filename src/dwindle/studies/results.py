@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Final
 
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from dwindle.bench.ledger import Entry
 from dwindle.core.statistics import Block, mean_of_trainings
 from dwindle.errors import StudyError
-from dwindle.studies.outcome import Outcome, as_table, read_outcome, read_time
+from dwindle.studies.outcome import Label, Outcome, Place, as_table, read_outcome, read_time
 from dwindle.studies.plan import Node
 from dwindle.studies.run import FAILURE, OUTCOME
 from dwindle.studies.study import Quantity
@@ -30,8 +30,6 @@ _OF_ANSWERS: Final[Mapping[Quantity, tuple[float, float]]] = {
 """Figures that are means over test examples, and where they can lie."""
 
 BySeed = dict[int, Outcome]
-Place = frozenset[tuple[str, str]]
-"""Where on the axes: (axis, value)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,12 +112,12 @@ class Results:
         """
         every = _in_order(entries)
         by_key = {outcome.key: outcome for outcome in every}
-        by_label = {_label(o): o for o in every if Variant(o.preset, o.is_as_published) == variant}
+        by_label = {o.label: o for o in every if Variant(o.preset, o.is_as_published) == variant}
         n_outdated = 0
         for node in nodes:
-            label = (node.case.network, node.case.data, node.seed, node.stage.name, frozenset(node.at.items()))
+            label = label_of(node)
             if node.key in by_key:
-                by_label[label] = by_key[node.key]
+                by_label[label] = _relabelled(by_key[node.key], node)
             elif label in by_label:
                 n_outdated += 1
         return cls(variant=variant, outcomes=tuple(by_label.values()), n_outdated=n_outdated)
@@ -268,8 +266,19 @@ def _in_order(entries: Sequence[Entry]) -> list[Outcome]:
     return sorted(outcomes, key=lambda outcome: (outcome.time, outcome.key, repr(outcome.entry)))
 
 
-def _label(outcome: Outcome) -> tuple[str, str, int, str, Place]:
-    return (outcome.network, outcome.data, outcome.seed, outcome.stage, frozenset(outcome.at.items()))
+def label_of(node: Node) -> Label:
+    """Return the label that the outcome of `node` has."""
+    return (node.case.network, node.case.data, node.seed, node.stage.name, frozenset(node.at.items()))
+
+
+def _relabelled(outcome: Outcome, node: Node) -> Outcome:
+    """Return `outcome` under the labels of `node`: what is made alike is the same, whatever it was called."""
+    if outcome.label == label_of(node):
+        return outcome
+    case = node.case
+    return replace(
+        outcome, network=case.network, data=case.data, seed=node.seed, stage=node.stage.name, at=dict(node.at)
+    )
 
 
 def _check_same_examples(outcomes: Iterable[Outcome]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dwindle.bench.ledger import Entry
@@ -96,6 +96,7 @@ def test_a_mean_over_spots_needs_all_of_them(ledger: tuple[Entry, ...]) -> None:
     assert results.n_missing("accuracy", [*spots, Spot(stage="dense", network="Vast", data="Shoes")]) == 1
 
 
+@settings(max_examples=8)
 @given(seed=st.integers(0, 1000), n_repeats=st.integers(0, 20))
 def test_order_repeats_and_company_do_not_matter(
     ledger: tuple[Entry, ...],
@@ -114,6 +115,7 @@ def test_order_repeats_and_company_do_not_matter(
     assert variants_of(mixed) == (Variant("one"), THREE, Variant("three", is_as_published=True))
 
 
+@settings(max_examples=8)
 @given(seed=st.integers(0, 1000))
 def test_the_newest_of_equal_labels_wins(ledger: tuple[Entry, ...], changed: Any, seed: int) -> None:
     old = [changed(Entry(e.kind, e.data, "2025-01-01T00:00:00"), n_weights=1, epochs=99) for e in ledger]
@@ -135,6 +137,15 @@ def test_an_outcome_counts_wherever_its_key_was_made(
     assert {outcome.stage for outcome in shared.outcomes} == {"dense", "dense_longer", "retrained"}
     assert shared.figure("accuracy_drop", **DROP) == figures(ledger)[1]  # type: ignore[arg-type]
     assert Results.of(ledger, variant).outcomes == ()
+
+
+def test_an_outcome_that_was_called_otherwise_is_found_by_its_key(
+    ledger: tuple[Entry, ...], nodes_of: Callable[..., tuple[Node, ...]], changed: Any
+) -> None:
+    renamed = [changed(e, stage=f"old {e.data['stage']}", at={}) for e in ledger]
+    found = Results.of(renamed, THREE, nodes=nodes_of())
+    assert [found.figure(q, **DROP) for q in QUANTITIES] == figures(ledger)  # type: ignore[arg-type]
+    assert found.n_outdated == 0
 
 
 def test_outcomes_by_other_settings_are_counted(
