@@ -48,7 +48,9 @@ class Asked:
     def spot(self, case: tuple[str, str], stage: str, at: Mapping[str, str]) -> Spot:
         """Return the outcome of `stage` at `at` for a (data set, network), taken against what its stage says."""
         data, network = case
-        return Spot(stage=stage, network=network, data=data, at=at, against=self.study.stage(stage).against)
+        found = self.study.stage(stage)
+        ordered = {axis: at[axis] for axis in self.study.axes_of(found)}
+        return Spot(stage=stage, network=network, data=data, at=ordered, against=found.against)
 
     def finding(self, quantity: Quantity, spot: Spot) -> Finding | None:
         """Return the figure at `spot`; None where it was not run, or a drop is taken against nothing."""

@@ -58,12 +58,13 @@ class TableView:
     columns: tuple[ColumnView, ...]
     rows: tuple[RowView, ...]
     n: str
+    name_titles: tuple[str, ...]
     name_widths: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConditionView:
-    """One condition of a claim: what it is about, the figure that decides, what it should be, and what it is.
+    """One condition of a claim: what it is about, the figure that decides, where that should be, and the ruling.
 
     Attributes:
         notes: what keeps it from being decided.
@@ -102,10 +103,11 @@ def table_view(table: FilledTable) -> TableView:
         )
         for i, heading in enumerate(table.headings)
     )
-    widths = tuple(
-        max(len(name) for name in names) for names in zip(table.row_titles, *(r.names for r in rows), strict=True)
+    titles = tuple(axis_words(title) for title in table.row_titles)
+    widths = tuple(max(map(len, names)) for names in zip(titles, *(row.names for row in rows), strict=True))
+    return TableView(
+        table=table, columns=columns, rows=tuple(rows), n=_n_words(table), name_titles=titles, name_widths=widths
     )
-    return TableView(table=table, columns=columns, rows=tuple(rows), n=_n_words(table), name_widths=widths)
 
 
 def claim_view(judged: Judged) -> ClaimView:
@@ -115,7 +117,7 @@ def claim_view(judged: Judged) -> ClaimView:
         ruling=judged.ruling.value.lower(),
         tone=_tone(judged.ruling),
         is_ours=judged.claim.is_ours,
-        conditions=tuple(_condition_view(condition) for condition in judged.conditions),
+        conditions=tuple(map(_condition_view, judged.conditions if judged.ruling is not Ruling.NOT_RUN else ())),
     )
 
 
@@ -191,7 +193,7 @@ def _condition_view(judged: JudgedCondition) -> ConditionView:
     return ConditionView(
         about=about,
         figure="" if decides is None else _finding_words(decides, quantity),
-        wanted=f"to be {condition.relation} {_number(bound or 0.0, quantity)}",
+        wanted=f"{condition.relation} {_number(bound, quantity) if bound else '0'}",
         notes=", ".join(notes),
         ruling=judged.ruling.value.lower(),
         tone=_tone(judged.ruling),
@@ -203,14 +205,23 @@ def _side_words(side: Side) -> str:
 
 
 def _place_words(key: str, value: object) -> str:
-    """Return a value of `where`; a bare number with the name of its axis.
+    """Return a value of `where`; a bare number with what it counts.
 
     >>> _place_words("n_bits", ["2", "3"]), _place_words("rate", "10x")
-    ('n bits 2 and 3', '10x')
+    ('2 and 3 bits', '10x')
     """
     values = cast("list[object]", value) if isinstance(value, list | tuple) else [value]
     words = " and ".join(map(str, values))
-    return f"{key.replace('_', ' ')} {words}" if words.replace(" and ", "").isdigit() else words
+    return f"{words} {axis_words(key)}" if words.replace(" and ", "").isdigit() else words
+
+
+def axis_words(key: str) -> str:
+    """Return the name of an axis as people read it.
+
+    >>> axis_words("n_bits")
+    'bits'
+    """
+    return key.removeprefix("n_").replace("_", " ")
 
 
 def _means(found: Finding | None, quantity: Quantity) -> str:

@@ -95,7 +95,7 @@ def against_axis(asked: Asked) -> Picture:
             data=data,
             marks=list(_rows(asked, data, networks, variants=variants)),
             x_axis=x_axis,
-            x_label=axis.replace("_", " "),
+            x_label=axis.removeprefix("n_").replace("_", " "),
             x_ticks=ticks,
         )
         for data, networks in asked.cases().items()
@@ -122,7 +122,9 @@ def _rows(
     for place, network in enumerate(networks):
         shift = _DODGE * (place - (len(networks) - 1) / 2)
         colour = asked.study.networks.index(network)
-        for (style, (stage, at)), (x, option) in itertools.product(enumerate(variants), enumerate(asked.options(axis))):
+        for (style, (stage, at)), (x, option) in itertools.product(
+            enumerate(variants), enumerate(asked.options_run(axis))
+        ):
             spot = asked.spot((data, network), stage, {**at, axis: option})
             found = asked.finding(asked.figure.quantity, spot)
             if found is not None:
