@@ -198,7 +198,9 @@ def test_both_formats_of_an_exported_network_ask_for_the_same_memory(tmp_path: P
     activations = needs_of(found["dwn"]).activations
     assert activations == needs_of(found["onnx"]).activations
     assert activations is not None
-    assert 288 < activations.value < 4 * 288
+    assert (
+        activations.value == 288 + 4 * 288
+    )  # the last layer answers in floats, so its input is decoded beside its codes
 
 
 def test_a_chip_may_hold_the_weights_in_flash_where_its_ram_is_too_small(files: Mapping[str, Path]) -> None:
