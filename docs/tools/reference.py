@@ -23,6 +23,7 @@ AREAS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "data": ("Data sets", ("dwindle.data",)),
     "zoo": ("Networks of the literature", ("dwindle.zoo",)),
     "job": ("Jobs and their report", ("dwindle.job", "dwindle.report")),
+    "studies": ("Studies: experiments of the literature as data", ("dwindle.studies",)),
     "cli": ("Command line and doctor", ("dwindle.cli", "dwindle.doctor")),
     "foundations": (
         "Foundations: errors, artifacts, settings, laws for tests",
