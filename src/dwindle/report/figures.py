@@ -93,8 +93,7 @@ class Axis:
         """Return the axis that shows all finite `values` with `margin` (a fraction of the range) on both sides."""
         finite = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
         low, high = min(finite), max(finite)
-        spread = (high - low) or abs(low) or 1.0
-        pad = margin * spread if high > low else 0.5 * spread
+        pad = margin * (high - low) if high > low else (0.5 * abs(low) or 0.5)  # half of the smallest float is 0
         return cls(low - pad, high + pad)
 
     def at(self, value: float) -> float:
