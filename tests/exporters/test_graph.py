@@ -62,6 +62,20 @@ def test_a_float_graph_refers_to_every_weight_and_tells_no_paths():
     assert data == build_graph(model, torch.zeros(1, 2, 8, 8)).SerializeToString(deterministic=True)
 
 
+class Branch(nn.Module):
+    """Which side is taken depends on the input, so that the graph holds two more."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cond(x.sum() > 0, lambda x: x + 1, lambda x: x - 1, (x,))
+
+
+def test_the_sides_of_a_branch_tell_no_paths_either():
+    model = CompressedModel.dense(Branch())
+    first, second = (build_graph(model, torch.ones(2, 3)).SerializeToString(deterministic=True) for _ in range(2))
+    assert b".py" not in first
+    assert first == second
+
+
 def test_a_tied_weight_is_one_reference_in_the_layout_of_the_state_dict():
     model = CompressedModel.dense(Tied())
     sites = {CallSite(INPUT, 0): QUANTIZER, CallSite("drop", 0): QUANTIZER}

@@ -176,11 +176,18 @@ def _name_batch(graph: onnx.GraphProto) -> None:
 def _strip(proto: onnx.ModelProto) -> None:
     """Remove stack traces and other notes of the exporter: they tell the user's paths and differ from run to run."""
     graph = proto.graph
+    graph.name, proto.doc_string = "main", ""
+    del proto.metadata_props[:]
+    _strip_graph(graph)
+    proto.producer_name, proto.producer_version = "dwindle", ""
+
+
+def _strip_graph(graph: onnx.GraphProto) -> None:
     del graph.value_info[:]
     del graph.metadata_props[:]
-    del proto.metadata_props[:]
-    graph.name, graph.doc_string, proto.doc_string = "main", "", ""
+    graph.doc_string = ""
     for item in (*graph.node, *graph.input, *graph.output, *graph.initializer):
         del item.metadata_props[:]
         item.doc_string = ""
-    proto.producer_name, proto.producer_version = "dwindle", ""
+    for inner in (attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g")):
+        _strip_graph(inner)  # one side of a branch
