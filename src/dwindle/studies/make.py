@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -38,6 +39,7 @@ from dwindle.network.train import Progress
 from dwindle.recipe.recipe import Stage
 from dwindle.runtimes.onnxruntime import OnnxRuntime
 from dwindle.settings import NONE, TAG, to_plain
+from dwindle.studies.models import load_model, save_model
 from dwindle.studies.plan import Node
 from dwindle.technique import Context, Needs
 from dwindle.version import VERSION
@@ -117,15 +119,27 @@ class Workshop:
         return entry if kept is None else {**entry, "file": str(kept.relative_to(self.folder))}
 
     def model(self, node: Node) -> CompressedModel:
-        """Return the outcome of `node`: from memory, from its stage cache, or made now."""
+        """Return the outcome of `node`: from memory, from its file, or made now."""
         if node.key not in self._models:
-            before = self._untrained(node) if node.parent is None else self.model(node.parent)
-            context = self._context(node)
-            self._models[node.key] = node.recipe.run(before, context, on_stage=lambda stage: self._note(node, stage))
+            self._models[node.key] = self._kept(node) or self._made(node)
             while len(self._models) > N_REMEMBERED:
                 self._models.popitem(last=False)
         self._models.move_to_end(node.key)
         return self._models[node.key]
+
+    def _kept(self, node: Node) -> CompressedModel | None:
+        """Return the outcome of a training that is over; what is not trained is made again faster than read."""
+        return load_model(self._model_path(node), self._untrained(node)) if self._model_path(node).exists() else None
+
+    def _made(self, node: Node) -> CompressedModel:
+        before = self._untrained(node) if node.parent is None else self.model(node.parent)
+        model = node.recipe.run(before, self._context(node), on_stage=lambda stage: self._note(node, stage))
+        if node.trains:
+            save_model(self._model_path(node), model)
+        return model
+
+    def _model_path(self, node: Node) -> Path:
+        return self._folder_of(node) / "model.safetensors"
 
     def _note(self, node: Node, stage: Stage) -> None:
         if self.on_step is not None:
@@ -168,7 +182,7 @@ class Workshop:
             calibration=calibration_inputs(data.train, n=N_CALIBRATION, seed=node.seed),
             trainer=self._trainer(node, data, folder),
             teacher=self.model(node.root).network if Needs.TEACHER in wants else None,
-            workdir=folder if node.trains else None,  # what is not trained is made again faster than read
+            workdir=folder if node.trains else None,
         )
 
     def _trainer(self, node: Node, data: Data, folder: Path) -> FabricTrainer:
@@ -205,20 +219,16 @@ class Workshop:
         return self.folder / "work" / node.key
 
     def _tidy(self, node: Node, file: Artifact) -> Path | None:
-        """Keep what is needed again, the outcome of training in the stage cache; return the file if it was asked for.
-
-        A checkpoint goes only where the stage cache holds every step: a full disk may have kept it from being written.
-        """
+        """Keep what is needed again, the model of a training; return the deployed file if it was asked for."""
         folder, kept = self._folder_of(node), None
         if node.stage.keeps_file:
             kept = self.folder / "files" / f"{_file_name(node.words)}-{node.key}{file.path.suffix}"
             write_whole(kept, file.path.read_bytes())
         file.path.unlink()
-        for torn in (*folder.glob(".*.part"), *folder.glob("stages/.*.part")):  # of processes that were killed
-            torn.unlink(missing_ok=True)
-        if len(list(folder.glob("stages/*.sha256"))) >= len(node.recipe.steps):
-            for checkpoint in folder.glob("*.ckpt"):
-                checkpoint.unlink(missing_ok=True)
+        if self._model_path(node).exists():
+            shutil.rmtree(folder / "stages", ignore_errors=True)
+        for unneeded in (*folder.glob("*.ckpt"), *folder.glob(".*.part")):  # the latter of processes that were killed
+            unneeded.unlink(missing_ok=True)
         if not any(folder.iterdir()):
             folder.rmdir()
         return kept

@@ -9,6 +9,7 @@ from dwindle.bench.ledger import Entry
 from dwindle.errors import StudyError
 from dwindle.studies.claims import Judged, JudgedCondition, Ruling, judge
 from dwindle.studies.matching import BelowFloor, below_floor, dense_stage, spots_of
+from dwindle.studies.on_devices import devices_table
 from dwindle.studies.outcome import Outcome
 from dwindle.studies.plan import Choice, Node, unfold
 from dwindle.studies.results import Finding, Results, Variant, failures_of, label_of, variants_of
@@ -113,6 +114,10 @@ def _of_variant(study: Study, results: Results) -> Iterator[str]:
         if not figures.is_empty:
             yield f"### {_title(figures)}"
             yield from _table_part(study, table, figures=figures, results=results)
+    if (on_devices := devices_table(study, results)) is not None:
+        yield f"### {on_devices.title}"
+        yield on_devices.about
+        yield _table(on_devices.header, on_devices.rows, n_left=1)
     if absent := [figures.id for _, figures in filled if figures.is_empty]:
         yield f"Nothing was run of: {', '.join(absent)}."
     yield f"## {_name(results.variant)}: claims"

@@ -18,6 +18,7 @@ from dwindle.studies.cells import ClaimView, TableView, claim_view, table_view
 from dwindle.studies.claims import Ruling, judge
 from dwindle.studies.curves import learning_curves
 from dwindle.studies.figures import Picture, against_axis, against_ratio
+from dwindle.studies.on_devices import DevicesTable, devices_table
 from dwindle.studies.outcome import Outcome
 from dwindle.studies.plan import Choice, Node, unfold
 from dwindle.studies.results import Results, Variant, failures_of, variants_of
@@ -46,6 +47,7 @@ class Part:
     claims: tuple[ClaimView, ...]
     pictures: tuple[Picture, ...]
     tables: tuple[TableView, ...]
+    on_devices: DevicesTable | None
     empty_tables: tuple[str, ...]
     machines: tuple[str, ...]
     versions: tuple[str, ...]
@@ -110,6 +112,7 @@ def _part(study: Study, entries: Sequence[Entry], variant: Variant, *, number: i
         claims=tuple(claim_view(judged) for judged in claims),
         pictures=tuple(_picture(Asked(figure=f, study=study, results=results)) for f in study.figures),
         tables=tuple(table_view(table) for table in tables if not table.is_empty),
+        on_devices=devices_table(study, results),
         empty_tables=tuple(table.title for table in tables if table.is_empty),
         machines=_texts(results.outcomes, "machine"),
         versions=_texts(results.outcomes, "version"),

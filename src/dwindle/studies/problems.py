@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from dwindle.settings import nearest
 from dwindle.studies.plan import MAX_SEED
-from dwindle.studies.study import Column, Figure, Preset, Quantity, Side, Stage, Study, Table
+from dwindle.studies.study import Column, Figure, OnDevices, Preset, Quantity, Side, Stage, Study, Table
 
 
 def problems_of(study: Study) -> Iterable[str]:
@@ -31,6 +31,8 @@ def problems_of(study: Study) -> Iterable[str]:
     for name, preset in study.presets.items():
         yield from _preset_problems(study, preset, f"presets.{name}")
     yield from _shown_problems(study)
+    if study.on_devices is not None:
+        yield from _on_devices_problems(study, study.on_devices)
 
 
 def _shown_problems(study: Study) -> Iterable[str]:
@@ -42,6 +44,17 @@ def _shown_problems(study: Study) -> Iterable[str]:
     for claim in study.claims:
         for side in (side for c in claim.conditions for side in (c.left, c.right) if side is not None):
             yield from _side_problems(study, side, f"claim {claim.id!r}")
+
+
+def _on_devices_problems(study: Study, asked: OnDevices) -> Iterable[str]:
+    if asked.data not in study.data:
+        yield f"on_devices names the data set {asked.data!r}; {nearest(asked.data, study.data)}"
+    stages = {stage.name: study.axes_of(stage) for stage in study.stages}
+    for name in asked.stages:
+        if name not in stages:
+            yield f"on_devices names the stage {name!r}; {nearest(name, stages)}"
+        elif stages[name]:
+            yield f"on_devices names the stage {name!r}, which has a file for each of its {', '.join(stages[name])}"
 
 
 def _axis_problems(axis: str, options: Any) -> Iterable[str]:

@@ -254,6 +254,14 @@ class Claim:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OnDevices:
+    """Whose files are set against the memories of the catalogue of devices."""
+
+    data: str
+    stages: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Study:
     """A whole study.
 
@@ -276,6 +284,7 @@ class Study:
     as_published: Variant = Variant()
     tables: tuple[Table, ...] = ()
     figures: tuple[Figure, ...] = ()
+    on_devices: OnDevices | None = None
     claims: tuple[Claim, ...] = ()
     differences: tuple[str, ...] = ()
 

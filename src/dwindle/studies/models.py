@@ -1,0 +1,53 @@
+"""This file keeps the models that a study trained, so that what comes after them can be made by later versions, too.
+
+The stage cache of a recipe knows the source of every class that takes part, and forgets what older code made. A study
+takes weeks; its outcomes are known by what its file says, and so are the models behind them.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import safetensors.torch
+from safetensors import SafetensorError, safe_open
+
+from dwindle.errors import DwindleError
+from dwindle.network.compressed import CompressedModel
+from dwindle.recipe.pack import pack, record_from_plain, record_to_plain, unpack
+from dwindle.whole_file import write_whole
+
+_STATE: Final = "model"
+
+
+def save_model(path: Path, model: CompressedModel) -> None:
+    """Write `model` to `path`, a safetensors file; a kill leaves the whole file or none.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    tensors, state = pack(model)
+    plain = {"state": state, "history": [record_to_plain(record) for record in model.history]}
+    copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, safetensors.torch.save(copies, metadata={_STATE: json.dumps(plain)}))
+
+
+def load_model(path: Path, base: CompressedModel) -> CompressedModel | None:
+    """Return the model at `path`, built on the network of `base`; None where there is none that is whole.
+
+    Args:
+        path: of `save_model`.
+        base: the network before any step, whatever its weights.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # ruff: ignore[in-dict-keys] (no mapping)
+            plain: dict[str, Any] = json.loads(file.metadata()[_STATE])
+        model = unpack(tensors, plain["state"], base=base)
+        history = tuple(record_from_plain(record) for record in plain["history"])
+    except (OSError, SafetensorError, DwindleError, KeyError, TypeError, ValueError):
+        return None
+    return replace(model, history=history) if history and model.digest() == history[-1].digest else None
