@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from dwindle.exporters.options import ExportOptions
     from dwindle.exporters.preprocessing import Preprocessing
     from dwindle.network.compressed import CompressedModel
+    from dwindle.network.distillation import Distillation
     from dwindle.network.fabric_trainer import FabricTrainer
     from dwindle.network.select import Select
     from dwindle.recipe import Recipe
@@ -55,6 +56,7 @@ __all__ = [
     "Context",
     "CorrectBias",
     "Densify",
+    "Distillation",
     "ExportOptions",
     "FabricTrainer",
     "FineTune",

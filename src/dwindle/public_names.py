@@ -15,6 +15,7 @@ PUBLIC_NAMES: Final[Mapping[str, str]] = {
     "Context": "dwindle.technique:Context",
     "CorrectBias": "dwindle.techniques.correct_bias:CorrectBias",
     "Densify": "dwindle.techniques.densify:Densify",
+    "Distillation": "dwindle.network.distillation:Distillation",
     "ExportOptions": "dwindle.exporters.options:ExportOptions",
     "FabricTrainer": "dwindle.network.fabric_trainer:FabricTrainer",
     "FineTune": "dwindle.techniques.fine_tune:FineTune",

@@ -232,7 +232,8 @@ class _Run:
         output = self.model(*as_tuple(inputs))
         loss = self.trainer.base_loss(output, targets)
         if self.job.loss is not None:
-            loss = self.job.loss(output, (inputs, targets), loss)
+            with self.fabric.autocast():  # a loss may run a network of its own
+                loss = self.job.loss(output, (inputs, targets), loss)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise NetworkError(

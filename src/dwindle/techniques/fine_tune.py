@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from dwindle.core.encoding import affine_of, describe
 from dwindle.errors import RecipeError, SettingError
 from dwindle.network.compressed import CompressedModel
+from dwindle.network.distillation import Distillation, loss_of
 from dwindle.network.parametrize import CentroidGradient, trainable
 from dwindle.technique import Context, Effect, Needs, Trait, recorded
 
@@ -23,11 +24,13 @@ class FineTune:
         epochs: passes over the training data; a fraction is allowed, and at least one step is taken.
         learning_rate: peak of the schedule; None leaves it to the trainer.
         centroid_gradient: whether a centroid follows the `mean` or the `sum` of its weights' gradients.
+        distillation: learn from the context's teacher, too.
     """
 
     epochs: float = 1.0
     learning_rate: float | None = None
     centroid_gradient: CentroidGradient = "mean"
+    distillation: Distillation | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.epochs) and self.epochs > 0):
@@ -39,8 +42,8 @@ class FineTune:
 
     @property
     def needs(self) -> Needs:
-        """A trainer."""
-        return Needs.TRAINING
+        """A trainer; with distillation a teacher."""
+        return Needs.TRAINING if self.distillation is None else Needs.TRAINING | Needs.TEACHER
 
     @property
     def effect(self) -> Effect:
@@ -74,6 +77,7 @@ class FineTune:
                 seed=context.seed,
                 stage=self._stage(model),
                 learning_rate=self.learning_rate,
+                loss=loss_of(self.distillation, context.teacher),
             )
             trained = model.with_encodings(copy.finish())
         return recorded(self, trained, context, decisions={"steps": steps}, curve=curve)

@@ -16,6 +16,7 @@ from dwindle.core.schedule import Constant, Schedule, is_due, sparsity_at
 from dwindle.core.sparsity import find_std_multiplier, global_magnitude_supports, magnitude_support, std_support
 from dwindle.errors import RecipeError, SettingError
 from dwindle.network.compressed import CompressedModel
+from dwindle.network.distillation import Distillation, loss_of
 from dwindle.network.parametrize import TrainingCopy, trainable
 from dwindle.network.select import Select
 from dwindle.technique import Context, Effect, Needs, Trait, recorded
@@ -38,6 +39,7 @@ class PruneWeights:
         schedule: None prunes at once, without data. A schedule prunes during `epochs` of training.
         epochs: length of that training.
         learning_rate: of that training; None takes the trainer's own.
+        distillation: learn from the context's teacher during that training, too.
         select: which weights.
     """
 
@@ -48,6 +50,7 @@ class PruneWeights:
     schedule: Schedule | None = None
     epochs: float | None = None
     learning_rate: float | None = None
+    distillation: Distillation | None = None
     select: Select = field(default_factory=Select)
 
     def __post_init__(self) -> None:
@@ -72,8 +75,11 @@ class PruneWeights:
 
     def _schedule_problem(self) -> str | None:
         if self.schedule is None:
-            if self.epochs is not None or self.learning_rate is not None:
-                return "epochs and learning_rate belong to a schedule; to train afterwards add FineTune(epochs=...)"
+            if not self.epochs == self.learning_rate == self.distillation is None:
+                return (
+                    "epochs, learning_rate and distillation belong to a schedule; to train afterwards add "
+                    "FineTune(epochs=...)"
+                )
             return None
         if self.uses_std:
             return "a schedule ends at a sparsity by magnitude; leave std_multiplier and criterion='std' out"
@@ -90,8 +96,10 @@ class PruneWeights:
 
     @property
     def needs(self) -> Needs:
-        """Training for a schedule, else nothing."""
-        return Needs.NOTHING if self.schedule is None else Needs.TRAINING
+        """Training for a schedule, and a teacher to distill from; else nothing."""
+        if self.schedule is None:
+            return Needs.NOTHING
+        return Needs.TRAINING if self.distillation is None else Needs.TRAINING | Needs.TEACHER
 
     @property
     def effect(self) -> Effect:
@@ -152,6 +160,7 @@ class PruneWeights:
                 seed=context.seed,
                 stage=self._stage(model),
                 learning_rate=self.learning_rate,
+                loss=loss_of(self.distillation, context.teacher),
                 after_step=prune,
             )
             encodings = copy.finish()

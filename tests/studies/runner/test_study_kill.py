@@ -16,8 +16,8 @@ import pytest
 from dwindle.bench.ledger import Ledger
 from dwindle.studies.run import LEDGER
 
-N_STEPS = 3
-"""Of an epoch: 1,197 digits in batches of 400."""
+N_STEPS = 2
+"""Of an epoch: 1,197 digits in whole batches of 400."""
 N_EPOCHS = 4
 """Of the whole study: two dense, one for each of two tuned networks."""
 CODE = """
@@ -74,7 +74,7 @@ def outcomes(folder: Path, out: str) -> dict[str, Any]:
 
 def test_a_killed_study_goes_on_at_its_last_epoch(folder: Path) -> None:
     # In the second epoch of the first training: dense is not done yet, and one epoch is on the disk.
-    assert start(folder, "killed", 0, N_STEPS).wait() == -signal.SIGKILL
+    assert start(folder, "killed", 0, N_STEPS + 1).wait() == -signal.SIGKILL
     assert not (folder / "killed" / LEDGER).exists()
     assert start(folder, "killed").wait() == 0
     assert len(outcomes(folder, "killed")) == 5

@@ -1,0 +1,39 @@
+"""This file holds losses that compare two networks' answers."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional
+
+from dwindle.errors import DataError
+
+
+def divergence(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
+    """Return the mean Kullback-Leibler divergence KL(teacher || student) of class distributions, both softened.
+
+    A temperature above 1 shows what the teacher thinks of the wrong classes, too. The gradient shrinks by about its
+    square, which whoever mixes this with another loss may want to make up for.
+
+    Reference: G. Hinton, O. Vinyals, J. Dean, "Distilling the knowledge in a neural network", 2015.
+
+    Args:
+        student: (batch, classes, ...) logits that are trained.
+        teacher: the same shape.
+        temperature: what logits are divided by, positive.
+
+    Raises:
+        DataError: the shapes differ, or there are no classes.
+
+    >>> import torch
+    >>> logits = torch.tensor([[2.0, 0.0, -1.0]])
+    >>> float(divergence(logits, logits, temperature=4.0))
+    0.0
+    """
+    if student.shape != teacher.shape or student.ndim < 2:
+        raise DataError(
+            f"a student answers {tuple(student.shape)} and its teacher {tuple(teacher.shape)}; both must give scores "
+            "(batch, classes) of the same classes"
+        )
+    softened = (functional.log_softmax(logits.float() / temperature, dim=1) for logits in (student, teacher))
+    ours, theirs = softened
+    return functional.kl_div(ours, theirs, reduction="none", log_target=True).sum(dim=1).mean()

@@ -1,0 +1,140 @@
+"""This file tests learning from a teacher: the mixed loss, what it leaves alone, and what a checkpoint knows of it."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import TensorDataset
+
+from dwindle.core.losses import divergence
+from dwindle.core.schedule import Polynomial
+from dwindle.errors import NetworkError, RecipeError, SettingError
+from dwindle.network.compressed import CompressedModel
+from dwindle.network.distillation import Distillation, loss_of
+from dwindle.network.fabric_trainer import FabricTrainer
+from dwindle.network.identity import identify
+from dwindle.recipe import Recipe
+from dwindle.technique import Context, Needs
+from dwindle.techniques.fine_tune import FineTune
+from dwindle.techniques.prune_weights import PruneWeights
+
+
+def network(seed, n_classes=3):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, n_classes))
+
+
+@pytest.fixture
+def data():
+    generator = torch.Generator().manual_seed(0)
+    return TensorDataset(torch.randn((96, 6), generator=generator), torch.randint(0, 3, (96,), generator=generator))
+
+
+@pytest.mark.parametrize("is_balanced", [False, True])
+def test_the_loss_is_the_mixture_that_its_settings_say(data, is_balanced):
+    teacher = network(1)
+    x, y = data[:8]
+    output = torch.randn(8, 3)
+    base = functional.cross_entropy(output, y)
+    settings = Distillation(alpha=0.3, temperature=2.0, is_balanced=is_balanced)
+    found = settings.loss_from(teacher)(output, (x, y), base)
+    expected = divergence(output, copy.deepcopy(teacher).eval()(x).detach(), temperature=2.0)
+    assert float(found) == pytest.approx(float(0.3 * base + 0.7 * (4.0 if is_balanced else 1.0) * expected))
+
+
+def test_alpha_one_trains_as_if_there_were_no_teacher(data):
+    def train(**settings):
+        trainer = FabricTrainer(train=data, batch_size=32, learning_rate=0.05)
+        context = Context(trainer=trainer, teacher=network(1))
+        return Recipe((FineTune(epochs=2, **settings),)).run(CompressedModel.dense(network(0)), context)
+
+    plain, mixed = train(), train(distillation=Distillation(alpha=1.0))
+    for name, value in plain.network.state_dict().items():
+        assert torch.allclose(value.float(), mixed.network.state_dict()[name].float(), atol=1e-6)
+
+
+def test_a_student_comes_to_answer_like_its_teacher_without_labels(data):
+    teacher = network(1).eval()
+    x, y = data.tensors
+    nonsense = TensorDataset(x, torch.zeros_like(y))
+    trainer = FabricTrainer(train=nonsense, batch_size=32, learning_rate=0.1)
+    step = FineTune(epochs=60, distillation=Distillation(alpha=0.0, temperature=1.0))
+    student = network(0)
+    before = float(divergence(student.eval()(x), teacher(x), temperature=1.0))
+    trained = Recipe((step,)).run(CompressedModel.dense(student), Context(trainer=trainer, teacher=teacher))
+    after = float(divergence(trained.network.eval()(x), teacher(x), temperature=1.0))
+    assert after < 0.5 * before
+
+
+def test_the_teacher_stays_as_it_is(data):
+    teacher = network(1).train()
+    before = copy.deepcopy(teacher.state_dict())
+    trainer = FabricTrainer(train=data, batch_size=32, learning_rate=0.05)
+    step = PruneWeights(sparsity=0.5, schedule=Polynomial(), epochs=2, distillation=Distillation())
+    pruned = Recipe((step,)).run(CompressedModel.dense(network(0)), Context(trainer=trainer, teacher=teacher))
+    assert teacher.training
+    assert all(parameter.requires_grad for parameter in teacher.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+    assert pruned.history[-1].decisions["sparsity"] == pytest.approx(0.5, abs=0.01)
+    assert pruned.history[-1].settings["distillation"]["alpha"] == 0.5
+
+
+def test_a_checkpoint_tells_teachers_and_settings_apart():
+    losses = [
+        Distillation().loss_from(network(1)),
+        Distillation().loss_from(network(2)),
+        Distillation(alpha=0.1).loss_from(network(1)),
+        Distillation(temperature=2.0).loss_from(network(1)),
+        Distillation(is_balanced=False).loss_from(network(1)),
+    ]
+    assert len({identify(loss) for loss in losses}) == len(losses)
+    assert identify(losses[0]) == identify(Distillation().loss_from(network(1)))
+
+
+def test_a_step_that_distills_needs_a_teacher(data):
+    step = FineTune(distillation=Distillation())
+    assert Needs.TEACHER in step.needs
+    assert Needs.TEACHER not in FineTune().needs
+    context = Context(trainer=FabricTrainer(train=data))
+    with pytest.raises(RecipeError, match="teacher"):
+        Recipe((step,)).run(CompressedModel.dense(network(0)), context)
+    with pytest.raises(RecipeError, match="needs a teacher"):
+        loss_of(Distillation(), None)
+
+
+def test_a_teacher_of_other_classes_is_one_error(data):
+    context = Context(trainer=FabricTrainer(train=data), teacher=network(1, n_classes=4))
+    with pytest.raises(Exception, match="same classes"):
+        Recipe((FineTune(distillation=Distillation()),)).run(CompressedModel.dense(network(0)), context)
+
+
+def test_a_teacher_of_two_outputs_is_one_error(data):
+    class Two(nn.Module):
+        def forward(self, x):
+            return x, x
+
+    x, y = data[:4]
+    with pytest.raises(NetworkError, match="from the teacher"):
+        Distillation().loss_from(Two())(torch.zeros(4, 3), (x, y), torch.tensor(0.0))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"alpha": -0.1}, {"alpha": 1.1}, {"temperature": 0.0}, {"temperature": float("nan")}]
+)
+def test_settings_out_of_range_are_refused(wrong):
+    with pytest.raises(SettingError, match=next(iter(wrong))):
+        Distillation(**wrong)
+
+
+def test_pruning_at_once_has_nothing_to_distill():
+    with pytest.raises(SettingError, match="distillation belong to a schedule"):
+        PruneWeights(sparsity=0.5, distillation=Distillation())
+
+
+def test_a_recipe_with_distillation_survives_toml():
+    recipe = Recipe((FineTune(epochs=1, distillation=Distillation(alpha=0.3)), FineTune()))
+    assert Recipe.from_toml(recipe.to_toml()) == recipe
