@@ -223,7 +223,7 @@ def _finish(
     if as_json:
         print_json(plain_outcome(found, choice, nodes, standing=standing, failed=failed, written=written))
     elif n_done:
-        print_tables(found, choice, standing=standing, nodes=nodes)
+        print_tables(found, choice, standing=standing)
         for path in (*written, standing.ledger.path):
             stdout.print(str(path), markup=False)
     if failed:

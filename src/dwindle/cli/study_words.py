@@ -16,7 +16,7 @@ from dwindle.cli.study_bars import left_words
 from dwindle.report.words import DASH
 from dwindle.studies.forecast import Pace, forecast
 from dwindle.studies.pages import entries_of
-from dwindle.studies.results import Results, Variant
+from dwindle.studies.results import Results, Variant, plan_of
 from dwindle.studies.tables import Cell, Heading, figure_words, fill
 
 if TYPE_CHECKING:
@@ -102,10 +102,11 @@ def plain_outcome(
     }
 
 
-def print_tables(found: Study, choice: Choice, *, standing: Standing, nodes: Sequence[Node]) -> None:
+def print_tables(found: Study, choice: Choice, *, standing: Standing) -> None:
     """Print every table of which something was run: ours, and what was published beside it."""
     variant = Variant(preset=choice.preset, is_as_published=choice.as_published)
-    results = Results.of(entries_of(found, standing.entries), variant, nodes=nodes)
+    entries = entries_of(found, standing.entries)
+    results = Results.of(entries, variant, nodes=plan_of(found, variant, entries))  # as the pages: the whole plan
     for asked in found.tables:
         filled = fill(asked, found, results)
         if filled.is_empty or choice.table not in {None, asked.id}:

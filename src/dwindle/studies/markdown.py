@@ -8,11 +8,11 @@ from typing import Any, Final, cast
 from dwindle.bench.ledger import Entry
 from dwindle.errors import StudyError
 from dwindle.studies.claims import Judged, JudgedCondition, Ruling, judge
-from dwindle.studies.matching import BelowFloor, below_floor, dense_stage, spots_of
+from dwindle.studies.matching import BelowFloor, below_floor, spots_of
 from dwindle.studies.on_devices import devices_table
 from dwindle.studies.outcome import Outcome
-from dwindle.studies.plan import Choice, Node, unfold
-from dwindle.studies.results import Finding, Results, Variant, failures_of, label_of, variants_of
+from dwindle.studies.plan import Node
+from dwindle.studies.results import Finding, Results, Variant, failures_of, plan_of, planned, variants_of
 from dwindle.studies.study import Quantity, Side, Study, Table
 from dwindle.studies.tables import Cell, FilledTable, Heading, Row, figure_words, fill
 
@@ -43,7 +43,7 @@ def study_page(study: Study, entries: Sequence[Entry], *, made_from: str = "") -
         raise StudyError(f"the ledger holds no outcome of study {study.name}; run `dwindle study run {study.name}`")
     parts = [f"# {study.title}", f"{study.source}."]
     parts += [made_from] if made_from else []
-    plans = {variant: _plan(study, variant, entries) for variant in variants}
+    plans = {variant: plan_of(study, variant, entries) for variant in variants}
     results = {variant: Results.of(entries, variant, nodes=plans[variant]) for variant in variants}
     parts += ["## What was run", *_what_was_run(study, results, plans)]
     if failures := failures_of(entries):
@@ -53,14 +53,6 @@ def study_page(study: Study, entries: Sequence[Entry], *, made_from: str = "") -
     for variant in variants:
         parts += _of_variant(study, results[variant])
     return "\n\n".join(parts) + "\n"
-
-
-def _plan(study: Study, variant: Variant, entries: Sequence[Entry]) -> tuple[Node, ...]:
-    """Return what the preset asks for, with the seeds that were run beyond it."""
-    run = {outcome.seed for outcome in Results.of(entries, variant).outcomes}
-    seeds = study.preset(variant.preset).seeds
-    more = tuple(sorted(run - set(seeds)))
-    return unfold(study, Choice(preset=variant.preset, as_published=variant.is_as_published, seeds=(*seeds, *more)))
 
 
 def _name(variant: Variant) -> str:
@@ -93,13 +85,13 @@ def _what_was_run(
 
 def _counted(study: Study, data: str, *, found: Results, plan: Sequence[Node]) -> tuple[str, ...]:
     """Return networks, seeds, outcomes (of those planned), epochs and hours on one data set."""
-    planned = {label_of(node) for node in plan if node.case.data == data}
-    ours = [outcome for outcome in found.outcomes if outcome.label in planned]
+    nodes = [node for node in plan if node.case.data == data]
+    ours = planned(found, nodes)
     networks = [name for name in study.networks if any(outcome.network == name for outcome in ours)]
     epochs = sum(outcome.exact("epochs") or 0.0 for outcome in ours)
     hours = sum(outcome.seconds_trained for outcome in ours) / 3600.0
     seeds = ", ".join(str(seed) for seed in sorted({outcome.seed for outcome in ours}))
-    return (data, ", ".join(networks), seeds, f"{len(ours)} of {len(planned)}", f"{epochs:,.0f}", f"{hours:.1f}")
+    return (data, ", ".join(networks), seeds, f"{len(ours)} of {len(nodes)}", f"{epochs:,.0f}", f"{hours:.1f}")
 
 
 def _named(outcomes: Iterable[Outcome], name: str) -> list[str]:
@@ -217,7 +209,7 @@ def _below(study: Study, table: Table, results: Results) -> tuple[BelowFloor, ..
         )
         if results.mean(column.quantity, [spot]) is not None
     ]
-    return below_floor(study, results, spots) if dense_stage(study) is not None else ()
+    return below_floor(study, results, spots)
 
 
 def _claim(judged: Judged) -> str:

@@ -20,8 +20,8 @@ from dwindle.studies.curves import learning_curves
 from dwindle.studies.figures import Picture, against_axis, against_ratio
 from dwindle.studies.on_devices import DevicesTable, devices_table
 from dwindle.studies.outcome import Outcome
-from dwindle.studies.plan import Choice, Node, unfold
-from dwindle.studies.results import Results, Variant, failures_of, variants_of
+from dwindle.studies.plan import Node
+from dwindle.studies.results import Results, Variant, failures_of, plan_of, planned, variants_of
 from dwindle.studies.study import Study
 from dwindle.studies.tables import fill
 from dwindle.whole_file import write_whole
@@ -64,7 +64,15 @@ def write_study_page(study: Study, entries: Sequence[Entry], path: Path) -> Path
         StudyError: an outcome cannot be read, or `path` cannot be written; an earlier page stays whole.
         SettingError: the study lacks a preset that outcomes were made for.
     """
-    page = render_study(study, entries)
+    return write_page(path, render_study(study, entries))
+
+
+def write_page(path: Path, page: str) -> Path:
+    """Write the text `page` to `path`, and return `path`.
+
+    Raises:
+        StudyError: it cannot be written; an earlier page stays whole.
+    """
     try:
         write_whole(path, page.encode())
     except OSError as error:
@@ -99,7 +107,7 @@ def _template() -> Template:
 
 
 def _part(study: Study, entries: Sequence[Entry], variant: Variant, *, number: int) -> Part:
-    nodes = _nodes(study, variant)
+    nodes = plan_of(study, variant, entries)
     results = Results.of(entries, variant, nodes=nodes)
     claims = [judge(claim, study, results) for claim in study.claims]
     tables = [fill(table, study, results) for table in study.tables]
@@ -108,7 +116,7 @@ def _part(study: Study, entries: Sequence[Entry], variant: Variant, *, number: i
         id=f"part-{number}",
         name=f"{variant.preset}{', as published' if variant.is_as_published else ''}",
         about=" ".join(about for about in abouts if about),
-        tiles=(*_run_tiles(results.outcomes, nodes), *_claim_tiles([judged.ruling for judged in claims])),
+        tiles=(*_run_tiles(planned(results, nodes), nodes), *_claim_tiles([judged.ruling for judged in claims])),
         claims=tuple(claim_view(judged) for judged in claims),
         pictures=tuple(_picture(Asked(figure=f, study=study, results=results)) for f in study.figures),
         tables=tuple(table_view(table) for table in tables if not table.is_empty),
@@ -119,11 +127,6 @@ def _part(study: Study, entries: Sequence[Entry], variant: Variant, *, number: i
         n_outdated=results.n_outdated,
         missing=_missing(results.outcomes, nodes),
     )
-
-
-def _nodes(study: Study, variant: Variant) -> tuple[Node, ...]:
-    """Return what `variant` asks for."""
-    return unfold(study, Choice(preset=variant.preset, as_published=variant.is_as_published))
 
 
 def _picture(asked: Asked) -> Picture:

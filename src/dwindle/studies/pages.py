@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dwindle.bench.ledger import Entry
-from dwindle.errors import StudyError
 from dwindle.studies.markdown import study_page
-from dwindle.studies.page import write_study_page
+from dwindle.studies.page import write_page, write_study_page
 from dwindle.studies.study import Study
-from dwindle.whole_file import write_whole
 
 
 def entries_of(study: Study, entries: Sequence[Entry]) -> tuple[Entry, ...]:
@@ -25,12 +23,5 @@ def write_pages(study: Study, entries: Sequence[Entry], folder: Path) -> tuple[P
         StudyError: there is no outcome of the study among `entries`, or a page cannot be written.
     """
     own = entries_of(study, entries)
-    markdown = folder / f"{study.name}.md"
-    text = study_page(study, own)
-    try:
-        write_whole(markdown, text.encode())
-    except OSError as error:
-        raise StudyError(
-            f"the page {markdown} cannot be written ({error.strerror or error}); make room or choose another folder"
-        ) from error
+    markdown = write_page(folder / f"{study.name}.md", study_page(study, own))
     return markdown, write_study_page(study, own, folder / f"{study.name}.html")

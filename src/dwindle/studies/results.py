@@ -19,9 +19,9 @@ from dwindle.bench.ledger import Entry
 from dwindle.core.statistics import Block, mean_of_trainings
 from dwindle.errors import StudyError
 from dwindle.studies.outcome import Label, Outcome, Place, as_table, read_outcome, read_time
-from dwindle.studies.plan import Node
+from dwindle.studies.plan import Choice, Node, unfold
 from dwindle.studies.run import FAILURE, OUTCOME
-from dwindle.studies.study import Quantity
+from dwindle.studies.study import Quantity, Study
 
 _OF_ANSWERS: Final[Mapping[Quantity, tuple[float, float]]] = {
     "accuracy": (0.0, 100.0),
@@ -240,6 +240,27 @@ def variants_of(entries: Sequence[Entry]) -> tuple[Variant, ...]:
         StudyError: an outcome that is none.
     """
     return tuple(sorted({Variant(o.preset, o.is_as_published) for o in _in_order(entries)}))
+
+
+def plan_of(study: Study, variant: Variant, entries: Sequence[Entry]) -> tuple[Node, ...]:
+    """Return what `variant` asks for, with the seeds that were run beyond those of its preset.
+
+    Raises:
+        StudyError: an outcome that is none.
+        SettingError: the study lacks the preset of `variant`.
+    """
+    seeds = study.preset(variant.preset).seeds
+    run = {outcome.seed for outcome in Results.of(entries, variant).outcomes}
+    choice = Choice(
+        preset=variant.preset, as_published=variant.is_as_published, seeds=(*seeds, *sorted(run - set(seeds)))
+    )
+    return unfold(study, choice)
+
+
+def planned(results: Results, nodes: Iterable[Node]) -> list[Outcome]:
+    """Return the outcomes among `results` that the plan `nodes` holds, made by today's settings or by others."""
+    labels = {label_of(node) for node in nodes}
+    return [outcome for outcome in results.outcomes if outcome.label in labels]
 
 
 def failures_of(entries: Sequence[Entry]) -> tuple[str, ...]:

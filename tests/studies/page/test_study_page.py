@@ -10,6 +10,7 @@ import pytest
 
 from dwindle.bench.ledger import Entry
 from dwindle.errors import SettingError, StudyError
+from dwindle.studies.markdown import study_page
 from dwindle.studies.page import render_study, write_study_page
 
 HOSTILE = "<script>alert(1)</script>\"'&{{ 7 * 7 }}"
@@ -123,6 +124,20 @@ def test_one_outcome_is_a_page_and_the_rest_is_missing(study, outcomes):
     assert "Nothing of these was run: Pruning on Bits; Pruning on Pieces." in words
     assert "2 not run" in words
     assert words.count("The ledger holds nothing of this figure.") == 3
+
+
+def test_counts_are_those_of_the_markdown_page_whatever_seeds_were_run(study, outcomes):
+    """Seeds beyond the preset are in the plan of both pages; what the study does not plan is in neither."""
+    first = [e for e in outcomes if e.data["seed"] == 0]
+    beyond = [Entry(e.kind, {**e.data, "seed": 7, "key": f"beyond {i}"}, e.time) for i, e in enumerate(first)]
+    strange = [Entry(e.kind, {**e.data, "network": "Vast", "key": "strange"}, e.time) for e in first[:1]]
+    entries = [*outcomes, *beyond, *strange]
+    words, markdown = text_of(render_study(study, entries)), study_page(study, entries)
+    n = len(outcomes) + len(first)
+    assert f"{n} of {n} 2 networks, 2 data sets, 4 seeds" in words
+    assert markdown.count(f"| 0, 1, 2, 7 | {n // 2} of {n // 2} |") == 2
+    assert f"would make otherwise today: {len(beyond)}." in words
+    assert f"{len(beyond)} outcomes made by settings other than those of today" in markdown
 
 
 def test_one_data_set_draws_one_panel(study, outcomes):
