@@ -47,13 +47,26 @@ def room_words(room: Room) -> str:
     ('fits, 25.0 %', 'does not fit, 2.00x')
     """
     is_known = room.verdict is not Verdict.UNKNOWN
-    return f"{room.verdict.value}, {_share(room)}" if is_known else room.verdict.value
+    return f"{room.verdict.value}, {share_words(room)}" if is_known else room.verdict.value
+
+
+def share_words(room: Room) -> str:
+    """Return the share of a memory in per cent, or how many times too large something is.
+
+    >>> from dwindle.bench.fits import Room
+    >>> [share_words(Room(needed=n, memory=256)) for n in (64, 512, None)]
+    ['25.0 %', '2.00x', '?']
+    """
+    if room.share is None:
+        return "?"
+    return f"{significant(room.share)}x" if room.share > 1 else _percent(room.share)
 
 
 def ram_words(fit: Fit) -> str:
     """Return the verdict on RAM; where it fits only with the weights left in flash, that is said."""
     if fit.ram.verdict is not Verdict.FITS and fit.fits_in_place:
-        return f"with weights in flash ({_share(fit.weights_in_flash)}): fits, {_share(fit.activations_in_ram)}"
+        flash, ram = share_words(fit.weights_in_flash), share_words(fit.activations_in_ram)
+        return f"with weights in flash ({flash}): fits, {ram}"
     return room_words(fit.ram)
 
 
@@ -132,11 +145,6 @@ def device_words(device: Device) -> str:
 
 def _cells(fit: Fit | None) -> tuple[str, str]:
     return (DASH, DASH) if fit is None else (room_words(fit.flash), ram_words(fit))
-
-
-def _share(room: Room) -> str:
-    share = room.share or 0.0
-    return f"{significant(share)}x" if share > 1 else _percent(share)
 
 
 def _percent(share: float) -> str:

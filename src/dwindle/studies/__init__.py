@@ -1,1 +1,1 @@
-"""The experiments of the literature as data: recipes, published tables, and what is asked of the outcome."""
+"""This package runs the experiments of the literature, kept as data, and sets the outcome beside what was printed."""

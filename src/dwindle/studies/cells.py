@@ -98,10 +98,8 @@ def table_view(table: FilledTable) -> TableView:
         is_group = not rows or rows[-1].names[:1] != row.names[:1]
         rows.append(RowView(names=row.names, cells=cells, is_group=is_group and len(row.names) > 1))
     columns = tuple(
-        ColumnView(
-            title=heading.title.replace(", ", f",{NO_BREAK}"), has_published=any(r.cells[i].published for r in rows)
-        )
-        for i, heading in enumerate(table.headings)
+        ColumnView(title=heading.title.replace(", ", f",{NO_BREAK}"), has_published=heading.has_published)
+        for heading in table.headings
     )
     titles = tuple(axis_words(title) for title in table.row_titles)
     widths = tuple(max(map(len, names)) for names in zip(titles, *(row.names for row in rows), strict=True))

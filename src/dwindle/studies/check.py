@@ -44,7 +44,7 @@ def _distinct(nodes: Sequence[Node]) -> Iterable[Node]:
 
 def _chain(node: Node) -> list[Any]:
     """Return the steps of a node behind those of the nodes that it comes from."""
-    return [*([] if node.parent is None else _chain(node.parent)), *node.steps]
+    return [step for ancestor in _line(node) for step in ancestor.steps]
 
 
 def _problems(node: Node, home: Path) -> Iterator[str]:

@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Final
 
-from dwindle.report.facts import items, number
+from dwindle.report.facts import number
 from dwindle.report.figures import Axes, Axis, Chart, Shape, Tick, line
 from dwindle.report.scales import ShareAxis
 from dwindle.studies.asked import Asked
 from dwindle.studies.figures import N_COLOURS, Picture, Sample, calls_for_stretching
-from dwindle.studies.outcome import Outcome, as_table
+from dwindle.studies.outcome import Label, Outcome
 
-Known = Mapping[tuple[object, ...], Outcome]
+Known = Mapping[Label, Outcome]
 """Outcomes by all that tells them apart."""
 Point = tuple[float, float]
 
@@ -34,7 +34,7 @@ class Run:
 
 def learning_curves(asked: Asked) -> Picture:
     """Return accuracy on the validation split after every epoch, for each case and each stage that trained."""
-    known = {_identity(outcome): outcome for outcome in asked.results.outcomes}
+    known = {outcome.label: outcome for outcome in asked.results.outcomes}
     panels: list[Chart] = []
     seen: set[int] = set()
     for data, networks in asked.cases().items():
@@ -72,21 +72,14 @@ def _epochs_before(asked: Asked, known: Known, outcome: Outcome) -> int:
         return 0
     axes = asked.study.axes_of(asked.study.stage(after))
     at = {axis: value for axis, value in outcome.at.items() if axis in axes}
-    parent = known.get(_identity(replace(outcome, stage=after, at=at)))
+    parent = known.get(replace(outcome, stage=after, at=at).label)
     return 0 if parent is None else len(_accuracies(parent)) + _epochs_before(asked, known, parent)
 
 
 def _accuracies(outcome: Outcome) -> list[float]:
     """Return the accuracy after each epoch in percent; NaN where an epoch has none."""
-    epochs = [
-        as_table(epoch) for record in items(outcome.entry, "history") for epoch in items(as_table(record), "curve")
-    ]
-    found = [number(epoch, _FIGURE) for epoch in epochs]
+    found = [number(epoch, _FIGURE) for epoch in outcome.curve]
     return [math.nan if value is None else 100 * value for value in found]
-
-
-def _identity(outcome: Outcome) -> tuple[object, ...]:
-    return (outcome.network, outcome.data, outcome.seed, outcome.stage, frozenset(outcome.at.items()))
 
 
 def _y_axis(values: Iterable[float]) -> Axis | ShareAxis:

@@ -12,6 +12,7 @@ from dwindle.report.figures import Axes, Axis, Chart, Scale, Shape, Tick, error_
 from dwindle.report.scales import LogAxis, ShareAxis
 from dwindle.report.words import fixed, metric_value
 from dwindle.studies.asked import Asked
+from dwindle.studies.cells import axis_words
 from dwindle.studies.results import Finding, Spot
 
 N_COLOURS: Final = 6
@@ -95,7 +96,7 @@ def against_axis(asked: Asked) -> Picture:
             data=data,
             marks=list(_rows(asked, data, networks, variants=variants)),
             x_axis=x_axis,
-            x_label=axis.removeprefix("n_").replace("_", " "),
+            x_label=axis_words(axis),
             x_ticks=ticks,
         )
         for data, networks in asked.cases().items()

@@ -1,4 +1,4 @@
-"""This file sets the files of a study against the memories of devices: Table 1 of Tian et al. (2022), for any network."""
+"""This file sets the files of a study against the memories of devices, as Table 1 of Tian et al. (2022) does."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from typing import Final
 
 from dwindle.bench.devices import Device, devices
-from dwindle.bench.fits import Fit, Room, fit_rows
-from dwindle.report.fits_table import device_words, memory_words
-from dwindle.report.words import DASH, significant
+from dwindle.bench.fits import Fit, fit_rows
+from dwindle.report.fits_table import device_words, memory_words, share_words
+from dwindle.report.words import DASH
 from dwindle.studies.results import Results
 from dwindle.studies.study import OnDevices, Study
 
 ABOUT: Final = (
     "What share of the flash, and of the RAM, the bytes of a file take; 2.3x is 2.3 times too large. Nothing is "
-    "reserved, and what decoded weights and activations add in RAM is not counted: `dwindle fits` estimates it for a file."
+    "reserved, and what decoded weights and activations add in RAM is not counted: "
+    "`dwindle fits` estimates it for a file."
 )
 
 
@@ -50,19 +51,6 @@ def _sizes(study: Study, results: Results, asked: OnDevices) -> Iterator[tuple[s
 
 
 def _row(device: Device, fits: list[Fit]) -> tuple[str, ...]:
-    cells = (f"{_share(fit.flash)} / {_share(fit.ram)}" for fit in fits)
+    cells = (f"{share_words(fit.flash)} / {share_words(fit.ram)}" for fit in fits)
     flash, ram = memory_words(device.flash_bytes), memory_words(device.ram_bytes)
     return (device_words(device), flash, ram, device.published or DASH, *cells)
-
-
-def _share(room: Room) -> str:
-    """Return the share of a memory in per cent, or how many times too large something is.
-
-    >>> _share(Room(needed=64, memory=256)), _share(Room(needed=512, memory=256)), _share(Room(needed=1, memory=None))
-    ('25.0 %', '2.00x', '?')
-    """
-    if room.share is None:
-        return "?"
-    if room.share > 1:
-        return f"{significant(room.share)}x"
-    return "< 0.1 %" if room.share < 0.001 else f"{significant(100 * room.share)} %"

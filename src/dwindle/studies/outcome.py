@@ -84,10 +84,18 @@ class Outcome:
         return self._finite(self.entry.get(name), name)
 
     @property
+    def curve(self) -> list[Mapping[str, Any]]:
+        """What each of its own epochs recorded, the first one first.
+
+        Raises:
+            StudyError: the history is none.
+        """
+        return [as_table(epoch) for record in self._records("history") for epoch in items(record, "curve")]
+
+    @property
     def seconds_trained(self) -> float:
         """How long its epochs took, without loading, measuring and what was made again."""
-        epochs = [epoch for record in self._records("history") for epoch in items(record, "curve")]
-        return sum(self._finite(as_table(epoch).get("seconds"), "seconds") or 0.0 for epoch in epochs)
+        return sum(self._finite(epoch.get("seconds"), "seconds") or 0.0 for epoch in self.curve)
 
     def measured(self, metric: str) -> float | None:
         """Return what was measured of the file; None where it was not."""

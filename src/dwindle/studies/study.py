@@ -181,8 +181,9 @@ class Figure:
     """A picture: one line or cloud for each network, a panel for each data set.
 
     Attributes:
-        kind: `against_ratio`: a mark for each outcome, by its compression ratio. `against_axis`: a line for each network
-            and each value of axes other than `axis`. `curves`: accuracy after every epoch, a panel for each case.
+        kind: `against_ratio`: a mark for each outcome, by its compression ratio. `against_axis`: a line for each
+            network and each value of axes other than `axis`. `curves`: accuracy after every epoch, a panel for each
+            case.
         stages: whose outcomes it shows; more than four kinds of them cannot be told apart.
         axis: of `against_axis`: what lies below.
         where: `network`, `data` or an axis, and the value or the list of values shown; all where nothing is said.
