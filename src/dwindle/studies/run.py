@@ -16,7 +16,7 @@ import torch
 from dwindle.bench.ledger import Ledger
 from dwindle.errors import DwindleError, SettingError, StudyError
 from dwindle.studies.check import require_sound
-from dwindle.studies.claim import Claims
+from dwindle.studies.locks import Locks
 from dwindle.studies.make import Workshop
 from dwindle.studies.plan import Node
 from dwindle.studies.progress import Progress, Reporter
@@ -75,8 +75,8 @@ class _Run:
     def __init__(self, worker: Worker) -> None:
         self.worker: Final = worker
         self.ledger: Final = Ledger(worker.folder / LEDGER)
-        self.claims: Final = Claims(worker.folder / "claims")
-        self.workers: Final = Claims(worker.folder / "workers")
+        self.locks: Final = Locks(worker.folder / "claims")  # under this name for processes of every version
+        self.workers: Final = Locks(worker.folder / "workers")
         self.shop: Final = Workshop(folder=worker.folder, home=worker.home, n_threads=worker.n_threads)
         self.standing: Final = Standing(ledger=self.ledger)
         self.standing.refresh()
@@ -129,7 +129,7 @@ class _Run:
         ready = [node for node in waiting if node.parent is None or node.parent.key not in missing]
         ready.sort(key=lambda node: not (node.parent is not None and self.shop.remembers(node.parent)))
         for node in ready:
-            with self.claims.take(node.key) as is_ours:
+            with self.locks.take(node.key) as is_ours:
                 if not is_ours:
                     continue
                 self.standing.refresh()
@@ -149,7 +149,7 @@ class _Run:
         except Exception as error:  # ruff: ignore[blind-except] (a user's own code, or a full disk: the rest is made)
             self.ledger.append(FAILURE, {**node.label, "key": node.key, "study": node.study, "error": words_of(error)})
         else:
-            self.claims.forget(node.key)  # whoever takes the lock from now on sees that the outcome is there
+            self.locks.forget(node.key)  # whoever takes the lock from now on sees that the outcome is there
 
     def _reporter(self, waiting: Sequence[Node], node: Node | None = None) -> Reporter:
         return Reporter(

@@ -11,7 +11,7 @@ import pytest
 
 from dwindle.bench.ledger import Ledger
 from dwindle.errors import LedgerError, NetworkError, SettingError, StudyError
-from dwindle.studies.claim import Claims
+from dwindle.studies.locks import Locks
 from dwindle.studies.pages import entries_of
 from dwindle.studies.plan import Choice, Node, unfold
 from dwindle.studies.progress import Progress
@@ -113,7 +113,7 @@ def test_a_worker_waits_for_what_another_makes(
             waits.append(now)
             ledger.append(OUTCOME, make_entry(nodes[0]))
 
-    with Claims(tmp_path / "out/claims").take(nodes[0].key):
+    with Locks(tmp_path / "out/claims").take(nodes[0].key):
         assert worker(nodes, tmp_path, on_progress=other_finishes).run() == ()
     assert len(waits) == 1
     assert nodes[0].words not in shop.made

@@ -21,7 +21,7 @@ from dwindle.errors import StudyError
 LOCK: Final = ".lock"
 
 
-class Claims:
+class Locks:
     """Locks in a folder that all processes of a study share."""
 
     def __init__(self, folder: Path) -> None:

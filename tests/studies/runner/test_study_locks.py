@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from dwindle.errors import StudyError
-from dwindle.studies.claim import Claims
+from dwindle.studies.locks import Locks
 
 
 def test_a_lock_has_one_holder_and_is_free_again(tmp_path: Path) -> None:
-    claims, others = Claims(tmp_path), Claims(tmp_path)
-    with claims.take("a") as is_ours:
+    locks, others = Locks(tmp_path), Locks(tmp_path)
+    with locks.take("a") as is_ours:
         assert is_ours
         with others.take("a") as is_theirs:
             assert not is_theirs
@@ -29,13 +29,13 @@ def test_a_lock_has_one_holder_and_is_free_again(tmp_path: Path) -> None:
 
 def test_a_killed_process_holds_nothing(tmp_path: Path) -> None:
     code = (
-        "import os, signal, sys; from pathlib import Path; from dwindle.studies.claim import Claims\n"
-        "with Claims(Path(sys.argv[1])).take('a'): os.kill(os.getpid(), signal.SIGKILL)"
+        "import os, signal, sys; from pathlib import Path; from dwindle.studies.locks import Locks\n"
+        "with Locks(Path(sys.argv[1])).take('a'): os.kill(os.getpid(), signal.SIGKILL)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
     assert done.returncode == -9
     assert (tmp_path / "a.lock").exists()
-    with Claims(tmp_path).take("a") as is_ours:
+    with Locks(tmp_path).take("a") as is_ours:
         assert is_ours
 
 
@@ -53,26 +53,26 @@ def test_a_lock_on_a_file_that_was_removed_meanwhile_is_taken_again(
         real(descriptor, operation)
 
     monkeypatch.setattr(fcntl, "flock", remove_first)
-    with Claims(tmp_path).take("a") as is_ours:
+    with Locks(tmp_path).take("a") as is_ours:
         assert is_ours
-        with Claims(tmp_path).take("a") as is_theirs:
+        with Locks(tmp_path).take("a") as is_theirs:
             assert not is_theirs
 
 
 def test_those_who_joined_are_counted_and_the_dead_are_swept_away(tmp_path: Path) -> None:
-    claims = Claims(tmp_path / "workers")
-    assert claims.n_held() == 0
-    with claims.join(), claims.join():
+    locks = Locks(tmp_path / "workers")
+    assert locks.n_held() == 0
+    with locks.join(), locks.join():
         (tmp_path / "workers/dead-1.lock").touch()
-        assert claims.n_held() == 2
-        assert claims.n_held() == 2
-    assert claims.n_held() == 0
+        assert locks.n_held() == 2
+        assert locks.n_held() == 2
+    assert locks.n_held() == 0
     assert not list((tmp_path / "workers").iterdir())
 
 
 def test_a_folder_that_cannot_be_written_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StudyError, match="cannot be written"), Claims(tmp_path / "file").take("a"):
+    with pytest.raises(StudyError, match="cannot be written"), Locks(tmp_path / "file").take("a"):
         pass
 
 
@@ -88,6 +88,6 @@ def test_a_file_system_without_locks_is_one_error(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     n_open = n_open_files()
-    with pytest.raises(StudyError, match="cannot be locked"), Claims(tmp_path).take("a"):
+    with pytest.raises(StudyError, match="cannot be locked"), Locks(tmp_path).take("a"):
         pass
     assert n_open_files() == n_open
