@@ -105,7 +105,7 @@ def _model(arrays: Mapping[str, np.ndarray], *, is_integer: bool) -> onnx.ModelP
 
 @given(st.integers(0, 1 << 40), st.integers(0, 1 << 40), st.integers(1, 1 << 40), st.floats(0, 0.99))
 def test_what_is_smaller_never_fits_less(a: int, b: int, memory: int, reserve: float) -> None:
-    small, large = (Room(needed=n, memory=memory, reserve=reserve) for n in sorted((a, b)))
+    small, large = (Room(needed_bytes=n, memory_bytes=memory, reserve=reserve) for n in sorted((a, b)))
     assert small.verdict is Verdict.FITS or large.verdict is Verdict.DOES_NOT_FIT
 
 
@@ -122,14 +122,18 @@ def test_a_smaller_file_never_fits_fewer_devices(a: int, b: int, reserve: float)
 
 
 def test_a_room_is_filled_to_the_last_byte() -> None:
-    assert Room(needed=100, memory=100).verdict is Verdict.FITS
-    assert Room(needed=101, memory=100).verdict is Verdict.DOES_NOT_FIT
-    assert Room(needed=50, memory=100, reserve=0.5).verdict is Verdict.FITS
-    assert Room(needed=51, memory=100, reserve=0.5).verdict is Verdict.DOES_NOT_FIT
-    assert Room(needed=51, memory=100, reserve=0.5).share == 0.51
-    assert Room(needed=50, memory=100, is_least=True).verdict is Verdict.UNKNOWN
-    assert Room(needed=101, memory=100, is_least=True).verdict is Verdict.DOES_NOT_FIT
-    assert Room(needed=None, memory=100).verdict is Room(needed=1, memory=None).verdict is Verdict.UNKNOWN
+    assert Room(needed_bytes=100, memory_bytes=100).verdict is Verdict.FITS
+    assert Room(needed_bytes=101, memory_bytes=100).verdict is Verdict.DOES_NOT_FIT
+    assert Room(needed_bytes=50, memory_bytes=100, reserve=0.5).verdict is Verdict.FITS
+    assert Room(needed_bytes=51, memory_bytes=100, reserve=0.5).verdict is Verdict.DOES_NOT_FIT
+    assert Room(needed_bytes=51, memory_bytes=100, reserve=0.5).share == 0.51
+    assert Room(needed_bytes=50, memory_bytes=100, is_least=True).verdict is Verdict.UNKNOWN
+    assert Room(needed_bytes=101, memory_bytes=100, is_least=True).verdict is Verdict.DOES_NOT_FIT
+    assert (
+        Room(needed_bytes=None, memory_bytes=100).verdict
+        is Room(needed_bytes=1, memory_bytes=None).verdict
+        is Verdict.UNKNOWN
+    )
 
 
 @pytest.mark.parametrize("reserve", [-0.1, 1.0, 2.0, float("nan"), float("inf")])
@@ -300,12 +304,12 @@ def test_memories_are_written_as_they_are_sold() -> None:
 
 
 def test_words_say_verdict_and_share() -> None:
-    assert room_words(Room(needed=1, memory=1 << 30)) == "fits, < 0.1 %"
-    assert room_words(Room(needed=0, memory=10)) == "fits, 0 %"
-    assert room_words(Room(needed=169, memory=1)) == "does not fit, 169x"
-    assert room_words(Room(needed=6, memory=10, reserve=0.5)) == "does not fit, 60.0 %"
-    assert room_words(Room(needed=None, memory=10)) == "unknown"
-    assert room_words(Room(needed=5, memory=10, is_least=True)) == "unknown"
+    assert room_words(Room(needed_bytes=1, memory_bytes=1 << 30)) == "fits, < 0.1 %"
+    assert room_words(Room(needed_bytes=0, memory_bytes=10)) == "fits, 0 %"
+    assert room_words(Room(needed_bytes=169, memory_bytes=1)) == "does not fit, 169x"
+    assert room_words(Room(needed_bytes=6, memory_bytes=10, reserve=0.5)) == "does not fit, 60.0 %"
+    assert room_words(Room(needed_bytes=None, memory_bytes=10)) == "unknown"
+    assert room_words(Room(needed_bytes=5, memory_bytes=10, is_least=True)) == "unknown"
 
 
 def test_every_row_of_the_table_has_as_many_cells() -> None:
@@ -369,9 +373,9 @@ def test_the_command_prints_json(files: Mapping[str, Path], tmp_path: Path) -> N
     (fit,) = entry["fits"]
     assert fit["flash"] == {
         "verdict": "unknown",
-        "needed": file["file_bytes"],
+        "needed_bytes": file["file_bytes"],
         "is_least": False,
-        "memory": None,
+        "memory_bytes": None,
         "share": None,
     }
     assert fit["ram"]["verdict"] == "does not fit"

@@ -32,30 +32,30 @@ class Room:
     """Something that needs memory, and the memory.
 
     Attributes:
-        needed: bytes; None where they are not known.
-        memory: bytes of the device; None where they are not known.
+        needed_bytes: None where they are not known.
+        memory_bytes: of the device; None where they are not known.
         reserve: share of the memory that is kept for other things.
-        is_least: at least `needed` bytes, perhaps more.
+        is_least: at least `needed_bytes`, perhaps more.
     """
 
-    needed: int | None
-    memory: int | None
+    needed_bytes: int | None
+    memory_bytes: int | None
     reserve: float = 0.0
     is_least: bool = False
 
     @property
     def verdict(self) -> Verdict:
         """Whether it fits into what the reserve leaves."""
-        if self.needed is None or self.memory is None:
+        if self.needed_bytes is None or self.memory_bytes is None:
             return Verdict.UNKNOWN
-        if self.needed > self.memory * (1 - self.reserve):
+        if self.needed_bytes > self.memory_bytes * (1 - self.reserve):
             return Verdict.DOES_NOT_FIT
         return Verdict.UNKNOWN if self.is_least else Verdict.FITS
 
     @property
     def share(self) -> float | None:
         """Needed bytes ÷ all bytes of the memory; above 1 it is that many times too large."""
-        return None if self.needed is None or self.memory is None else self.needed / self.memory
+        return None if self.needed_bytes is None or self.memory_bytes is None else self.needed_bytes / self.memory_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +110,7 @@ class Fit:
         return self.device.kind == "microcontroller" and all(room.verdict is Verdict.FITS for room in rooms)
 
     def _room(self, needed: int | None, memory: int | None, *, is_least: bool = False) -> Room:
-        return Room(needed=needed, memory=memory, reserve=self.reserve, is_least=is_least)
+        return Room(needed_bytes=needed, memory_bytes=memory, reserve=self.reserve, is_least=is_least)
 
 
 def fits(

@@ -114,9 +114,9 @@ def _plain_fit(fit: Fit) -> dict[str, Any]:
 def _plain_room(room: Room) -> dict[str, Any]:
     return {
         "verdict": room.verdict.value,
-        "needed": room.needed,
+        "needed_bytes": room.needed_bytes,
         "is_least": room.is_least,
-        "memory": room.memory,
+        "memory_bytes": room.memory_bytes,
         "share": room.share,
     }
 

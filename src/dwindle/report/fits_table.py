@@ -43,7 +43,7 @@ def room_words(room: Room) -> str:
     """Return a verdict with its share: of the memory, or how many times too large it is.
 
     >>> from dwindle.bench.fits import Room
-    >>> room_words(Room(needed=64, memory=256)), room_words(Room(needed=512, memory=256))
+    >>> room_words(Room(needed_bytes=64, memory_bytes=256)), room_words(Room(needed_bytes=512, memory_bytes=256))
     ('fits, 25.0 %', 'does not fit, 2.00x')
     """
     is_known = room.verdict is not Verdict.UNKNOWN
@@ -54,7 +54,7 @@ def share_words(room: Room) -> str:
     """Return the share of a memory in per cent, or how many times too large something is.
 
     >>> from dwindle.bench.fits import Room
-    >>> [share_words(Room(needed=n, memory=256)) for n in (64, 512, None)]
+    >>> [share_words(Room(needed_bytes=n, memory_bytes=256)) for n in (64, 512, None)]
     ['25.0 %', '2.00x', '?']
     """
     if room.share is None:
