@@ -14,7 +14,7 @@ from dwindle.bench.made_inputs import Shapes, cut, inputs_of, labelled_batch, ma
 from dwindle.bench.measure import Measured, open_file
 from dwindle.bench.plan import Plan
 from dwindle.bench.probes import accuracy
-from dwindle.bench.probes.size import measure_size
+from dwindle.bench.probes.size import file_at, measure_size
 from dwindle.errors import DataError, DwindleError, MeasurementError
 from dwindle.runtimes.onnxruntime import OnnxRuntime, OnnxSession
 from dwindle.runtimes.protocol import Array, InputSpec
@@ -47,13 +47,7 @@ def artifact_at(path: Path) -> Artifact:
     """
     if path.suffix.lstrip(".").lower() not in FORMATS:
         raise MeasurementError(f"{path} is no {' or '.join('.' + f for f in FORMATS)} file; export the network first")
-    try:
-        artifact = Artifact.of(path)
-    except OSError as error:
-        raise MeasurementError(f"{path} cannot be read ({error.strerror}); name an existing file") from error
-    if artifact.size_bytes == 0:
-        raise MeasurementError(f"{path} is empty; export it again")
-    return artifact
+    return file_at(path)
 
 
 def measure_file(

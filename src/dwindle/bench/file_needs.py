@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from dwindle.artifact import Artifact
 from dwindle.bench.measurement import Estimate, Metric
-from dwindle.bench.probes.size import require_unchanged
+from dwindle.bench.probes.size import file_at, require_unchanged
 from dwindle.container.plan import dtype_of
 from dwindle.container.reader import open_file
 from dwindle.errors import MeasurementError, SettingError
@@ -56,10 +56,10 @@ def needs_of(file: Artifact | Path) -> Needs:
     """Return what `file` asks of a device; of other formats than `.dwn` and `.onnx` only its bytes are known.
 
     Raises:
-        MeasurementError: as `fits`.
+        MeasurementError: the file is absent, empty, has changed, or is no ONNX model though its name says so.
         ContainerError: a `.dwn` file is broken.
     """
-    artifact = _unchanged(file) if isinstance(file, Artifact) else _artifact(file)
+    artifact = _unchanged(file) if isinstance(file, Artifact) else file_at(file)
     size_bytes = artifact.size_bytes
     reads = {"dwn": _container_memory, "onnx": _model_memory}
     read = reads.get(artifact.format.lower())
@@ -82,16 +82,6 @@ def _estimate(metric: Metric, value: int | None, method: str) -> Estimate | None
 
 def _unchanged(artifact: Artifact) -> Artifact:
     require_unchanged(artifact)
-    return artifact
-
-
-def _artifact(path: Path) -> Artifact:
-    try:
-        artifact = Artifact.of(path)
-    except OSError as error:
-        raise MeasurementError(f"{path} cannot be read ({error.strerror}); name an existing file") from error
-    if artifact.size_bytes == 0:
-        raise MeasurementError(f"{path} is empty; there is nothing to deploy, export it again")
     return artifact
 
 

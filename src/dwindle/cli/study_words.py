@@ -14,7 +14,7 @@ from rich.table import Table
 from dwindle.cli.console import stdout
 from dwindle.cli.study_bars import left_words
 from dwindle.report.words import DASH
-from dwindle.studies.forecast import Pace, forecast
+from dwindle.studies.forecast import Forecast, Pace, forecast
 from dwindle.studies.pages import entries_of
 from dwindle.studies.results import Results, Variant, plan_of
 from dwindle.studies.tables import Cell, Heading, figure_words, fill
@@ -144,7 +144,7 @@ def _seeds(nodes: Sequence[Node]) -> list[int]:
     return list(dict.fromkeys(node.seed for node in nodes))
 
 
-def _left(nodes: Sequence[Node], standing: Standing) -> Any:
+def _left(nodes: Sequence[Node], standing: Standing) -> Forecast:
     return forecast([node for node in nodes if node.key not in standing.done], Pace.of(standing.outcomes))
 
 

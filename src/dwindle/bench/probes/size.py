@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Final
 
 from dwindle.artifact import Artifact
@@ -33,6 +34,21 @@ def measure_size(artifact: Artifact, *, n_dense_weights: int | None = None) -> t
         conditions={"dense_bytes": float(dense_bytes)},
     )
     return (size, ratio)
+
+
+def file_at(path: Path) -> Artifact:
+    """Return the file at `path`, whoever wrote it.
+
+    Raises:
+        MeasurementError: there is none, or it is empty.
+    """
+    try:
+        artifact = Artifact.of(path)
+    except OSError as error:
+        raise MeasurementError(f"{path} cannot be read ({error.strerror}); name an existing file") from error
+    if artifact.size_bytes == 0:
+        raise MeasurementError(f"{path} is empty; export it again")
+    return artifact
 
 
 def require_unchanged(artifact: Artifact) -> int:
