@@ -7,12 +7,16 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from dwindle.errors import DwindleError, SettingError
+
+_IMPORTS: Final = threading.RLock()
+"""A file has its name among the modules before it is imported to its end; another thread must wait for that."""
 
 
 def resolve(reference: str, folder: Path, *, where: str) -> Callable[..., Any]:
@@ -40,21 +44,22 @@ def _import_file(path: Path, where: str) -> Any:
     if not path.is_file():
         raise SettingError(f"{where}: there is no file {path}; paths are relative to the job file")
     name = f"dwindle_job_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise SettingError(f"{where}: {path} cannot be imported as Python")
-    module = importlib.util.module_from_spec(spec)
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # a user's own code
-        del sys.modules[name]
-        raise SettingError(f"{where}: {path} cannot be imported: {_words(error)}") from error
-    return module
+    with _IMPORTS:
+        if name in sys.modules:
+            return sys.modules[name]
+        spec = importlib.util.spec_from_file_location(name, path)
+        if spec is None or spec.loader is None:
+            raise SettingError(f"{where}: {path} cannot be imported as Python")
+        module = importlib.util.module_from_spec(spec)
+        if str(path.parent) not in sys.path:
+            sys.path.append(str(path.parent))
+        sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:  # a user's own code
+            del sys.modules[name]
+            raise SettingError(f"{where}: {path} cannot be imported: {_words(error)}") from error
+        return module
 
 
 def _import_module(name: str, where: str) -> Any:
