@@ -115,7 +115,7 @@ class Results:
         by_label = {o.label: o for o in every if Variant(o.preset, o.is_as_published) == variant}
         n_outdated = 0
         for node in nodes:
-            label = label_of(node)
+            label = _label_of(node)
             if node.key in by_key:
                 by_label[label] = _relabelled(by_key[node.key], node)
             elif label in by_label:
@@ -259,7 +259,7 @@ def plan_of(study: Study, variant: Variant, entries: Sequence[Entry]) -> tuple[N
 
 def planned(results: Results, nodes: Iterable[Node]) -> list[Outcome]:
     """Return the outcomes among `results` that the plan `nodes` holds, made by today's settings or by others."""
-    labels = {label_of(node) for node in nodes}
+    labels = {_label_of(node) for node in nodes}
     return [outcome for outcome in results.outcomes if outcome.label in labels]
 
 
@@ -287,14 +287,14 @@ def _in_order(entries: Sequence[Entry]) -> list[Outcome]:
     return sorted(outcomes, key=lambda outcome: (outcome.time, outcome.key, repr(outcome.entry)))
 
 
-def label_of(node: Node) -> Label:
+def _label_of(node: Node) -> Label:
     """Return the label that the outcome of `node` has."""
     return (node.case.network, node.case.data, node.seed, node.stage.name, frozenset(node.at.items()))
 
 
 def _relabelled(outcome: Outcome, node: Node) -> Outcome:
     """Return `outcome` under the labels of `node`: what is made alike is the same, whatever it was called."""
-    if outcome.label == label_of(node):
+    if outcome.label == _label_of(node):
         return outcome
     case = node.case
     return replace(

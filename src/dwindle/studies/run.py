@@ -147,7 +147,7 @@ class _Run:
         try:
             self.ledger.append(OUTCOME, self.shop.make(node))
         except Exception as error:  # ruff: ignore[blind-except] (a user's own code, or a full disk: the rest is made)
-            self.ledger.append(FAILURE, {**node.label, "key": node.key, "study": node.study, "error": words_of(error)})
+            self.ledger.append(FAILURE, {**node.label, "key": node.key, "study": node.study, "error": _words_of(error)})
         else:
             self.locks.forget(node.key)  # whoever takes the lock from now on sees that the outcome is there
 
@@ -162,7 +162,7 @@ class _Run:
         )
 
 
-def words_of(error: BaseException) -> str:
+def _words_of(error: BaseException) -> str:
     """Return what went wrong, and where: the step of the recipe, and the line of code that is not ours."""
     said = str(error)
     if not isinstance(error, DwindleError):
