@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib.util
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import dwindle as dw
+from dwindle.data.augment import Chain, RandomCrop, RandomFlip
 from dwindle.network.identity import code_of, identify
 from dwindle.recipe.cache import StageCache
 
@@ -100,3 +102,16 @@ def test_a_tensor_in_a_closure_is_left_alone() -> None:
         return (weight * (output - target)).mean()
 
     assert "weight" not in identify(loss).partition("#")[2]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (RandomCrop(padding=4), RandomCrop(padding=2)),
+        (Chain((RandomCrop(),)), Chain((RandomFlip(),))),
+        (Chain((RandomCrop(padding=4),)), Chain((RandomCrop(padding=2),))),
+    ],
+)
+def test_settings_of_dataclasses_with_slots_count_however_deep(first, second):
+    assert identify(first) != identify(second)
+    assert identify(first) == identify(copy.deepcopy(first))

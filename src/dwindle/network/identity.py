@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import inspect
@@ -17,7 +18,8 @@ def identify(function: Any) -> str:
     """Return the qualified name of a function or callable object, a hash of its source, and the settings it holds.
 
     Settings are plain numbers and words: the arguments of a `functools.partial`, the variables that a function made by
-    another one sees, the attributes of an object. What it calls in turn is not looked at.
+    another one sees, the attributes of an object, and of dataclasses among them theirs. What it calls in turn is not
+    looked at.
 
     >>> identify(None)
     ''
@@ -30,7 +32,7 @@ def identify(function: Any) -> str:
         bound = cast("functools.partial[Any]", function)
         return f"{identify(bound.func)}({_settings(enumerate(bound.args))}{_settings(bound.keywords.items())})"
     target = function if hasattr(function, "__qualname__") else type(function)
-    held = _closure(function) if target is function else getattr(function, "__dict__", {}).items()
+    held = _closure(function) if target is function else _attributes(function)
     return f"{target.__qualname__}{_source(target)}[{_settings(held)}]"
 
 
@@ -61,6 +63,13 @@ def _closure(function: Any) -> Iterable[tuple[Any, Any]]:
     return tuple(zip(code.co_freevars, (_content(cell) for cell in cells), strict=True))
 
 
+def _attributes(held: Any) -> Iterable[tuple[Any, Any]]:
+    """Return the attributes of an object; a dataclass with slots has no `__dict__`, but fields."""
+    if dataclasses.is_dataclass(held):
+        return tuple((field.name, getattr(held, field.name)) for field in dataclasses.fields(held))
+    return getattr(held, "__dict__", {}).items()
+
+
 def _content(cell: Any) -> Any:
     try:
         return cell.cell_contents
@@ -69,8 +78,14 @@ def _content(cell: Any) -> Any:
 
 
 def _settings(items: Iterable[tuple[Any, Any]]) -> str:
-    return ",".join(f"{name}={value!r}" for name, value in items if isinstance(value, Plain) or _is_plain_tuple(value))
+    return ",".join(f"{name}={words}" for name, value in items if (words := _words(value)) is not None)
 
 
-def _is_plain_tuple(value: Any) -> bool:
-    return isinstance(value, tuple) and all(isinstance(item, Plain) for item in cast("tuple[Any, ...]", value))
+def _words(value: Any) -> str | None:
+    """Return a setting as text; None for what is no setting, such as a tensor."""
+    if isinstance(value, Plain):
+        return repr(value)
+    if isinstance(value, tuple):
+        words = [_words(item) for item in cast("tuple[Any, ...]", value)]
+        return None if None in words else f"({','.join(map(str, words))})"
+    return identify(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else None

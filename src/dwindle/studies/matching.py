@@ -54,7 +54,7 @@ def options_of(study: Study, preset: Preset, key: str) -> tuple[str, ...]:
     """Return what `network`, `data` or an axis can be with `preset`, in the order of the study."""
     if key in {"network", "data"}:
         return tuple(dict.fromkeys(getattr(case, key) for case in cases_of(study, preset)))
-    return tuple(value for value in study.axes[key] if value in preset.axes.get(key, study.axes[key]))
+    return study.options_of(key, preset)
 
 
 def matches(where: Mapping[str, Any], key: str, value: str) -> bool:

@@ -198,11 +198,11 @@ def _of_case(
     made: dict[tuple[str, tuple[str, ...]], Node] = {}
     for stage in (s for s in study.stages if s.name in stages):
         axes = study.axes_of(stage)
-        if math.prod(len(_options(study, preset, axis)) for axis in axes) > MAX_OUTCOMES:
+        if math.prod(len(study.options_of(axis, preset)) for axis in axes) > MAX_OUTCOMES:
             raise SettingError(
                 f"study {study.name}, stage {stage.name!r}: more than {MAX_OUTCOMES:,} outcomes; shorten an axis"
             )
-        for place in itertools.product(*(_options(study, preset, axis) for axis in axes)):
+        for place in itertools.product(*(study.options_of(axis, preset) for axis in axes)):
             at = dict(zip(axes, place, strict=True))
             values = _merged((*layers, *(study.axes[axis][value] for axis, value in at.items())))
             where = f"study {study.name}, {case.name}, stage {stage.name!r}"
@@ -212,7 +212,7 @@ def _of_case(
                 stage=stage,
                 at=at,
                 steps=tuple(_filled(step, values, where) for step in stage.steps),
-                training=_filled(vars_of(study.training), values, where),
+                training=_filled(dict(vars(study.training)), values, where),
                 load_arguments=_filled(case.load_arguments, values, where),
                 build_arguments=_filled(case.build_arguments, values, where),
                 preset=choice.preset,
@@ -239,10 +239,6 @@ def _parent(
     return made[stage.after, tuple(at[axis] for axis in axes)]
 
 
-def _options(study: Study, preset: Preset, axis: str) -> Sequence[str]:
-    return [name for name in study.axes[axis] if name in preset.axes.get(axis, study.axes[axis])]
-
-
 def _merged(layers: Iterable[Values]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for layer in layers:
@@ -266,11 +262,6 @@ def _filled(value: Any, values: Values, where: str, *, within: tuple[str, ...] =
     if isinstance(value, list | tuple):
         return [_filled(item, values, where, within=within) for item in cast("Sequence[Any]", value)]
     return value
-
-
-def vars_of(settings: Any) -> dict[str, Any]:
-    """Return the fields of a flat dataclass by name."""
-    return dict(vars(settings))
 
 
 @lru_cache(maxsize=1024)  # hundreds of outcomes share a few recipes

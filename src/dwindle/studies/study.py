@@ -322,6 +322,10 @@ class Study:
         known = [table.id for table in self.tables]
         raise SettingError(f"study {self.name} has no table {table_id!r}; {nearest(table_id, known)}")
 
+    def options_of(self, axis: str, preset: Preset) -> tuple[str, ...]:
+        """Return the values that `preset` takes of an axis, in the order of the study."""
+        return tuple(name for name in self.axes[axis] if name in preset.axes.get(axis, self.axes[axis]))
+
     def axes_of(self, stage: Stage) -> tuple[str, ...]:
         """Return the axes along which the outcomes of `stage` differ, those of the stages before it first."""
         before = () if stage.after is None else self.axes_of(self.stage(stage.after))

@@ -131,4 +131,6 @@ def test_studies_of_the_package_are_sound() -> None:
     study = load_study("tian")
     for preset in study.presets:
         for as_published in (False, True):
-            require_sound(unfold(study, Choice(preset=preset, as_published=as_published, seeds=(0,))), Path())
+            nodes = unfold(study, Choice(preset=preset, as_published=as_published, seeds=(0,)))
+            require_sound(nodes, Path())  # raises what would fail later
+            assert {node.stage.name for node in nodes} == {stage.name for stage in study.stages}
