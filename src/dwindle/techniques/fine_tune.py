@@ -9,7 +9,8 @@ from dwindle.core.encoding import affine_of, describe
 from dwindle.errors import RecipeError, SettingError
 from dwindle.network.compressed import CompressedModel
 from dwindle.network.distillation import Distillation, loss_of
-from dwindle.network.parametrize import CentroidGradient, trainable
+from dwindle.network.parametrize import trainable
+from dwindle.network.structure import CentroidGradient
 from dwindle.technique import Context, Effect, Needs, Trait, recorded
 
 _CODES = "integer codes cannot be trained"
