@@ -26,9 +26,11 @@ from dwindle.core.encoding import Dense, Encoding, Half, affine_of, describe
 from dwindle.core.half import to_half
 from dwindle.errors import EncodingError, NetworkError
 from dwindle.network.compressed import CompressedModel
+from dwindle.network.reassigned import Reassigned
 from dwindle.network.structure import CentroidGradient, Structure, WeightGrid, contiguous, floats_of
 
 NO_GRIDS: Final[Mapping[str, WeightGrid]] = {}
+NO_LATENTS: Final[Mapping[str, Tensor]] = {}
 
 
 class TrainingCopy:
@@ -43,12 +45,14 @@ class TrainingCopy:
         *,
         centroid_gradient: CentroidGradient,
         grids: Mapping[str, WeightGrid],
+        latents: Mapping[str, Tensor],
         network: nn.Module | None,
     ) -> None:
         self.network = copying.deepcopy(model.network) if network is None else network
         self._encodings = model.encodings
         self._centroid_gradient: CentroidGradient = centroid_gradient
         self._grids = grids
+        self._latents = latents
         self._slots: dict[str, _Slot] = {}
         self._owners = {model.aliases.get(name, name): owners for name, owners in _owners_by_name(self.network).items()}
         for name, owners in self._owners.items():
@@ -68,6 +72,17 @@ class TrainingCopy:
         """Return a copy of the support of weight `name`, or None where nothing is pruned."""
         slot = self._slots.get(name)
         return None if slot is None or slot.structure.support is None else slot.structure.support.clone()
+
+    def indices(self, name: str) -> Tensor | None:
+        """Return a copy of the indices of weight `name`, or None where weights are not shared."""
+        slot = self._slots.get(name)
+        return None if slot is None or slot.structure.indices is None else contiguous(slot.structure.indices)
+
+    def reassign(self) -> None:
+        """Move every weight that has a latent value to the centroid nearest to it; a no-op for all others."""
+        for slot in self._slots.values():
+            if isinstance(slot.structure, Reassigned):
+                slot.structure.reassign(slot.floats)
 
     def restrict(self, name: str, support: Tensor) -> None:
         """Prune weight `name` to `support` (bool, the weight's shape); earlier zeros stay zero.
@@ -131,7 +146,9 @@ class TrainingCopy:
     def _parametrize(self, name: str, encoding: Encoding) -> None:
         owners, was = self._owners[name], self._owners[name][0].parameter
         grid = self._grids.get(name)
-        structure = Structure(encoding, centroid_gradient=self._centroid_gradient, grid=grid)
+        structure: Structure | Reassigned = Structure(encoding, centroid_gradient=self._centroid_gradient, grid=grid)
+        if name in self._latents:
+            structure = Reassigned(structure, self._latents[name], is_trained=was.requires_grad)
         floats = was if isinstance(encoding, Dense | Half) else nn.Parameter(floats_of(encoding), was.requires_grad)
         shared: nn.Module | None = None
         for owner in owners:  # tied weights must share one list, or the twin keeps its own unmasked copy
@@ -149,6 +166,7 @@ def trainable(
     *,
     centroid_gradient: CentroidGradient = "mean",
     grids: Mapping[str, WeightGrid] = NO_GRIDS,
+    latents: Mapping[str, Tensor] = NO_LATENTS,
     network: nn.Module | None = None,
 ) -> Generator[TrainingCopy]:
     """Yield a copy of the model's network in which what is float can be trained and what is structure cannot change.
@@ -160,6 +178,8 @@ def trainable(
         model: what to train; it stays as it is.
         centroid_gradient: how a centroid follows its weights.
         grids: by name, what rounds the innermost floats of a weight in every step; its codes come out at the end.
+        latents: by name of a shared weight, a value for each weight before factors: it is trained beside the centroids,
+            and `TrainingCopy.reassign` moves the weight to the centroid nearest to it.
         network: trained in place of a copy of the model's network: one with parameters and buffers of the same names,
             such as its captured graph. A tensor that it lacks stays as it was.
 
@@ -171,7 +191,7 @@ def trainable(
         raise NetworkError(
             f"the network lacks the encoded tensors {unknown}; pass the model as its last step returned it"
         )
-    copy = TrainingCopy(model, centroid_gradient=centroid_gradient, grids=grids, network=network)
+    copy = TrainingCopy(model, centroid_gradient=centroid_gradient, grids=grids, latents=latents, network=network)
     try:
         yield copy
     finally:
@@ -192,7 +212,7 @@ class _Slot:
     """A parametrized weight: where it sits, its structure, and the list that holds the floats being trained."""
 
     owners: tuple[_Owner, ...]
-    structure: Structure
+    structure: Structure | Reassigned
     weight: nn.Module | None
 
     @property

@@ -81,14 +81,18 @@ class Structure(nn.Module):
 
     def forward(self, floats: Tensor) -> Tensor:
         """Map the trained floats, centroids (k,) or values of the weight's shape, to the weight."""
+        return self.scaled(self.spread(floats))
+
+    def spread(self, floats: Tensor) -> Tensor:
+        """Return the weight as `forward` does, before its factors."""
         if self.grid is not None:
             floats = self.grid(floats, self.support if self.indices is None else None)
         if self.indices is not None:
-            weight = cast("Tensor", _Spread.apply(floats, self.indices, self._clusters(self.indices), self.takes_mean))
-        elif self.support is not None:
-            weight = floats * self._gate(self.support, floats)
-        else:
-            weight = floats
+            return cast("Tensor", _Spread.apply(floats, self.indices, self._clusters(self.indices), self.takes_mean))
+        return floats if self.support is None else floats * self._gate(self.support, floats)
+
+    def scaled(self, weight: Tensor) -> Tensor:
+        """Return `weight` times its factors."""
         if self.factor is None:
             return weight
         return weight * self.factor.reshape([-1 if i == self.axis else 1 for i in range(weight.ndim)])
