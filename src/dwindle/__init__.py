@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dwindle.bench.plan import Plan
     from dwindle.bench.probes.scores import Score
     from dwindle.container import read
+    from dwindle.core.assignment import Reassign
     from dwindle.core.granularity import PerChannel, PerGroup, PerTensor
     from dwindle.core.ranges import Calibration, MinMax, Mse, Percentile
     from dwindle.core.schedule import Constant, Polynomial
@@ -76,6 +77,7 @@ __all__ = [
     "QuantizeDynamic",
     "QuantizeStatic",
     "QuantizeWeights",
+    "Reassign",
     "Recipe",
     "ReestimateBatchNorm",
     "Score",

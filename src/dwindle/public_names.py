@@ -35,6 +35,7 @@ PUBLIC_NAMES: Final[Mapping[str, str]] = {
     "QuantizeDynamic": "dwindle.techniques.quantize_dynamic:QuantizeDynamic",
     "QuantizeStatic": "dwindle.techniques.quantize_static:QuantizeStatic",
     "QuantizeWeights": "dwindle.techniques.quantize_weights:QuantizeWeights",
+    "Reassign": "dwindle.core.assignment:Reassign",
     "Recipe": "dwindle.recipe:Recipe",
     "ReestimateBatchNorm": "dwindle.techniques.reestimate_batchnorm:ReestimateBatchNorm",
     "Score": "dwindle.bench.probes.scores:Score",

@@ -20,6 +20,7 @@ SAMPLES: Final[Mapping[str, Mapping[str, Any]]] = {
     },
     "FineTune": {"type": "FineTune"},
     "Cluster": {"type": "Cluster"},
+    "Cluster during training": {"type": "Cluster", "epochs": 5, "reassign": {"type": "Reassign"}},
     "FoldBatchNorm": {"type": "FoldBatchNorm"},
     "ReestimateBatchNorm": {"type": "ReestimateBatchNorm"},
     "QuantizeWeights": {"type": "QuantizeWeights"},
