@@ -42,6 +42,14 @@ class TestClusterWithZeros(TechniqueLaws):
     technique = dw.Cluster(codebook_size=4, include_zeros=True)
 
 
+class TestClusterDuringTraining(TechniqueLaws):
+    technique = dw.Cluster(codebook_size=4, epochs=2, centroid_gradient="sum", learning_rate=0.001)
+
+
+class TestClusterWithReassignment(TechniqueLaws):
+    technique = dw.Cluster(codebook_size=4, epochs=2, reassign=dw.Reassign())
+
+
 class TestQuantizeWeights(TechniqueLaws):
     technique = dw.QuantizeWeights(n_bits=4)
 

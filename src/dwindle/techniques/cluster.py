@@ -113,6 +113,7 @@ class Cluster:
         Raises:
             SelectionError: a pattern matches nothing.
             EncodingError: a selected weight holds integer codes already.
+            SettingError: a selected weight holds NaN or infinity.
             RecipeError: `epochs` without a trainer in the context.
         """
         names = self.select.resolve(model.network)
@@ -166,8 +167,8 @@ class Cluster:
     def _clustered(self, name: str, encoding: Encoding, seed: int) -> Encoding:
         try:
             return rewrite(encoding, partial(self._fit, generator=_generator(seed, name)))
-        except EncodingError as error:
-            raise EncodingError(f"{name!r}: {error}") from error
+        except (EncodingError, SettingError) as error:
+            raise type(error)(f"{name!r}: {error}") from error
 
     def _fit(self, values: Tensor, support: Tensor, *, is_codebook: bool, generator: torch.Generator) -> Codebook:
         inside = values[support]
