@@ -104,7 +104,7 @@ class Cluster:
             refuses=Trait.INTEGER | Trait.QUANTIZED_ACTIVATIONS,
             because="integer codes have no float values left to cluster"
             if self.epochs is None
-            else "integer codes can be neither clustered nor trained",
+            else "integer codes can be neither clustered nor trained, and measured ranges would no longer fit",
         )
 
     def apply(self, model: CompressedModel, context: Context) -> CompressedModel:
