@@ -5,6 +5,7 @@ python docs/generate.py
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,12 @@ UNITS = {"bytes": ",.0f", "x": ".2f", "fraction": ".4f", "points": ".2f", "ms": 
 
 
 def results_page(path: Path) -> str:
-    """Return the page of one ledger: of the study that is called as the file where it holds outcomes, else of a job."""
+    """Return the page of one ledger: of the comparison or the study that is called as the file, else of a job."""
     entries = Ledger(path).read()
+    made_from = f"Generated from `{path.name}` by `docs/generate.py`."
+    if (script := DOCS.parent / "benchmarks" / path.stem / "page.py").exists():
+        return runpy.run_path(str(script))["page"](entries, made_from=made_from)
     if any(entry.kind == OUTCOME for entry in entries):
-        made_from = f"Generated from `{path.name}` by `docs/generate.py`."
         return study_page(load_study(path.stem), entries, made_from=made_from)
     return _job_page(path, entries)
 

@@ -1,0 +1,288 @@
+"""This file makes the page of the comparison with TFMOT from its ledger alone: bytes, accuracy, what was kept.
+
+    python benchmarks/tfmot/page.py LEDGER
+
+A ratio of bytes is exact for each seed. The difference in accuracy has an interval over trainings and test examples:
+both sides answered the same examples, and each side's seeds are trainings from scratch.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dwindle.bench.ledger import Entry, Ledger
+from dwindle.core.statistics import Block, Interval, mean_of_trainings
+from dwindle.studies.make import unpack_bits
+
+OUTCOME = "peer_outcome"
+MOST_OF_THEIR_BYTES = 0.9
+NAMES = {"ours": "dwindle", "theirs": "TFMOT"}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One side of one seed."""
+
+    data: Mapping[str, Any]
+    right: NDArray[np.bool_]
+
+    @property
+    def side(self) -> str:
+        """`ours` or `theirs`."""
+        return self.data["side"]
+
+    @property
+    def seed(self) -> int:
+        """Of the training."""
+        return self.data["seed"]
+
+    @property
+    def deployed_bytes(self) -> int:
+        """Ours is deployed as it is; TFMOT's file is small only when zipped."""
+        return self.data["file_bytes" if self.side == "ours" else "zipped_bytes"]
+
+    @property
+    def stages(self) -> Sequence[Mapping[str, Any]]:
+        """How each stage went, in order."""
+        return self.data["stages"]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Both sides of one seed."""
+
+    ours: Outcome
+    theirs: Outcome
+
+    @property
+    def ratio(self) -> float:
+        """Our bytes over theirs."""
+        return self.ours.deployed_bytes / self.theirs.deployed_bytes
+
+
+def outcomes_of(entries: Iterable[Entry]) -> list[Outcome]:
+    """Return the newest outcome of each side and seed, of the settings that each side had last."""
+    found = [entry.data for entry in entries if entry.kind == OUTCOME]
+    last_key = {data["side"]: data["key"] for data in found}
+    newest = {(data["side"], data["seed"]): data for data in found if data["key"] == last_key[data["side"]]}
+    return [
+        Outcome(data, unpack_bits(data["answers"]["right"], data["answers"]["n"])) for _, data in sorted(newest.items())
+    ]
+
+
+def pairs_of(entries: Iterable[Entry]) -> list[Pair]:
+    """Return the seeds that both sides have.
+
+    Raises:
+        ValueError: there is none, or the sides had different settings.
+    """
+    pairs = _paired(entries)
+    if not pairs:
+        raise ValueError("the ledger holds no seed that both sides have; run benchmarks/tfmot/run.py")
+    for pair in pairs:
+        if _shared(pair.ours) != _shared(pair.theirs):
+            raise ValueError(f"seed {pair.ours.seed}: the sides had different settings and cannot be compared")
+    return pairs
+
+
+def has_pairs(entries: Iterable[Entry]) -> bool:
+    """Return whether there is a seed that both sides have."""
+    return bool(_paired(entries))
+
+
+def _paired(entries: Iterable[Entry]) -> list[Pair]:
+    found = {(outcome.side, outcome.seed): outcome for outcome in outcomes_of(entries)}
+    seeds = sorted(seed for side, seed in found if side == "ours" and ("theirs", seed) in found)
+    return [Pair(found["ours", seed], found["theirs", seed]) for seed in seeds]
+
+
+def accuracy_difference(pairs: Sequence[Pair]) -> Interval:
+    """Return our accuracy minus theirs in points."""
+    blocks = [
+        Block(
+            values=100.0 * np.stack([getattr(pair, side).right for pair in pairs]),
+            seeds=tuple(pair.ours.seed for pair in pairs),
+            family=side,
+            examples="test",
+            weight=weight,
+        )
+        for side, weight in (("ours", 1.0), ("theirs", -1.0))
+    ]
+    return mean_of_trainings(blocks, least_step=100.0, limits=(-100.0, 100.0))
+
+
+def summary(entries: Iterable[Entry]) -> dict[str, Any]:
+    """Return the figures of the page's head."""
+    pairs = pairs_of(entries)
+    ratios, difference = [pair.ratio for pair in pairs], accuracy_difference(pairs)
+    return {
+        "benchmark": "tfmot",
+        "seeds": [pair.ours.seed for pair in pairs],
+        "bytes_ratio": {"mean": fmean(ratios), "least": min(ratios), "greatest": max(ratios)},
+        "accuracy_difference": {"value": difference.value, "low": difference.low, "high": difference.high},
+        "bytes_are_few_enough": max(ratios) <= MOST_OF_THEIR_BYTES,
+        "accuracy": verdict(difference),
+    }
+
+
+def verdict(difference: Interval) -> str:
+    """Return in words what an interval of our accuracy minus theirs says."""
+    if difference.low > 0:
+        return "better"
+    return "worse" if difference.high < 0 else "no difference shown"
+
+
+def page(entries: Iterable[Entry], *, made_from: str = "") -> str:
+    """Return the page as Markdown.
+
+    Raises:
+        ValueError: there is no seed that both sides have, or their settings differ.
+    """
+    pairs = pairs_of(entries)
+    parts = ["# Side by side with TFMOT: PCQAT of ResNet-18, width 16, CIFAR-10"]
+    parts += [made_from] if made_from else []
+    parts += [_what_was_run(pairs), _verdicts(pairs)]
+    parts += ["## Bytes and accuracy", _files(pairs), _other_bytes(pairs)]
+    parts += ["## What the files keep", _kept(pairs), _KEPT_LEGEND]
+    parts += ["## Stages", _stages(pairs), _STAGES_LEGEND]
+    return "\n\n".join(parts) + "\n"
+
+
+_KEPT_LEGEND = (
+    "Read back from the integer weights of the files. Levels are distinct codes other than zero: of the layer that has "
+    "most, and of the output channel that has most. A folded batch norm of negative sign mirrors the codes of its "
+    "channel, so a layer may hold up to twice its clusters as codes without having lost one."
+)
+_STAGES_LEGEND = (
+    "Accuracy on the validation split in percent, mean over the seeds, after the stage; the last row is that of the "
+    "file. Behind it the peak learning rates; where several were tried, the one that was best on the validation split "
+    "after a short trial was taken. The test split was read once, by the final files."
+)
+
+
+def _what_was_run(pairs: Sequence[Pair]) -> str:
+    ours, theirs = pairs[0].ours.data, pairs[0].theirs.data
+    settings = ours["settings"]
+    packages = ", ".join(f"{name} {number}" for name, number in theirs["packages"].items())
+    seconds = {side: fmean(getattr(pair, side).data["seconds"] for pair in pairs) for side in NAMES}
+    return (
+        f"{len(pairs)} seeds, each a training from scratch on both sides: {_epochs(settings)} epochs; "
+        f"{settings['sparsity']:.0%} zeros, {settings['n_levels']} values in a tensor with zero among them, 8-bit "
+        f"weights and activations. Pixels, splits, augmentation, batch size, optimizer and schedule are equal "
+        f"(`benchmarks/tfmot/README.md`). dwindle {ours['version']}; {packages}. Machine: {ours['machine']}; "
+        f"{ours['n_threads']} thread(s); a seed took {seconds['ours'] / 3600:.1f} h with dwindle and "
+        f"{seconds['theirs'] / 3600:.1f} h with TFMOT."
+    )
+
+
+def _epochs(settings: Mapping[str, Any]) -> str:
+    words = {"dense": "dense", "pruned": "pruning", "clustered": "clustering", "quantized": "PCQAT"}
+    return " + ".join(f"{settings['epochs'][stage]} {word}" for stage, word in words.items())
+
+
+def _verdicts(pairs: Sequence[Pair]) -> str:
+    ratios, difference = [pair.ratio for pair in pairs], accuracy_difference(pairs)
+    met = "met" if max(ratios) <= MOST_OF_THEIR_BYTES else "missed"
+    return (
+        f"- Bytes of our `.dwn` over those of the zipped `.tflite`: **{fmean(ratios):.3f}** [{min(ratios):.3f}, "
+        f"{max(ratios):.3f}], the least and the greatest of the seeds; at most {MOST_OF_THEIR_BYTES} was asked for: "
+        f"**{met}**.\n"
+        f"- Our accuracy minus theirs: **{_points(difference)}** points, 95 % interval over trainings and "
+        f"{len(pairs[0].ours.right):,} test images; equal or better was asked for: **{verdict(difference)}**."
+    )
+
+
+def _files(pairs: Sequence[Pair]) -> str:
+    head = ["seed", "dwindle, `.dwn`", "TFMOT, zipped `.tflite`", "ratio", "dwindle", "TFMOT", "difference"]
+    rows = [
+        [
+            str(pair.ours.seed),
+            *(f"{outcome.deployed_bytes:,}" for outcome in (pair.ours, pair.theirs)),
+            f"{pair.ratio:.3f}",
+            *(f"{100 * outcome.right.mean():.2f} %" for outcome in (pair.ours, pair.theirs)),
+            _points(accuracy_difference([pair])),
+        ]
+        for pair in pairs
+    ]
+    means = [
+        "mean",
+        *(f"{fmean(getattr(pair, side).deployed_bytes for pair in pairs):,.0f}" for side in NAMES),
+        f"{fmean(pair.ratio for pair in pairs):.3f}",
+        *(f"{100 * fmean(getattr(pair, side).right.mean() for pair in pairs):.2f} %" for side in NAMES),
+        _points(accuracy_difference(pairs)),
+    ]
+    return _table(head, [*rows, means])
+
+
+def _other_bytes(pairs: Sequence[Pair]) -> str:
+    def mean(side: str, name: str) -> str:
+        return f"{fmean(getattr(pair, side).data[name] for pair in pairs):,.0f}"
+
+    return (
+        f"Other forms, mean bytes: our `.onnx` {mean('ours', 'onnx_bytes')}, zipped "
+        f"{mean('ours', 'onnx_zipped_bytes')}; their `.tflite` as it is {mean('theirs', 'file_bytes')}. "
+        "The interval of one seed is over test images alone."
+    )
+
+
+def _kept(pairs: Sequence[Pair]) -> str:
+    head = ["seed", "side", "zeros", "layer with fewest zeros", "most levels in a layer", "most levels in a channel"]
+    rows = [
+        [str(pair.ours.seed), NAMES[outcome.side], *_kept_of(outcome)]
+        for pair in pairs
+        for outcome in (pair.ours, pair.theirs)
+    ]
+    return _table(head, rows, n_left=2)
+
+
+def _kept_of(outcome: Outcome) -> list[str]:
+    kept = list(outcome.data["kept"].values())
+    zeros = sum(layer["zeros"] * layer["n"] for layer in kept) / sum(layer["n"] for layer in kept)
+    return [
+        f"{zeros:.2%}",
+        f"{min(layer['zeros'] for layer in kept):.2%}",
+        str(max(layer["values"] for layer in kept)),
+        str(max(layer["values_of_a_channel"] for layer in kept)),
+    ]
+
+
+def _stages(pairs: Sequence[Pair]) -> str:
+    head = ["after", *(f"{name}{what}" for name in NAMES.values() for what in ("", ", rates"))]
+    names = [stage["stage"] for stage in pairs[0].ours.stages]
+    rows = [
+        [name, *(cell for side in NAMES for cell in _stage(pairs, side, number))] for number, name in enumerate(names)
+    ]
+    of_files = [f"{100 * fmean(getattr(pair, s).data['validation_accuracy'] for pair in pairs):.2f}" for s in NAMES]
+    return _table(head, [*rows, ["the file", of_files[0], "", of_files[1], ""]])
+
+
+def _stage(pairs: Sequence[Pair], side: str, number: int) -> list[str]:
+    stages = [getattr(pair, side).stages[number] for pair in pairs]
+    reached = fmean(stage["curve"][-1]["validation_accuracy"] for stage in stages)
+    rates = sorted({stage["rate"] for stage in stages})
+    return [f"{100 * reached:.2f}", ", ".join(f"{rate:g}" for rate in rates)]
+
+
+def _shared(outcome: Outcome) -> dict[str, Any]:
+    return {name: value for name, value in outcome.data["settings"].items() if name != "rates"}
+
+
+def _points(interval: Interval) -> str:
+    return f"{interval.value:+.2f} [{interval.low:+.2f}, {interval.high:+.2f}]"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], *, n_left: int = 1) -> str:
+    rule = [":--"] * n_left + ["--:"] * (len(head) - n_left)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *rows))
+
+
+if __name__ == "__main__":
+    print(page(Ledger(Path(sys.argv[1])).read()), end="")
