@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from dwindle.techniques.fine_tune import FineTune
     from dwindle.techniques.fold_batchnorm import FoldBatchNorm
     from dwindle.techniques.prune_weights import PruneWeights
+    from dwindle.techniques.quantize_aware import QuantizeAware
     from dwindle.techniques.quantize_dynamic import QuantizeDynamic
     from dwindle.techniques.quantize_static import QuantizeStatic
     from dwindle.techniques.quantize_weights import QuantizeWeights
@@ -74,6 +75,7 @@ __all__ = [
     "Polynomial",
     "Preprocessing",
     "PruneWeights",
+    "QuantizeAware",
     "QuantizeDynamic",
     "QuantizeStatic",
     "QuantizeWeights",

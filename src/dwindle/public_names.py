@@ -32,6 +32,7 @@ PUBLIC_NAMES: Final[Mapping[str, str]] = {
     "Polynomial": "dwindle.core.schedule:Polynomial",
     "Preprocessing": "dwindle.exporters.preprocessing:Preprocessing",
     "PruneWeights": "dwindle.techniques.prune_weights:PruneWeights",
+    "QuantizeAware": "dwindle.techniques.quantize_aware:QuantizeAware",
     "QuantizeDynamic": "dwindle.techniques.quantize_dynamic:QuantizeDynamic",
     "QuantizeStatic": "dwindle.techniques.quantize_static:QuantizeStatic",
     "QuantizeWeights": "dwindle.techniques.quantize_weights:QuantizeWeights",

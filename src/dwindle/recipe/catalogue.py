@@ -35,6 +35,7 @@ TECHNIQUES: Final[Mapping[str, type[Technique]]] = Catalogue(
         "FineTune": "dwindle.techniques.fine_tune",
         "FoldBatchNorm": "dwindle.techniques.fold_batchnorm",
         "PruneWeights": "dwindle.techniques.prune_weights",
+        "QuantizeAware": "dwindle.techniques.quantize_aware",
         "QuantizeDynamic": "dwindle.techniques.quantize_dynamic",
         "QuantizeStatic": "dwindle.techniques.quantize_static",
         "QuantizeWeights": "dwindle.techniques.quantize_weights",

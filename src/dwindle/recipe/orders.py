@@ -26,6 +26,8 @@ SAMPLES: Final[Mapping[str, Mapping[str, Any]]] = {
     "QuantizeWeights": {"type": "QuantizeWeights"},
     "QuantizeStatic": {"type": "QuantizeStatic"},
     "QuantizeStatic, weights as they are": {"type": "QuantizeStatic", "weights": "none"},
+    "QuantizeAware": {"type": "QuantizeAware"},
+    "QuantizeAware, weights alone": {"type": "QuantizeAware", "activations": "none"},
     "QuantizeDynamic": {"type": "QuantizeDynamic"},
     "CastHalf": {"type": "CastHalf"},
     "CorrectBias": {"type": "CorrectBias"},

@@ -5,19 +5,18 @@ from __future__ import annotations
 import functools
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Final
 
-from dwindle.core.encoding import MAX_BITS, MIN_BITS, affine_of, code_range
+from dwindle.core.encoding import MAX_BITS, MIN_BITS, affine_of
 from dwindle.core.granularity import Granularity, PerChannel
 from dwindle.core.ranges import Calibration, Grid
 from dwindle.errors import RecipeError, SettingError
-from dwindle.network.activations import ActivationQuantizer
 from dwindle.network.batchnorm import fold_batchnorms
 from dwindle.network.capture import capture
 from dwindle.network.compressed import CompressedModel, Edit
+from dwindle.network.integer_plan import plan_integers
 from dwindle.network.integer_weights import KERNEL_BITS, KERNEL_GRANULARITIES, ScaleKind, has_kernel, quantize_weight
-from dwindle.network.observe import Observed, observe
-from dwindle.network.placement import Placement, matmul_weights, place
+from dwindle.network.placement import matmul_weights
 from dwindle.network.select import Select
 from dwindle.technique import Context, Effect, Needs, Trait, recorded
 
@@ -120,23 +119,21 @@ class QuantizeStatic:
         model = self._with_integer_weights(model, candidates)
         captured.load_weights(model.network)
         integer = self._integer_weights(model, candidates)
-        placement = place(captured, integer, quantize_output=self.quantize_output)
-        observed = observe(
+        plan = plan_integers(
             captured,
+            integer,
             context.calibration,
-            sites=placement.own,
             calibration=self.calibration,
             grid=Grid(
                 n_bits=self.activations, symmetric=self.activations == 16, power_of_two=self.scale == "power_of_two"
             ),
+            quantize_output=self.quantize_output,
             report_progress=context.report_progress,
         )
-        own = observed.quantizers
-        activations = {**own} | {site: own[origin] for site, origin in placement.shared.items()}
-        quantized = replace(model, activations=dict(sorted(activations.items())))
-        decisions = _decisions(integer, placement, observed)
-        notes = [*captured.notes, *observed.notes(self.calibration.n)]
-        decisions |= {"folded": {edit.batchnorm: edit.layer for edit in edits}, "notes": notes}
+        own = plan.observed.quantizers
+        quantized = replace(model, activations=plan.everywhere(own))
+        notes = [*captured.notes, *plan.observed.notes(self.calibration.n)]
+        decisions = plan.decisions(own) | {"folded": {edit.batchnorm: edit.layer for edit in edits}, "notes": notes}
         return recorded(self, quantized, context, decisions=decisions)
 
     def _with_integer_weights(self, model: CompressedModel, candidates: Collection[str]) -> CompressedModel:
@@ -158,25 +155,3 @@ class QuantizeStatic:
             "QuantizeStatic: no convolution or linear layer has an integer weight of 8 bits or less with one scale "
             "for the tensor or for each output; use weights=8, or put QuantizeWeights(n_bits=8) before"
         )
-
-
-def _decisions(integer: list[str], placement: Placement, observed: Observed) -> dict[str, Any]:
-    ranges = {
-        str(site): {**_ends(quantizer), "spread": observed.spreads[site]}
-        for site, quantizer in observed.quantizers.items()
-    }
-    shared = {str(site): str(origin) for site, origin in placement.shared.items()}
-    calibration: dict[str, Any] = {"n_examples": observed.n_examples}
-    if observed.spreads:
-        worst = max(observed.spreads, key=lambda site: observed.spreads[site])
-        calibration |= {"least_stable": str(worst), "largest_spread": observed.spreads[worst]}
-    return {"integer_weights": integer, "calibration": calibration, "ranges": ranges, "shared": shared}
-
-
-def _ends(quantizer: ActivationQuantizer) -> dict[str, float]:
-    first, last = code_range(quantizer.n_bits, signed=quantizer.signed)
-    return {
-        "low": (first - quantizer.zero_point) * quantizer.scale,
-        "high": (last - quantizer.zero_point) * quantizer.scale,
-        "clipped_fraction": quantizer.clipped_fraction,
-    }

@@ -1,0 +1,73 @@
+"""This file trains a network whose weights are rounded to grids in every forward pass."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from dwindle.core.encoding import Encoding
+from dwindle.network.aware import freeze
+from dwindle.network.compressed import CompressedModel
+from dwindle.network.parametrize import trainable
+from dwindle.network.structure import CentroidGradient, WeightGrid
+from dwindle.network.train import Loss, Trainer
+
+Curve = tuple[Mapping[str, float], ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RoundedTraining:
+    """How long to train, by whom, and what to descend.
+
+    Attributes:
+        trainer: whoever trains.
+        epochs: passes over the training data; at least one step is taken.
+        seed: what every random choice derives from.
+        stage: name of the checkpoint; it must tell the grids apart, which a trainer does not see.
+        learning_rate: peak of the schedule; None leaves it to the trainer.
+        loss: what is descended; None leaves that to the trainer, too.
+        freeze_after: share of the steps after which a training graph is frozen.
+        centroid_gradient: how a centroid follows its weights.
+    """
+
+    trainer: Trainer
+    epochs: float
+    seed: int
+    stage: str
+    learning_rate: float | None = None
+    loss: Loss | None = None
+    freeze_after: float = 1.0
+    centroid_gradient: CentroidGradient = "mean"
+
+    def run(
+        self, model: CompressedModel, grids: Mapping[str, WeightGrid], *, network: nn.Module | None = None
+    ) -> tuple[Mapping[str, Encoding], Curve]:
+        """Return what the tensors of `model` have become, and the figures of each epoch.
+
+        Args:
+            model: what to train; it stays as it is.
+            grids: by name of a weight, what it is rounded to.
+            network: the training graph, trained in place; None trains a copy of the model's network as it is.
+        """
+        n_steps = max(1, round(self.epochs * self.trainer.steps_per_epoch))
+        freeze_at = math.ceil(self.freeze_after * n_steps)
+        with trainable(model, centroid_gradient=self.centroid_gradient, grids=grids, network=network) as copy:
+
+            def freeze_when_due(step: int) -> None:  # it keeps nothing, so a killed training can resume
+                if step == freeze_at:
+                    freeze(copy.network)
+
+            freeze_when_due(0)
+            curve = self.trainer(
+                copy.network,
+                steps=n_steps,
+                seed=self.seed,
+                stage=self.stage,
+                learning_rate=self.learning_rate,
+                loss=self.loss,
+                after_step=None if network is None else freeze_when_due,
+            )
+            return copy.finish(), curve

@@ -1,0 +1,122 @@
+"""This file holds the ranges of activations that are trained along with a network, and the quantizers they end as."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from dwindle.core.affine import choose_qparams
+from dwindle.core.encoding import code_range
+from dwindle.core.learned_step import TINY
+from dwindle.network.activations import ActivationQuantizer
+
+RangeKind = Literal["moving_average", "learned"]
+"""How the range of an activation follows the training.
+
+"moving_average": the extremes of each batch, smoothed (Jacob et al. 2018). "learned": the step by gradient
+(Esser et al. 2020), the zero point as calibrated.
+"""
+MOMENTUM: Final = 0.01
+"""How far a range moves towards the extremes of a batch."""
+
+
+def trained_range(start: ActivationQuantizer, kind: RangeKind) -> MovingRange | LearnedRange:
+    """Return a range of `kind` that begins at `start`."""
+    return MovingRange(start) if kind == "moving_average" else LearnedRange(start)
+
+
+class MovingRange(nn.Module):
+    """A range that covers zero and moves with what it sees in training, until it is frozen.
+
+    Attributes:
+        low: float32 (), where the range begins; a buffer, like the others.
+        high: float32 (), where it ends.
+        frozen: bool (), whether it has stopped to move.
+    """
+
+    low: Tensor
+    high: Tensor
+    frozen: Tensor
+
+    def __init__(self, start: ActivationQuantizer) -> None:
+        super().__init__()
+        first, last = code_range(start.n_bits, signed=start.signed)
+        self.n_bits, self.signed = start.n_bits, start.signed
+        self.register_buffer("low", torch.tensor((first - start.zero_point) * start.scale, dtype=torch.float32))
+        self.register_buffer("high", torch.tensor((last - start.zero_point) * start.scale, dtype=torch.float32))
+        self.register_buffer("frozen", torch.tensor(False))  # ruff: ignore[boolean-positional-value-in-call]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `x` as its codes say it; any shape."""
+        if self.training and x.numel() and not bool(self.frozen):
+            ends = torch.aminmax(x.detach())
+            self.low.lerp_(ends.min.float().clamp(max=0.0), MOMENTUM)
+            self.high.lerp_(ends.max.float().clamp(min=0.0), MOMENTUM)
+        scale, zero_point = self._grid()
+        first, last = code_range(self.n_bits, signed=self.signed)
+        kept = torch.fake_quantize_per_tensor_affine(x.float(), scale, zero_point, first, last)
+        return kept.to(x.dtype)
+
+    def quantizer(self) -> ActivationQuantizer:
+        """Return what the range has become."""
+        scale, zero_point = self._grid()
+        return ActivationQuantizer(
+            scale=float(scale), zero_point=int(zero_point), n_bits=self.n_bits, signed=self.signed
+        )
+
+    def _grid(self) -> tuple[Tensor, Tensor]:
+        return choose_qparams(self.low, self.high, n_bits=self.n_bits, symmetric=self.signed, signed=self.signed)
+
+
+class LearnedRange(nn.Module):
+    """A range whose step is learned by gradient; its zero point stays.
+
+    Attributes:
+        step: (1,), a parameter; positive in use.
+        zero_point: int32 (), a buffer.
+    """
+
+    zero_point: Tensor
+
+    def __init__(self, start: ActivationQuantizer) -> None:
+        super().__init__()
+        self.n_bits, self.signed = start.n_bits, start.signed
+        self.step = nn.Parameter(torch.tensor([start.scale], dtype=torch.float32))
+        self.register_buffer("zero_point", torch.tensor(start.zero_point, dtype=torch.int32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `x` as its codes say it; any shape (batch, ...)."""
+        ends = code_range(self.n_bits, signed=self.signed)
+        kept = _Learned.apply(x.float(), self.step.abs().clamp(min=TINY), self.zero_point, ends)
+        return cast("Tensor", kept).to(x.dtype)
+
+    def quantizer(self) -> ActivationQuantizer:
+        """Return what the range has become."""
+        scale = float(self.step.detach().abs().clamp(min=TINY))
+        return ActivationQuantizer(scale=scale, zero_point=int(self.zero_point), n_bits=self.n_bits, signed=self.signed)
+
+
+class _Learned(torch.autograd.Function):
+    """As `core.learned_step`, for large tensors with one step: fewer passes over memory."""
+
+    @staticmethod
+    def forward(*arguments: Any) -> Tensor:
+        ctx, x, step, zero_point, (first, last) = arguments
+        kept = torch.fake_quantize_per_tensor_affine(x, step.reshape(()), zero_point, first, last)
+        ctx.save_for_backward(x, kept, step, zero_point)
+        ctx.ends = first, last
+        return kept
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        x, kept, step, zero_point = ctx.saved_tensors
+        low, high = ((end - zero_point) * step for end in ctx.ends)
+        inside = (x >= low) & (x <= high)
+        # Inside, kept - x is the error of rounding; outside, kept is the end of the range.
+        share = torch.where(inside, kept - x, kept).mul_(grad_outputs[0])
+        per_example = x.numel() / max(len(x), 1) if x.ndim else 1.0
+        weight = 1.0 / math.sqrt(max(per_example, 1.0) * max(abs(end) for end in ctx.ends))
+        return grad_outputs[0] * inside, share.sum().reshape(1) / step * weight, None, None
