@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -151,6 +152,11 @@ def test_the_page_says_what_the_ledger_holds(tfmot: dict[str, Any]) -> None:
     assert "| 2 | TFMOT | 50.00% | 40.00% | 60 | 12 |" in text
     assert "| dense | 87.50 | 0.1 | 87.50 | 0.1 |" in text
     assert all(word in text for word in ("tensorflow 9.9", "a machine", "dwindle 1.2.3", "700,000", "300,000"))
+
+
+def test_the_page_can_be_made_from_its_script_alone(tfmot: dict[str, Any], repository: Path) -> None:
+    script = runpy.run_path(str(repository / "benchmarks" / "tfmot" / "page.py"))  # as docs/generate.py does
+    assert script["page"](both(0, 1)) == tfmot["page"].page(both(0, 1))
 
 
 def test_the_summary_is_json_and_judges_the_worst_seed(tfmot: dict[str, Any]) -> None:
