@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from dwindle.network.select import Select
     from dwindle.recipe import Recipe
     from dwindle.technique import Context
+    from dwindle.techniques.binarize import Binarize
     from dwindle.techniques.cast_half import CastHalf
     from dwindle.techniques.cluster import Cluster
     from dwindle.techniques.correct_bias import CorrectBias
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "Binarize",
     "Budget",
     "Calibration",
     "CastHalf",

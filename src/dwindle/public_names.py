@@ -8,6 +8,7 @@ from typing import Final
 PUBLIC_NAMES: Final[Mapping[str, str]] = {
     "Budget": "dwindle.bench.budget:Budget",
     "Calibration": "dwindle.core.ranges:Calibration",
+    "Binarize": "dwindle.techniques.binarize:Binarize",
     "CastHalf": "dwindle.techniques.cast_half:CastHalf",
     "Cluster": "dwindle.techniques.cluster:Cluster",
     "CompressedModel": "dwindle.network.compressed:CompressedModel",

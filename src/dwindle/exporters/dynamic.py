@@ -10,7 +10,7 @@ onnxruntime fuses this to DynamicQuantizeMatMul, or to MatMulIntegerToFloat wher
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Final
 
 import onnx
@@ -37,7 +37,7 @@ def quantize_inputs(graph: onnx.GraphProto, values: Mapping[CallSite, str], site
     producers = {name: node for node in graph.node for name in node.output}
     inputs: dict[str, str] = {}
     for site in sites:
-        layer = _product(producers, values.get(site, ""))
+        layer = product_behind(producers, values.get(site, ""), among=PRODUCTS)
         if layer is None:
             raise ExportError(
                 f"call site {site} has no matrix product in the ONNX graph, but its input is to be quantized; use "
@@ -80,12 +80,14 @@ def multiply_codes(graph: onnx.GraphProto, records: Mapping[str, Record]) -> Non
     replace_nodes(graph, [*fronts, *(part for node in graph.node for part in changed.get(node.name, [node]))])
 
 
-def _product(producers: Mapping[str, onnx.NodeProto], name: str) -> onnx.NodeProto | None:
-    """Return the matrix product that `name` is the result of, through a bias and changes of shape."""
+def product_behind(
+    producers: Mapping[str, onnx.NodeProto], name: str, *, among: Container[str]
+) -> onnx.NodeProto | None:
+    """Return the operation `among` which `name` is the result of, through a bias and changes of shape."""
     node = producers.get(name)
     while node is not None and node.op_type in AFTER:
         node = next((producers[source] for source in node.input if source in producers), None)
-    return node if node is not None and node.op_type in PRODUCTS else None
+    return node if node is not None and node.op_type in among else None
 
 
 def _quantize(x: str) -> list[onnx.NodeProto]:

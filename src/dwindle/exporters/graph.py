@@ -12,10 +12,12 @@ from dwindle.container.records import Record, decode_record
 from dwindle.core.half import LARGEST
 from dwindle.errors import ExportError
 from dwindle.exporters.dynamic import multiply_codes, quantize_inputs
+from dwindle.exporters.few_bits import round_inputs
 from dwindle.exporters.fixed_batch import fix_batch
 from dwindle.exporters.float_graph import float_graph
 from dwindle.exporters.graph_cache import GraphCache
 from dwindle.exporters.half_graph import compute_in_half
+from dwindle.exporters.lstm import INTEGER_LSTM, multiply_codes_in_lstms
 from dwindle.exporters.native import to_record
 from dwindle.exporters.opset import lower_opset
 from dwindle.exporters.options import ExportOptions
@@ -23,10 +25,11 @@ from dwindle.exporters.prepend import prepend
 from dwindle.exporters.qdq import quantize_activations
 from dwindle.exporters.references import refer_to_weights
 from dwindle.exporters.tidy import drop_unread
-from dwindle.network.activations import ActivationQuantizer
+from dwindle.network.activations import ActivationQuantizer, LevelQuantizer
 from dwindle.network.capture import Captured, capture
 from dwindle.network.compressed import CompressedModel
 from dwindle.network.inputs import Inputs
+from dwindle.network.recurrent import beside_lstms, dynamic_lstm_weights
 
 DEFAULTS: Final = ExportOptions()
 
@@ -61,9 +64,14 @@ def build_graph(
     graph = plain.proto.graph
     records = {name: to_record(encoding) for name, encoding in model.encodings.items()}
     static = {site: q for site, q in model.activations.items() if isinstance(q, ActivationQuantizer)}
+    levels = {site: q for site, q in model.activations.items() if isinstance(q, LevelQuantizer)}
     quantize_activations(graph, plain.values, static)
-    quantize_inputs(graph, plain.values, sorted(model.activations.keys() - static.keys()))
+    round_inputs(graph, plain.values, levels)
+    others = beside_lstms(captured, model.activations).keys()
+    quantize_inputs(graph, plain.values, sorted(others - static.keys() - levels.keys()))
     multiply_codes(graph, records)
+    integers = dynamic_lstm_weights(captured, model.encodings, model.activations)
+    multiply_codes_in_lstms(plain.proto, records, integers)
     refer_to_weights(graph, records)
     drop_unread(graph)
     apply_options(plain.proto, records, options)
@@ -93,7 +101,7 @@ def require_half(graph: onnx.GraphProto, records: Mapping[str, Record]) -> None:
     Raises:
         ExportError: activations are quantized, or a weight is float64 or beyond the range of float16.
     """
-    if any(node.op_type in {"QuantizeLinear", "DynamicQuantizeLinear"} for node in graph.node):
+    if any(node.op_type in {"QuantizeLinear", "DynamicQuantizeLinear", INTEGER_LSTM} for node in graph.node):
         raise ExportError("float_type='float16' is for float networks, this one computes in integers; use 'float32'")
     read = {tensor.name for tensor in graph.initializer}
     for name in sorted(read & records.keys()):

@@ -8,6 +8,7 @@ before it fuses QDQ pairs; DequantizeLinear alone it never folds, hence Cast and
 | Affine, read as integers | int8 codes, int4 where they fit | (Cast int8) |
 | Affine, read as floats | int4, int8 or 16-bit codes, scale, zero point | Cast float, Sub, Mul |
 | Codebook, Sparse(Codebook) | uint4 (up to 16 table entries), uint8 or uint16 indices, table | Cast int32, Gather |
+| the same with up to 2 or 4 table entries | 8 or 4 indices in a byte, table | BitShift, Slice, Reshape, Cast, Gather |
 | Scaled(...) read as floats | and a factor for each channel | Mul |
 | Scaled(Codebook) with a negative factor, read as integers | and a second, mirrored half of the table | Add, Gather |
 | Half, Sparse(Half) | float16 numbers | Cast float |
@@ -42,6 +43,7 @@ from dwindle.container.records import (
 from dwindle.exporters.tidy import node_for
 
 Array = npt.NDArray[Any]
+WIDEST_BITS: Final = 2
 LARGEST_UINT4: Final = 15
 LARGEST_UINT16: Final = (1 << 16) - 1
 INT4: Final = (-8, 7)
@@ -184,14 +186,36 @@ def _with_zero(indices: Array, table: Array, support: Array | None, *, zero: flo
 
 
 def _indices(unfolding: Unfolding, indices: Array, *, n_entries: int) -> str:
-    """Write indices as uint4, uint8 or uint16, whatever is the smallest, and return the name of their int32 form."""
+    """Write indices in 1, 2, 4, 8 or 16 bits, whatever is enough, and return the name of their int32 form."""
     if n_entries > LARGEST_UINT16 + 1:  # 65,536 centroids, and the zero
         return unfolding.data("indices", indices.astype(np.int32))
+    if n_entries <= 1 << WIDEST_BITS:
+        return _bits(unfolding, indices, width=1 if n_entries <= 2 else WIDEST_BITS)
     if n_entries <= LARGEST_UINT4 + 1:
         stored = unfolding.packed("indices", indices, TensorProto.UINT4)
     else:
         stored = unfolding.data("indices", indices.astype(np.uint8 if n_entries <= 256 else np.uint16))
     return unfolding.step("Cast", [stored], "indices/int32", to=TensorProto.INT32)
+
+
+def _bits(unfolding: Unfolding, indices: Array, *, width: int) -> str:
+    """Write indices below 2^width (1 or 2 bits), as many as fit a byte, lowest bits first."""
+    n_in_byte = 8 // width
+    offsets = np.arange(n_in_byte, dtype=np.uint8) * np.uint8(width)
+    padded = np.zeros((-(-indices.size // n_in_byte), n_in_byte), dtype=np.uint8)
+    padded.reshape(-1)[: indices.size] = indices.reshape(-1)
+    packed = unfolding.data("indices/packed", (padded << offsets).sum(axis=1, dtype=np.uint8)[:, None])
+    # There is no shorter way before opset 18: push what lies above out on the left, then what lies below on the right.
+    above = unfolding.data("indices/above", (8 - width - offsets).astype(np.uint8))
+    shifted = unfolding.step("BitShift", [packed, above], "indices/shifted", direction="LEFT")
+    below = unfolding.data("indices/below", np.full(n_in_byte, 8 - width, dtype=np.uint8))
+    value = unfolding.step("BitShift", [shifted, below], "indices/single", direction="RIGHT")
+    value = unfolding.step("Reshape", [value, unfolding.data("indices/flat", np.array([-1]))], "indices/row")
+    ends = [unfolding.data(f"indices/{part}", np.array([n])) for part, n in (("first", 0), ("last", indices.size))]
+    value = unfolding.step("Slice", [value, *ends], "indices/unpadded")
+    shape = unfolding.data("indices/shape", np.array(indices.shape, dtype=np.int64))
+    value = unfolding.step("Reshape", [value, shape], "indices/shaped")
+    return unfolding.step("Cast", [value], "indices/int32", to=TensorProto.INT32)
 
 
 def _rescale(unfolding: Unfolding, record: AffineRecord, support: Array | None) -> str:

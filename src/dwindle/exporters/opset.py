@@ -9,6 +9,8 @@ from onnx import defs, helper, numpy_helper
 
 from dwindle.errors import ExportError
 
+ENGINE_DOMAIN: Final = "com.microsoft"
+"""Operations of onnxruntime: they have one version, whatever that of the standard ones."""
 REDEFINED: Final = frozenset({"GridSample", "GroupNormalization", "RoiAlign"})
 """Operations that compute something else, or spell their attributes otherwise, in an older version of themselves."""
 
@@ -36,15 +38,19 @@ def lower_opset(proto: onnx.ModelProto, opset: int, *, ir_version: int | None = 
         problems = [_lower(node, current, opset=opset, constants=constants) for node in proto.graph.node]
         if listed := sorted({problem for problem in problems if problem}):
             raise ExportError(f"opset {opset} cannot express this network: {'; '.join(listed)}; ask for a newer one")
+        others = [entry for entry in proto.opset_import if entry.domain == ENGINE_DOMAIN]
+        standard = helper.make_opsetid("", opset)
         del proto.opset_import[:]
-        proto.opset_import.append(helper.make_opsetid("", opset))
-        proto.ir_version = helper.find_min_ir_version_for(list(proto.opset_import))
+        proto.opset_import.extend([standard, *others])
+        proto.ir_version = helper.find_min_ir_version_for([standard])
     if ir_version is not None:
         proto.ir_version = ir_version
 
 
 def _lower(node: onnx.NodeProto, current: int, *, opset: int, constants: dict[str, onnx.TensorProto]) -> str:
     """Rewrite `node`, in place, for `opset`; return what is in the way, empty where nothing is."""
+    if node.domain == ENGINE_DOMAIN:
+        return ""
     if node.domain not in {"", "ai.onnx"}:
         return f"{node.op_type} of domain {node.domain!r} is no standard operation"
     newer = defs.get_schema(node.op_type, current)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from dwindle.core.few_bits import LevelRange, Levels
+
 INPUT: Final = "<input>"
 
 
@@ -46,9 +48,28 @@ class DynamicQuantizer:
 
     Scale and zero point are those of ONNX DynamicQuantizeLinear: the grid covers zero and every value that the input
     has in this call, over the whole batch. Other readers of the same value see it as it is.
+
+    Of an LSTM it stands at its first output, and its state is read through codes of its own at every step: see
+    `network/dynamic_lstm.py`.
     """
 
     n_bits: int = 8
 
 
-Quantizer = ActivationQuantizer | DynamicQuantizer
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LevelQuantizer:
+    """The layer whose result is at the call site reads its first input clipped to [-1, 1] and rounded to a few levels.
+
+    `core/few_bits.py` says which. Other readers of the same value see it as it is.
+    """
+
+    n_bits: int
+    kind: LevelRange = "full"
+
+    @property
+    def levels(self) -> Levels:
+        """What the input is rounded to."""
+        return Levels(self.n_bits, self.kind)
+
+
+Quantizer = ActivationQuantizer | DynamicQuantizer | LevelQuantizer

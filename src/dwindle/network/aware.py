@@ -31,18 +31,24 @@ DROPOUTS: Final = {
 RECURRENT: Final = ("aten.lstm.input", "aten.gru.input", "aten.rnn_tanh.input", "aten.rnn_relu.input")
 TRAIN_FLAG: Final = 6
 """Where recurrent operations take whether they train."""
+NOTHING: Final[Mapping[CallSite, nn.Module]] = {}
 NORM: Final = "aten.batch_norm.default"
 NORM_IN_PARTS: Final = "aten._native_batch_norm_legit_no_training.default"
 
 
 def training_graph(
-    captured: Captured, ranges: Mapping[CallSite, nn.Module], *, folded: Collection[str]
+    captured: Captured,
+    ranges: Mapping[CallSite, nn.Module],
+    *,
+    folded: Collection[str],
+    inputs: Mapping[CallSite, nn.Module] = NOTHING,
 ) -> fx.GraphModule:
     """Return the graph of `captured` as a network to train, with parameters and buffers of the captured names.
 
     Args:
         captured: the graph; its own tensors are trained.
         ranges: what rounds the value at a call site; the value is behind the batch norm where one of `folded` follows.
+        inputs: what rounds the first input of the layer at a call site, for this layer alone.
         folded: the batch norms (module paths) that will be merged into the layers before them.
 
     Raises:
@@ -52,11 +58,15 @@ def training_graph(
     graph = fx.GraphModule(module, module.graph)  # `module` itself refuses to be put into training mode
     norms = {f"{path}.running_mean" for path in folded}
     nodes = {site_of[node.name]: node for node in graph.graph.nodes if node.name in site_of}
-    if unknown := set(ranges) - set(nodes):
+    if unknown := {*ranges, *inputs} - set(nodes):
         raise NetworkError(f"the graph has no value {min(unknown)}, which is to be quantized")
     behind = {site: _behind_norm(nodes[site], norms) for site in ranges}
     for number, (site, node) in enumerate(behind.items()):
         _insert(graph, f"trained_range_{number}", ranges[site], behind=node)
+    for number, (site, rounding) in enumerate(inputs.items()):
+        graph.add_submodule(f"trained_input_{number}", rounding)
+        with graph.graph.inserting_before(nodes[site]):
+            nodes[site].update_arg(0, graph.graph.call_module(f"trained_input_{number}", (nodes[site].args[0],)))
     for node in list(graph.graph.nodes):
         if node.op == "call_function":
             _let_train(graph, node)

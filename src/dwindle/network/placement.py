@@ -62,11 +62,16 @@ class Placement:
 
 def matmul_weights(captured: Captured) -> dict[str, CallSite]:
     """Return the weights of convolutions and linear layers in graph order, each with the site of its first use."""
-    found: dict[str, CallSite] = {}
+    return {name: sites[0] for name, sites in matmul_calls(captured).items()}
+
+
+def matmul_calls(captured: Captured) -> dict[str, list[CallSite]]:
+    """Return every call of a convolution or linear layer by the name of its weight, in graph order of the first."""
+    found: dict[str, list[CallSite]] = {}
     for node in captured.program.graph.nodes:
         name = _weight(captured, node)
         if name is not None:
-            found.setdefault(name, captured.sites[node.name])
+            found.setdefault(name, []).append(captured.sites[node.name])
     return found
 
 

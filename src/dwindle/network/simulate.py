@@ -8,13 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from dwindle.core.affine import dynamic_qparams, fake_quantize
+from dwindle.core.affine import fake_quantize
 from dwindle.core.encoding import code_range
 from dwindle.errors import NetworkError
-from dwindle.network.activations import ActivationQuantizer, DynamicQuantizer
+from dwindle.network.activations import ActivationQuantizer, DynamicQuantizer, LevelQuantizer
 from dwindle.network.capture import Captured, capture
 from dwindle.network.compressed import CompressedModel
+from dwindle.network.dynamic_lstm import quantized_dynamically, replace_lstms
+from dwindle.network.few_bit_grid import RoundedInput
 from dwindle.network.inputs import Inputs, as_tuple
+from dwindle.network.recurrent import beside_lstms, dynamic_lstms
 
 
 def simulate(model: CompressedModel, example: Inputs, *, captured: Captured | None = None) -> nn.Module:
@@ -47,14 +50,18 @@ def quantized_graph(model: CompressedModel, captured: Captured) -> fx.GraphModul
             "capture it with the example that the quantizing step had"
         )
     graph, sites = captured.module()
+    replace_lstms(graph, dynamic_lstms(captured, model.encodings, model.activations))
+    quantizers = beside_lstms(captured, model.activations)
     for node in list(graph.graph.nodes):
         site = sites.get(node.name)
-        quantizer = None if site is None else model.activations.get(site)
+        quantizer = None if site is None else quantizers.get(site)
         match quantizer:
             case ActivationQuantizer():
                 _insert_behind(graph, node, FakeQuantize(quantizer))
             case DynamicQuantizer():
-                _insert_before(graph, node)
+                _insert_before(graph, node, FakeQuantizeDynamically())
+            case LevelQuantizer():
+                _insert_before(graph, node, RoundedInput(quantizer))
             case None:
                 pass
     graph.graph.lint()
@@ -85,8 +92,7 @@ class FakeQuantizeDynamically(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` as its codes say it; any shape."""
-        scale, zero_point = dynamic_qparams(x.detach())
-        return _straight_through(x, scale, zero_point, n_bits=8, signed=False)
+        return quantized_dynamically(x)
 
 
 class Simulated(nn.Module):
@@ -144,10 +150,10 @@ def _insert_behind(graph: fx.GraphModule, node: fx.Node, quantizer: FakeQuantize
     node.replace_all_uses_with(quantized, delete_user_cb=lambda user: user is not quantized)
 
 
-def _insert_before(graph: fx.GraphModule, layer: fx.Node) -> None:
+def _insert_before(graph: fx.GraphModule, layer: fx.Node, quantizer: nn.Module) -> None:
     """Let `layer` alone read what is left of its first input."""
     name = f"quantize_input_of_{layer.name}"
-    graph.add_submodule(name, FakeQuantizeDynamically())
+    graph.add_submodule(name, quantizer)
     with graph.graph.inserting_before(layer):
         quantized = graph.graph.call_module(name, (layer.args[0],))
     layer.update_arg(0, quantized)

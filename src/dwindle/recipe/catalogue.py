@@ -28,6 +28,7 @@ class Catalogue(Mapping[str, type[Technique]]):
 
 TECHNIQUES: Final[Mapping[str, type[Technique]]] = Catalogue(
     {
+        "Binarize": "dwindle.techniques.binarize",
         "CastHalf": "dwindle.techniques.cast_half",
         "Cluster": "dwindle.techniques.cluster",
         "CorrectBias": "dwindle.techniques.correct_bias",

@@ -29,6 +29,8 @@ SAMPLES: Final[Mapping[str, Mapping[str, Any]]] = {
     "QuantizeAware": {"type": "QuantizeAware"},
     "QuantizeAware, weights alone": {"type": "QuantizeAware", "activations": "none"},
     "QuantizeDynamic": {"type": "QuantizeDynamic"},
+    "Binarize": {"type": "Binarize"},
+    "Binarize, weights alone": {"type": "Binarize", "activations": False},
     "CastHalf": {"type": "CastHalf"},
     "CorrectBias": {"type": "CorrectBias"},
     "Densify": {"type": "Densify"},

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from dwindle.core.encoding import Affine, Codebook, Dense, Encoding, Half, Scaled, Sparse
 from dwindle.core.granularity import PerChannel, PerGroup, PerTensor
 from dwindle.errors import RecipeError
-from dwindle.network.activations import ActivationQuantizer, CallSite, DynamicQuantizer, Quantizer
+from dwindle.network.activations import ActivationQuantizer, CallSite, DynamicQuantizer, LevelQuantizer, Quantizer
 from dwindle.network.compressed import CompressedModel, Edit, FoldedBatchNorm, Record
 from dwindle.settings import TAG, from_plain, to_plain
 
 ENCODINGS: Final = {c.__name__: c for c in (Dense, Half, Affine, Codebook, Sparse, Scaled)}
 GRANULARITIES: Final = {c.__name__: c for c in (PerTensor, PerChannel, PerGroup)}
-QUANTIZERS: Final = {c.__name__: c for c in (ActivationQuantizer, DynamicQuantizer)}
+QUANTIZERS: Final = {c.__name__: c for c in (ActivationQuantizer, DynamicQuantizer, LevelQuantizer)}
 EDITS: Final = {c.__name__: c for c in (FoldedBatchNorm,)}
 
 

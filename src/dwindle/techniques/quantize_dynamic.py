@@ -1,4 +1,4 @@
-"""This file quantizes weights to integers, and the inputs of linear layers at run time: no calibration data needed."""
+"""This file quantizes weights to integers, and inputs of linear and LSTM layers at run time: no calibration data."""
 
 from __future__ import annotations
 
@@ -13,25 +13,31 @@ from dwindle.core.granularity import Granularity, PerChannel
 from dwindle.errors import RecipeError, SettingError
 from dwindle.network.activations import CallSite, DynamicQuantizer
 from dwindle.network.batchnorm import fold_batchnorms
-from dwindle.network.capture import capture
+from dwindle.network.capture import Captured, capture
 from dwindle.network.compressed import CompressedModel, Edit
 from dwindle.network.integer_weights import KERNEL_BITS, KERNEL_GRANULARITIES, ScaleKind, has_kernel, quantize_weight
 from dwindle.network.placement import linear_layers
+from dwindle.network.recurrent import dynamic_lstm_weights, integer_layers, lstm_calls
 from dwindle.network.select import Select
 from dwindle.technique import Context, Effect, Needs, Trait, recorded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizeDynamic:
-    """Integer weights in linear and recurrent layers; linear layers get their inputs quantized from batch to batch.
+    """Integer weights in linear and recurrent layers; linear and LSTM layers quantize their inputs from batch to batch.
 
     A linear layer with an integer weight rounds its input to unsigned 8-bit codes on the grid that covers the values of
     this very call and zero, multiplies integers, and answers in floats: ONNX DynamicQuantizeLinear and MatMulInteger.
     The range is one for the whole batch, so the answer to an example depends, within the rounding error, on the
     examples it is asked with. Measure with the batch size that will be used.
 
-    Recurrent layers (LSTM, GRU, RNN) keep integer weights in the file and compute in floats: the engine unfolds them
-    when it loads. Convolutions stay as they are; use QuantizeStatic for them.
+    An LSTM layer with integer weights does the same with its input, over all steps at once, and with its state at every
+    step; gates and cells stay floats: DynamicQuantizeLSTM of onnxruntime. It needs input and recurrent weights of 8
+    bits or less, with zero points of zero if scales are by output, which no other layer reads.
+
+    Other recurrent layers (GRU, RNN, single cells) have no integer kernel in onnxruntime: they keep integer weights in
+    the file and compute in floats, as an LSTM layer without such weights does; the engine unfolds them when it loads,
+    and the record's notes name them. Convolutions stay as they are; use QuantizeStatic for them.
 
     Attributes:
         weights: width of a weight's code, 2 to 8; None where the weights are integers already.
@@ -77,7 +83,7 @@ class QuantizeDynamic:
         )
 
     def apply(self, model: CompressedModel, context: Context) -> CompressedModel:
-        """Return `model` with integer weights, whose linear layers quantize their inputs.
+        """Return `model` with integer weights, whose linear and LSTM layers quantize their inputs.
 
         Raises:
             RecipeError: the context lacks an example, or activations are quantized already.
@@ -98,10 +104,19 @@ class QuantizeDynamic:
         captured = capture(model.network, context.example)
         linear = linear_layers(captured)
         model = self._with_integer_weights(model, {*linear.values(), *recurrent_weights(model.network)})
-        activations = {site: DynamicQuantizer() for site, name in linear.items() if has_kernel(model.encodings[name])}
-        quantized = replace(model, activations=dict(sorted(activations.items())))
+        calls = lstm_calls(captured)
+        on_integers = integer_layers(calls, model.encodings)
+        sites = [site for site, name in linear.items() if has_kernel(model.encodings[name])]
+        sites += [site for site, layers in on_integers.items() if any(layers)]
+        quantized = replace(model, activations={site: DynamicQuantizer() for site in sorted(sites)})
         decisions = _decisions(quantized, linear)
-        decisions |= {"folded": {edit.batchnorm: edit.layer for edit in edits}, "notes": list(captured.notes)}
+        decisions["lstm_layers_on_integers"] = {
+            str(site): [i for i, is_integer in enumerate(layers) if is_integer]
+            for site, layers in on_integers.items()
+            if any(layers)
+        }
+        notes = [*captured.notes, *_floats_left(quantized, captured)]
+        decisions |= {"folded": {edit.batchnorm: edit.layer for edit in edits}, "notes": notes}
         return recorded(self, quantized, context, decisions=decisions)
 
     def _with_integer_weights(self, model: CompressedModel, candidates: set[str]) -> CompressedModel:
@@ -132,6 +147,26 @@ def recurrent_weights(network: nn.Module) -> list[str]:
         if parameter.ndim >= 2
     }
     return [name for name, parameter in network.named_parameters() if id(parameter) in wanted]
+
+
+def _floats_left(model: CompressedModel, captured: Captured) -> list[str]:
+    """Return one sentence for each recurrent layer that has integer weights and computes in floats."""
+    on_integers = dynamic_lstm_weights(captured, model.encodings, model.activations)
+    left: dict[str, list[str]] = {}
+    for name in recurrent_weights(model.network):
+        if name not in on_integers and affine_of(model.encodings[name]) is not None:
+            module, _, weight = name.rpartition(".")
+            left.setdefault(module, []).append(weight)
+    kinds = {name: type(module).__name__ for name, module in model.network.named_modules()}
+    return [
+        f"{name or 'the network'} ({kinds[name]}) computes in floats with {', '.join(weights)}: "
+        + (
+            "their integers are read by two layers, or their layer has others of another kind"
+            if kinds[name] == "LSTM"
+            else "onnxruntime has no integer kernel for it"
+        )
+        for name, weights in left.items()
+    ]
 
 
 def _decisions(model: CompressedModel, linear: dict[CallSite, str]) -> dict[str, Any]:

@@ -1,0 +1,187 @@
+"""This file trains a network whose layers hold weights of 1 to 4 bits and read inputs of the same width."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass, field, replace
+from typing import get_args
+
+import torch
+
+from dwindle.core.encoding import Encoding, affine_of, decode
+from dwindle.core.few_bits import FactorGradient, FactorRule, LevelRange, Levels, Spread
+from dwindle.core.granularity import Granularity, PerTensor
+from dwindle.errors import EncodingError, NetworkError, RecipeError, SelectionError, SettingError
+from dwindle.network.activations import CallSite, LevelQuantizer
+from dwindle.network.aware import training_graph
+from dwindle.network.batchnorm import fold_batchnorms
+from dwindle.network.capture import capture
+from dwindle.network.compressed import CompressedModel
+from dwindle.network.distillation import Distillation, loss_of
+from dwindle.network.few_bit_grid import FewBitGrid, FewBits, RoundedInput
+from dwindle.network.integer_weights import KERNEL_GRANULARITIES
+from dwindle.network.placement import matmul_calls
+from dwindle.network.rounded_training import RoundedTraining
+from dwindle.network.select import Select
+from dwindle.network.structure import CentroidGradient
+from dwindle.network.train import Trainer
+from dwindle.technique import Context, Effect, Needs, Trait, recorded
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Binarize:
+    """Binary weights, or weights of up to 4 bits, in convolutions and linear layers (Abishek 2022, section 3.3).
+
+    A weight is centred, clipped to [-1, 1], rounded to the levels of its width and multiplied by one factor; a layer's
+    input is clipped and rounded to the same width, without a factor. Both train with straight-through gradients, from
+    the weights as they are. The first and the last layer stay as they are, unless `keeps_ends` is False. Pruned weights
+    stay zero; a codebook keeps its clusters, whose centroids move to the levels.
+
+    Files hold 1 or 2 bits for each weight; engines unfold them when they load, and compute in floats.
+
+    Attributes:
+        n_bits: width of a weight and, with `activations`, of what its layer reads; 1 to 4.
+        levels: "full" uses all codes; "restricted" (2 bits or more) leaves the lowest out, so that zero is a level.
+        factor: how the factor follows from the weights; "l1" is the thesis's.
+        gradient: "exact" knows that the factor depends on every weight; "own_weight" is XNOR-Net's.
+        granularity: which weights share a mean and a factor. PerTensor() is the thesis's.
+        is_centred: whether the mean is taken off the weights first.
+        spread: what centred weights are divided by before they are clipped; "none" is the thesis's.
+        activations: whether inputs are rounded, too.
+        keeps_ends: whether the first and the last selected layer, in the order of the graph, stay as they are.
+        epochs: passes over the training data; a fraction is allowed, and at least one step is taken.
+        learning_rate: peak of the schedule; None leaves it to the trainer.
+        freeze_after: the share of the training after which batch norms use their running statistics, as deployed.
+        centroid_gradient: whether a centroid follows the `mean` or the `sum` of its weights' gradients.
+        distillation: learn from the context's teacher, too.
+        select: which weights.
+    """
+
+    n_bits: int = 1
+    levels: LevelRange = "full"
+    factor: FactorRule = "l1"
+    gradient: FactorGradient = "exact"
+    granularity: Granularity = field(default_factory=PerTensor)
+    is_centred: bool = True
+    spread: Spread = "deviation"
+    activations: bool = True
+    keeps_ends: bool = True
+    epochs: float = 1.0
+    learning_rate: float | None = None
+    freeze_after: float = 0.75
+    centroid_gradient: CentroidGradient = "mean"
+    distillation: Distillation | None = None
+    select: Select = field(default_factory=Select)
+
+    def __post_init__(self) -> None:
+        if problem := self._problem():
+            raise SettingError(f"Binarize: {problem}")
+        try:
+            Levels(self.n_bits, self.levels)
+        except SettingError as error:
+            raise SettingError(f"Binarize: {error}") from error
+
+    def _problem(self) -> str | None:
+        known = {
+            "levels": LevelRange, "factor": FactorRule, "gradient": FactorGradient, "spread": Spread,
+            "centroid_gradient": CentroidGradient,
+        }  # fmt: skip
+        for name, values in known.items():
+            if getattr(self, name) not in get_args(values):
+                return f"{name} must be one of {', '.join(get_args(values))}, got {getattr(self, name)!r}"
+        if self.granularity not in KERNEL_GRANULARITIES:
+            return f"weights share a factor by PerTensor() or PerChannel(0), got {self.granularity}"
+        if not (math.isfinite(self.epochs) and self.epochs > 0):
+            return f"epochs must be positive, got {self.epochs}"
+        if self.learning_rate is not None and not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            return f"learning_rate must be positive or None, got {self.learning_rate}"
+        if not 0 <= self.freeze_after <= 1:
+            return f"freeze_after is a share of the training, in [0, 1], got {self.freeze_after}"
+        return None
+
+    @property
+    def needs(self) -> Needs:
+        """A trainer and a batch for the graph; to distill, a teacher."""
+        return Needs.TRAINING | Needs.EXAMPLE | (Needs.NOTHING if self.distillation is None else Needs.TEACHER)
+
+    @property
+    def effect(self) -> Effect:
+        """Leaves codebooks of integer levels and, with `activations`, rounded inputs and folded batch norms."""
+        whole = Trait.QUANTIZED_ACTIVATIONS | Trait.FOLDED if self.activations else Trait.NOTHING
+        return Effect(
+            adds=Trait.CLUSTERED | Trait.INTEGER | Trait.KERNEL | whole,
+            refuses=Trait.INTEGER | Trait.QUANTIZED_ACTIVATIONS,
+            because="integer codes have no float values left to train",
+        )
+
+    def apply(self, model: CompressedModel, context: Context) -> CompressedModel:
+        """Return the trained copy of `model` with weights of few bits; the record holds the learning curve.
+
+        Raises:
+            RecipeError: the context lacks a trainer or an example, or activations are quantized.
+            SelectionError: a pattern matches nothing, or no selected weight is left.
+            EncodingError: a selected weight is quantized already.
+            NetworkError: the network cannot be captured.
+        """
+        if context.trainer is None or context.example is None:
+            raise RecipeError("Binarize trains a graph; give the context a trainer and an example, one input batch")
+        if model.activations:
+            raise RecipeError(f"Binarize: {len(model.activations)} activations are quantized already; do it once")
+        captured = capture(model.network, context.example)
+        calls = matmul_calls(captured)
+        names = self._selected(model, tuple(calls))
+        quantizer = LevelQuantizer(n_bits=self.n_bits, kind=self.levels)
+        sites = [site for name in names for site in calls[name]] if self.activations else list[CallSite]()
+        _, edits = fold_batchnorms(model, context.example) if self.activations else (model, ())
+        folded = {edit.batchnorm: edit.layer for edit in edits}
+        network = training_graph(captured, {}, folded=folded, inputs={site: RoundedInput(quantizer) for site in sites})
+        grids = {name: self._grid(name, model.encodings[name]) for name in names}
+        encodings, curve = self._training(model, context, context.trainer).run(model, grids, network=network)
+        after = model.with_encodings(encodings)
+        if self.activations:
+            after, _ = fold_batchnorms(after, context.example)
+            after = replace(after, activations=dict.fromkeys(sorted(sites), quantizer))
+        decisions = {"weights": list(names), "folded": folded, "notes": list(captured.notes)}
+        return recorded(self, after, context, decisions=decisions, curve=curve)
+
+    def _training(self, model: CompressedModel, context: Context, trainer: Trainer) -> RoundedTraining:
+        inputs = hashlib.sha256(f"{model.digest()} {len(model.history)} {self}".encode()).hexdigest()
+        return RoundedTraining(
+            trainer=trainer,
+            epochs=self.epochs,
+            seed=context.seed,
+            stage=f"{len(model.history) + 1:02d}-binarize-{inputs[:12]}",
+            learning_rate=self.learning_rate,
+            loss=loss_of(self.distillation, context.teacher),
+            freeze_after=self.freeze_after,
+            centroid_gradient=self.centroid_gradient,
+        )
+
+    def _selected(self, model: CompressedModel, in_order: tuple[str, ...]) -> tuple[str, ...]:
+        selected = self.select.resolve(model.network)
+        names = [name for name in in_order if name in selected]
+        kept = names[1:-1] if self.keeps_ends else names
+        if not kept:
+            raise SelectionError(
+                f"Binarize: of {len(names)} selected weights of convolutions and linear layers none is left once the "
+                "first and the last are kept as they are; select others, or use keeps_ends=False"
+            )
+        return tuple(kept)
+
+    def _grid(self, name: str, encoding: Encoding) -> FewBitGrid:
+        if affine_of(encoding) is not None:
+            raise EncodingError(f"{name!r} has no float values left to train; put this step before the quantizer")
+        if (dtype := decode(encoding).dtype) != torch.float32:
+            raise NetworkError(f"{name!r} is {dtype}, but levels are decoded in float32; call network.float() first")
+        return FewBitGrid(
+            encoding,
+            FewBits(
+                levels=Levels(self.n_bits, self.levels),
+                factor=self.factor,
+                gradient=self.gradient,
+                granularity=self.granularity,
+                is_centred=self.is_centred,
+                spread=self.spread,
+            ),
+        )
