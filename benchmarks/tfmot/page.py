@@ -172,15 +172,22 @@ def _what_was_run(pairs: Sequence[Pair]) -> str:
     ours, theirs = pairs[0].ours.data, pairs[0].theirs.data
     settings = ours["settings"]
     packages = ", ".join(f"{name} {number}" for name, number in theirs["packages"].items())
-    seconds = {side: fmean(getattr(pair, side).data["seconds"] for pair in pairs) for side in NAMES}
+    seconds = {side: fmean(_seconds(getattr(pair, side)) for pair in pairs) for side in NAMES}
+    n_epochs = sum(settings["epochs"].values())
     return (
-        f"{len(pairs)} seeds, each a training from scratch on both sides: {_epochs(settings)} epochs; "
+        f"Seeds {', '.join(str(pair.ours.seed) for pair in pairs)}, each a training from scratch on both sides: "
+        f"{_epochs(settings)} epochs; "
         f"{settings['sparsity']:.0%} zeros, {settings['n_levels']} values in a tensor with zero among them, 8-bit "
         f"weights and activations. Pixels, splits, augmentation, batch size, optimizer and schedule are equal "
         f"(`benchmarks/tfmot/README.md`). dwindle {ours['version']}; {packages}. Machine: {ours['machine']}; "
-        f"{ours['n_threads']} thread(s); a seed took {seconds['ours'] / 3600:.1f} h with dwindle and "
-        f"{seconds['theirs'] / 3600:.1f} h with TFMOT."
+        f"{ours['n_threads']} thread(s), beside other work: the {n_epochs} epochs of a seed took "
+        f"{seconds['ours'] / 3600:.1f} h with dwindle and {seconds['theirs'] / 3600:.1f} h with TFMOT."
     )
+
+
+def _seconds(outcome: Outcome) -> float:
+    """Return the time of all epochs, also of those before a kill; trials are not in it."""
+    return sum(epoch["seconds"] for stage in outcome.stages for epoch in stage["curve"])
 
 
 def _epochs(settings: Mapping[str, Any]) -> str:

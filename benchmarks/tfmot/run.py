@@ -16,7 +16,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -87,7 +86,6 @@ class Unit:
 
     def made(self) -> dict[str, Any]:
         """Return everything about the outcome as plain values."""
-        started = time.perf_counter()
         found = self._ours() if self.side == "ours" else self._theirs()
         right = found.pop("answers")
         plain = asdict(self.settings)
@@ -100,7 +98,6 @@ class Unit:
             "version": VERSION,
             "machine": this_machine().summary(),
             "n_threads": self.options.threads,
-            "seconds": time.perf_counter() - started,
             **found,
             "answers": {"n": len(right), "right": pack_bits(right)},
         }

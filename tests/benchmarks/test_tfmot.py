@@ -123,8 +123,14 @@ def outcome(side: str, seed: int, **changes: Any) -> Entry:
         "version": "1.2.3",
         "machine": "a machine",
         "n_threads": 1,
-        "seconds": 7200.0,
-        "stages": [{"stage": "dense", "rate": 0.1, "tried": {}, "curve": [{"validation_accuracy": 0.875}]}],
+        "stages": [
+            {
+                "stage": "dense",
+                "rate": 0.1,
+                "tried": {},
+                "curve": [{"seconds": 3600.0, "validation_accuracy": 0.875}] * 2,
+            }
+        ],
         "kept": {"a": layer, "b": {**layer, "n": 3000, "zeros": 0.4, "values": 60}},
         "file_bytes": 80_000 if side == "ours" else 700_000,
         "validation_accuracy": 0.7,
@@ -151,6 +157,7 @@ def test_the_page_says_what_the_ledger_holds(tfmot: dict[str, Any]) -> None:
     assert "| 1 | 80,000 | 100,000 | 0.800 | 91.00 % | 81.00 % |" in text
     assert "| 2 | TFMOT | 50.00% | 40.00% | 60 | 12 |" in text
     assert "| dense | 87.50 | 0.1 | 87.50 | 0.1 |" in text
+    assert "the 19 epochs of a seed took 2.0 h with dwindle" in text
     assert all(word in text for word in ("tensorflow 9.9", "a machine", "dwindle 1.2.3", "700,000", "300,000"))
 
 
