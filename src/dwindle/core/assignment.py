@@ -20,7 +20,8 @@ class Reassign:
     """While shared weights are trained, each moves to the centroid that its own latent value is nearest to.
 
     Attributes:
-        frequency: optimizer steps between two assignments; 1 is what TensorFlow MOT does.
+        frequency: optimizer steps between two assignments; 1 is what TensorFlow MOT does. Between two of them latent
+            values run ahead of the weights that the gradient is taken at, so large ones want a small learning rate.
         end: fraction of the training from which on every weight stays where it is, so that centroids settle; 1 assigns
             to the last step.
     """
