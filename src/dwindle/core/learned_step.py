@@ -64,7 +64,7 @@ def least_error_step(values: Tensor, *, granularity: Granularity, n_bits: int, s
         values = torch.where(support, values, torch.zeros(()))  # zero lies on every grid and costs nothing
     low, high = value_ranges(values, granularity)
     widest = torch.maximum(-low, high) / highest_code(n_bits)
-    best, least = torch.ones_like(widest), torch.full_like(widest, math.inf)
+    best, least = widest.clamp(min=TINY), torch.full_like(widest, math.inf)  # errors beyond float32 are never less
     for fraction in SHRINKS:
         step = (widest * fraction).clamp(min=TINY)
         error = _sums(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dwindle.core.affine import choose_qparams, quantize_with, value_ranges
 from dwindle.core.encoding import Affine, Encoding, codebook_of, rewrite, support_of
 from dwindle.core.granularity import Granularity, PerTensor, expand
-from dwindle.core.learned_step import TINY, least_error_step, round_to_step
+from dwindle.core.learned_step import TINY, highest_code, least_error_step, round_to_step
 from dwindle.network.structure import floats_of
 
 WeightScale = Literal["learned", "extremes"]
@@ -41,11 +41,11 @@ class UniformGrid(nn.Module):
 
     def forward(self, floats: Tensor, support: Tensor | None) -> Tensor:
         """Return `floats` as their codes say it."""
-        del support  # zeros change no extreme, and move no step
-        if self.step is not None:
+        if self.step is not None:  # what lies outside the support moves no step: its gradient is zero
             step = self._positive(self.step)
             return round_to_step(floats, step, granularity=self.granularity, n_bits=self.n_bits)
-        return cast("Tensor", _StraightThrough.apply(floats, self._extreme_step(floats), self.granularity))
+        kept = floats if support is None else floats * support
+        return cast("Tensor", _StraightThrough.apply(kept, self._extreme_step(kept), self.granularity))
 
     def encode(self, encoding: Encoding) -> Encoding:
         """Return `encoding` with its innermost floats as codes."""
@@ -54,8 +54,10 @@ class UniformGrid(nn.Module):
             del support, is_codebook
             step = self._extreme_step(values) if self.step is None else self._positive(self.step.detach())
             step = step.to(values.device, copy=True)
+            ends = expand(step, self.granularity, tuple(values.shape)) * highest_code(self.n_bits)
+            inside = torch.maximum(torch.minimum(values, ends), -ends)  # the lowest code of all is never used
             return quantize_with(
-                values, step, torch.zeros_like(step, dtype=torch.int32),
+                inside, step, torch.zeros_like(step, dtype=torch.int32),
                 granularity=self.granularity, n_bits=self.n_bits, signed=True,
             )  # fmt: skip
 
