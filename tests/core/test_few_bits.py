@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
@@ -56,7 +58,7 @@ def test_a_value_goes_to_a_level_that_none_is_nearer_than(levels: Levels, values
 @pytest.mark.parametrize("levels", EVERY, ids=str)
 def test_in_the_middle_the_higher_level_wins(levels: Levels):
     values = values_of(levels)
-    middles = [(a + b) / 2 for a, b in zip(values, values[1:], strict=False)]
+    middles = [(a + b) / 2 for a, b in pairwise(values)]
     exact = [m for m in middles if (m * 2**20).is_integer()]
     wanted = [values[middles.index(m) + 1] * levels.highest for m in exact]
     assert levels.codes(torch.tensor(exact)).tolist() == pytest.approx(wanted)
