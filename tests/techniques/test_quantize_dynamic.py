@@ -40,15 +40,41 @@ def quantized() -> CompressedModel:
     return QuantizeDynamic().apply(CompressedModel.dense(Mixed().eval()), CONTEXT)
 
 
-def test_linear_layers_run_on_integers_and_recurrent_ones_are_stored_as_integers(quantized: CompressedModel) -> None:
-    assert quantized.activations == {CallSite("head", 0): DynamicQuantizer(), CallSite("up", 0): DynamicQuantizer()}
+def test_linear_layers_and_lstms_run_on_integers(quantized: CompressedModel) -> None:
+    lstm = CallSite("lstm", 2)  # after its states of zeros
+    assert quantized.activations == dict.fromkeys((CallSite("head", 0), lstm, CallSite("up", 0)), DynamicQuantizer())
     integer = {name for name, encoding in quantized.encodings.items() if affine_of(encoding) is not None}
     assert integer == {"up.weight", "head.weight", "lstm.weight_ih_l0", "lstm.weight_hh_l0"}
     assert isinstance(quantized.encodings["conv.weight"], Dense)
     decisions = quantized.history[-1].decisions
     assert set(decisions["integer_weights"]) == integer
     assert decisions["inputs_quantized_at_run_time"] == {"up:0:0": "up.weight", "head:0:0": "head.weight"}
+    assert decisions["lstm_layers_on_integers"] == {"lstm:2:0": [0]}
     assert decisions["folded"] == {"norm": "up"}
+    assert decisions["notes"] == []
+
+
+def test_the_record_names_the_recurrent_layers_that_compute_in_floats() -> None:
+    class Left(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gru, self.lstm = nn.GRU(3, 4, batch_first=True), nn.LSTM(4, 4, 2, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.lstm(self.gru(x)[0])[0]
+
+    context = Context(example=torch.zeros(2, 5, 3))
+    chosen = Select(names=("gru.weight_*", "lstm.weight_ih_*", "lstm.weight_hh_l1"))
+    after = QuantizeDynamic(select=chosen).apply(CompressedModel.dense(Left().eval()), context)
+    decisions = after.history[-1].decisions
+    assert decisions["lstm_layers_on_integers"] == {"lstm:2:0": [1]}
+    gru, lstm = decisions["notes"]
+    assert gru == (
+        "gru (GRU) computes in floats with weight_ih_l0, weight_hh_l0: onnxruntime has no integer kernel for it"
+    )
+    assert lstm.startswith(
+        "lstm (LSTM) computes in floats with weight_ih_l0: their integers are read by two layers, or"
+    )
 
 
 def test_the_range_is_that_of_the_whole_batch() -> None:
@@ -83,7 +109,7 @@ def test_other_readers_of_the_input_see_it_as_it_is() -> None:
 def test_integer_weights_are_kept_if_asked() -> None:
     once = QuantizeWeights(symmetric=False).apply(CompressedModel.dense(Mixed().eval()), CONTEXT)
     after = QuantizeDynamic(weights=None, fold_batchnorm=False).apply(once, CONTEXT)
-    assert len(after.activations) == 2
+    assert len(after.activations) == 3
     assert after.encodings["head.weight"] is once.encodings["head.weight"]
     with pytest.raises(EncodingError, match="no float values left"):
         QuantizeDynamic().apply(once, CONTEXT)
