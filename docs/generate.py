@@ -29,7 +29,8 @@ def results_page(path: Path) -> str:
     if (script := DOCS.parent / "benchmarks" / path.stem / "page.py").exists():
         return runpy.run_path(str(script))["page"](entries, made_from=made_from)
     if any(entry.kind == OUTCOME for entry in entries):
-        return study_page(load_study(path.stem), entries, made_from=made_from)
+        ours = next(DOCS.parent.glob(f"examples/*/{path.stem}.toml"), None)
+        return study_page(load_study(path.stem if ours is None else ours), entries, made_from=made_from)
     return _job_page(path, entries)
 
 
