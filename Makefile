@@ -30,7 +30,7 @@ type: $(READY)
 	$(BIN)/pyright
 
 laws: $(READY)
-	$(BIN)/python -m pytest tests/laws tests/parity
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/laws tests/parity -m "slow or not slow"
 
 bench: $(READY)
 	for script in benchmarks/*.py; do $(BIN)/python $$script --quick || exit 1; done

@@ -53,8 +53,8 @@ class QuantizeAware:
         learning_rate: peak of the schedule; None leaves it to the trainer.
         weight_scale: where the step of a weight's grid comes from.
         ranges: how the ranges of activations follow the training.
-        freeze_after: the share of the training after which batch norms use their running statistics, as deployed, and
-            moving ranges stay; 1 never.
+        freeze_after: with activations: the share of the training after which batch norms use their running statistics,
+            as deployed, and moving ranges stay; 1 never.
         granularity: which weights share a scale. Centroids share one; folding gives each channel a factor.
         calibration: what the ranges of activations start from.
         quantize_output: whether the network's output is quantized too.
