@@ -34,9 +34,10 @@ class CorrectBias:
     calibration data. Biases that `CastHalf` stored as float16 are rounded to it again, before their answers are judged.
 
     The float network is `Context.reference`: `Recipe.run` keeps the network as it was right before a step made its
-    weights integers. Behind `QuantizeAware` and `Binarize` that is the network before their training, which the trained one
-    should not be bent back to: leave this step out there. Its batch norms are folded where those of the model are. Layers without a bias have nothing to
-    correct; the decisions name them (folding a batch norm gives its layer one).
+    weights integers. Its batch norms are folded where those of the model are. Layers without a bias have nothing to
+    correct; the decisions name them (folding a batch norm gives its layer one). Behind `QuantizeAware` and `Binarize`
+    the float network is the one before their training, and the trained one should not be bent back to it: leave this
+    step out there.
 
     Attributes:
         method: "mean" or "learned".
