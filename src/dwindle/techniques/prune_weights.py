@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from dwindle.network.select import Select
 from dwindle.technique import Context, Effect, Needs, Trait, recorded
 
 Supports = dict[str, Tensor]
+_RANGES: Final = "the ranges of its activations were calibrated with the weights that would go"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,8 +106,7 @@ class PruneWeights:
     def effect(self) -> Effect:
         """Leaves zeros. Integer codes can be pruned, but not trained."""
         if self.schedule is None:
-            because = "the ranges of its activations were calibrated with the weights that would go"
-            return Effect(adds=Trait.SPARSE, refuses=Trait.QUANTIZED_ACTIVATIONS, because=because)
+            return Effect(adds=Trait.SPARSE, refuses=Trait.QUANTIZED_ACTIVATIONS, because=_RANGES)
         because = "pruning on a schedule trains the weights, and integer codes cannot be trained"
         return Effect(adds=Trait.SPARSE, refuses=Trait.INTEGER | Trait.QUANTIZED_ACTIVATIONS, because=because)
 
@@ -115,8 +115,10 @@ class PruneWeights:
 
         Raises:
             SelectionError: a pattern matches nothing.
-            RecipeError: a schedule without a trainer in the context.
+            RecipeError: a schedule without a trainer in the context, or activations are quantized.
         """
+        if model.activations:
+            raise RecipeError(f"PruneWeights: {_RANGES}; prune before the step that quantizes activations")
         names = self.select.resolve(model.network)
         if self.schedule is not None:
             return self._apply_during_training(model, context, names)
