@@ -2,8 +2,8 @@
 
     python benchmarks/dynamic.py [--quick] [--threads N] [--batch N]
 
-Latency does not depend on the values of the weights, so they are random. An LSTM keeps int8 weights in the file and
-computes in floats: its file shrinks, its latency is to stay. The last line is one JSON object.
+Latency does not depend on the values of the weights, so they are random. Both multiply integers: the perceptron by
+DynamicQuantizeMatMul, the LSTM by DynamicQuantizeLSTM. The last line is one JSON object.
 """
 
 from __future__ import annotations

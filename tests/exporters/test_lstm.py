@@ -16,6 +16,7 @@ from onnx import TensorProto
 from torch import Tensor, nn
 
 from dwindle.bench.deployment import deploy
+from dwindle.bench.live_tensors import memory_of_graph
 from dwindle.bench.measurement import PARITY
 from dwindle.container.session import session_options
 from dwindle.core.encoding import Dense, Scaled, affine_of, decode
@@ -173,6 +174,10 @@ def test_both_files_hold_integers_and_answer_like_the_simulation(case: str, tmp_
         stored = [t for key, t in tensors.items() if key.startswith(f"{name}/") and t.data_type in kinds]
         assert max(int(np.prod(t.dims)) for t in stored) == decode(model.encodings[name]).numel()
         assert name not in tensors  # no second copy as floats
+    memory = memory_of_graph(onnx.load(tmp_path / "model.onnx"))
+    assert not memory.unknown
+    assert memory.weight_bytes is not None
+    assert memory.weight_bytes < 4 * sum(p.numel() for p in model.network.parameters())
     kernels, run = _kernels(tmp_path / "model.onnx")
     assert kernels["DynamicQuantizeLSTM"] == n_integer_layers
     constants = {tensor.name for tensor in run.initializer}

@@ -25,6 +25,7 @@ import onnx
 from onnx import AttributeProto, TensorProto, shape_inference
 
 from dwindle.errors import MeasurementError
+from dwindle.exporters.lstm import with_float_lstms
 from dwindle.exporters.tidy import fold_constants
 
 VIEWS: Final = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
@@ -286,7 +287,7 @@ def _inferred(model: onnx.ModelProto) -> Mapping[str, tuple[int, tuple[int, ...]
     """Return the element type and the shape of every value whose shape is known."""
     try:
         # Without data_prop: onnx 1.23 goes through a shape of 2^60 elements one by one there, and never returns.
-        graph = shape_inference.infer_shapes(model).graph
+        graph = shape_inference.infer_shapes(with_float_lstms(model)).graph
     except Exception as error:  # onnx raises classes of its own, and ValueError for a model beyond 2 GB
         raise _UnknownError(f"shapes cannot be inferred ({str(error).strip()[:200]})") from error
     types = {v.name: v.type.tensor_type for v in (*graph.output, *graph.value_info, *graph.input)}

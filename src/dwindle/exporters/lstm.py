@@ -56,6 +56,20 @@ def multiply_codes_in_lstms(proto: onnx.ModelProto, records: Mapping[str, Record
         proto.opset_import.append(helper.make_opsetid(ENGINE_DOMAIN, 1))
 
 
+def with_float_lstms(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a graph with the shapes of `proto` in standard operations, whose shapes onnx can infer; it cannot run."""
+    if all(node.op_type != INTEGER_LSTM for node in proto.graph.node):
+        return proto
+    twin = onnx.ModelProto()
+    twin.CopyFrom(proto)
+    for node in twin.graph.node:
+        if node.op_type == INTEGER_LSTM and node.domain == ENGINE_DOMAIN:
+            node.op_type, node.domain = "LSTM", ""
+            del node.input[8:]
+            node.input[1] = node.input[2] = node.input[0]  # shapes follow from the input and the hidden size
+    return twin
+
+
 def _weights_of(node: onnx.NodeProto, producers: Mapping[str, onnx.NodeProto]) -> tuple[str, ...]:
     """Return the input and recurrent weight of the forward direction, then of the backward one; empty if not found."""
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}

@@ -157,12 +157,12 @@ def _floats_left(model: CompressedModel, captured: Captured) -> list[str]:
         if name not in on_integers and affine_of(model.encodings[name]) is not None:
             module, _, weight = name.rpartition(".")
             left.setdefault(module, []).append(weight)
-    kinds = {name: type(module).__name__ for name, module in model.network.named_modules()}
+    modules = dict(model.network.named_modules())
     return [
-        f"{name or 'the network'} ({kinds[name]}) computes in floats with {', '.join(weights)}: "
+        f"{name or 'the network'} ({type(modules[name]).__name__}) computes in floats with {', '.join(weights)}: "
         + (
             "their integers are read by two layers, or their layer has others of another kind"
-            if kinds[name] == "LSTM"
+            if isinstance(modules[name], nn.LSTM)
             else "onnxruntime has no integer kernel for it"
         )
         for name, weights in left.items()
