@@ -64,9 +64,9 @@ def training_graph(
     for number, (site, node) in enumerate(behind.items()):
         _insert(graph, f"trained_range_{number}", ranges[site], behind=node)
     for number, (site, rounding) in enumerate(inputs.items()):
-        graph.add_submodule(f"trained_input_{number}", rounding)
+        name = _add(graph, f"trained_input_{number}", rounding)
         with graph.graph.inserting_before(nodes[site]):
-            nodes[site].update_arg(0, graph.graph.call_module(f"trained_input_{number}", (nodes[site].args[0],)))
+            nodes[site].update_arg(0, graph.graph.call_module(name, (nodes[site].args[0],)))
     for node in list(graph.graph.nodes):
         if node.op == "call_function":
             _let_train(graph, node)
@@ -164,8 +164,7 @@ def _let_train(graph: fx.GraphModule, node: fx.Node) -> None:
 
 
 def _replace(graph: fx.GraphModule, node: fx.Node, module: nn.Module, *, arguments: tuple[Any, ...]) -> fx.Node:
-    name = f"trained_{node.name}"
-    graph.add_submodule(name, module)
+    name = _add(graph, f"trained_{node.name}", module)
     with graph.graph.inserting_before(node):
         new = graph.graph.call_module(name, arguments)
     node.replace_all_uses_with(new)
@@ -173,9 +172,17 @@ def _replace(graph: fx.GraphModule, node: fx.Node, module: nn.Module, *, argumen
     return new
 
 
+def _add(graph: fx.GraphModule, name: str, module: nn.Module) -> str:
+    """Add `module` under a name that the network itself does not use, and return that."""
+    while hasattr(graph, name):
+        name += "_"
+    graph.add_submodule(name, module)
+    return name
+
+
 def _insert(graph: fx.GraphModule, name: str, module: nn.Module, *, behind: fx.Node) -> None:
     """Let every reader of `behind` read what `module` makes of it."""
-    graph.add_submodule(name, module)
+    name = _add(graph, name, module)
     anchor = behind
     while behind.op == "placeholder" and anchor.next.op in {"placeholder", "get_attr"}:
         anchor = anchor.next

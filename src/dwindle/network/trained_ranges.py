@@ -44,6 +44,7 @@ class MovingRange(nn.Module):
     def __init__(self, start: ActivationQuantizer) -> None:
         super().__init__()
         first, last = code_range(start.n_bits, signed=start.signed)
+        first = max(first, -last)  # a symmetric grid leaves its lowest code unused
         self.n_bits, self.signed = start.n_bits, start.signed
         self.register_buffer("low", torch.tensor((first - start.zero_point) * start.scale, dtype=torch.float32))
         self.register_buffer("high", torch.tensor((last - start.zero_point) * start.scale, dtype=torch.float32))
