@@ -151,7 +151,7 @@ CASES = {
 }
 
 
-FAST = {"two layers, two directions", "no bias, time first, pruned and clustered"}
+FAST = {"no bias, time first, pruned and clustered"}
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, marks=() if case in FAST else pytest.mark.slow) for case in CASES])

@@ -232,6 +232,7 @@ OPTIONS = [
     ("two in, two out", "int8", ExportOptions(opset=17, batch_size=2, float_type="float16")),
     ("recurrent", "int8", ExportOptions()),
     ("recurrent", "half", ExportOptions()),
+    ("recurrent", "dynamic", ExportOptions(opset=18, batch_size=4)),
     ("normalized", "dense", ExportOptions(opset=17, float_type="float16")),
 ]
 MATRIX = [("residual", structure) for structure in STRUCTURES if "dynamic" not in structure] + [

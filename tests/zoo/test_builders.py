@@ -43,6 +43,7 @@ def test_counts_below_one_are_refused(name, argument):
         (mobilenet_v2, {"n_unit_strides": 6}),
         (sensor_lstm, {"n_hidden": 0}),
         (sensor_gru, {"n_layers": 0}),
+        (sensor_lstm, {"readings_per_step": 0}),
     ],
 )
 def test_settings_that_cannot_work_are_refused(builder, arguments):
@@ -110,6 +111,18 @@ def test_the_order_of_readings_matters_and_any_length_is_read(builder):
         assert network(x).shape == network(x[:, :, :5]).shape == (2, 6)
         assert not torch.allclose(network(x), network(x.flip(2)))
         torch.testing.assert_close(network(x)[:1], network(x[:1]))
+
+
+@pytest.mark.parametrize("builder", [sensor_lstm, sensor_gru])
+def test_several_readings_are_taken_at_a_time(builder):
+    network = builder(readings_per_step=4).eval()
+    x = torch.randn(2, 9, 20)
+    with torch.no_grad():
+        steps = torch.stack([x[:, :, i : i + 4].transpose(1, 2).flatten(1) for i in range(0, 20, 4)], dim=1)
+        expected = network.head(network.recurrence(steps)[0][:, -1])
+        torch.testing.assert_close(network(x), expected)
+    with pytest.raises(NetworkError, match=r"\(batch, 9, time\), time a multiple of 4, got \(2, 9, 18\)"):
+        network(x[:, :, :18])
 
 
 @pytest.mark.parametrize("shape", [(2, 128, 9), (9, 128), (2, 9, 1, 128)])
