@@ -122,14 +122,17 @@ class Run:
         return found.values[ACCURACY]
 
 
-def steps_of(stage: str, settings: Settings, *, epochs: int, rate: float) -> tuple[Technique, ...]:
+def steps_of(stage: str, settings: Settings, *, epochs: float, rate: float) -> tuple[Technique, ...]:
     """Return the steps of one stage."""
     if stage == "pruned":
         schedule = Polynomial(end=settings.prune_end, frequency=settings.prune_frequency)
         return (PruneWeights(sparsity=settings.sparsity, schedule=schedule, epochs=epochs, learning_rate=rate),)
     if stage == "clustered":
         # TFMOT counts zero among its clusters; here it is a value of its own.
-        return (Cluster(codebook_size=settings.n_levels - 1), FineTune(epochs=epochs, learning_rate=rate))
+        cluster = Cluster(
+            codebook_size=settings.n_levels - 1, init="near_optimal"
+        )  # linear leaves some without weights
+        return (cluster, FineTune(epochs=epochs, learning_rate=rate))
     if stage == "quantized":
         return (QuantizeAware(weights=8, activations=8, epochs=epochs, learning_rate=rate),)
     return (FineTune(epochs=epochs, learning_rate=rate),)

@@ -79,29 +79,26 @@ def outcomes_of(entries: Iterable[Entry]) -> list[Outcome]:
 
 
 def pairs_of(entries: Iterable[Entry]) -> list[Pair]:
-    """Return the seeds that both sides have.
+    """Return the seeds that both sides have, with the same settings but for learning rates.
 
     Raises:
-        ValueError: there is none, or the sides had different settings.
+        ValueError: there is none.
     """
-    pairs = _paired(entries)
-    if not pairs:
-        raise ValueError("the ledger holds no seed that both sides have; run benchmarks/tfmot/run.py")
-    for pair in pairs:
-        if _shared(pair.ours) != _shared(pair.theirs):
-            raise ValueError(f"seed {pair.ours.seed}: the sides had different settings and cannot be compared")
+    if not (pairs := _paired(entries)):
+        raise ValueError("the ledger holds no seed of both sides with the same settings; run benchmarks/tfmot/run.py")
     return pairs
 
 
 def has_pairs(entries: Iterable[Entry]) -> bool:
-    """Return whether there is a seed that both sides have."""
+    """Return whether there is a seed that both sides have with the same settings."""
     return bool(_paired(entries))
 
 
 def _paired(entries: Iterable[Entry]) -> list[Pair]:
     found = {(outcome.side, outcome.seed): outcome for outcome in outcomes_of(entries)}
     seeds = sorted(seed for side, seed in found if side == "ours" and ("theirs", seed) in found)
-    return [Pair(found["ours", seed], found["theirs", seed]) for seed in seeds]
+    pairs = [Pair(found["ours", seed], found["theirs", seed]) for seed in seeds]
+    return [pair for pair in pairs if _shared(pair.ours) == _shared(pair.theirs)]
 
 
 def accuracy_difference(pairs: Sequence[Pair]) -> Interval:
@@ -144,7 +141,7 @@ def page(entries: Iterable[Entry], *, made_from: str = "") -> str:
     """Return the page as Markdown.
 
     Raises:
-        ValueError: there is no seed that both sides have, or their settings differ.
+        ValueError: there is no seed that both sides have with the same settings.
     """
     pairs = pairs_of(entries)
     parts = ["# Side by side with TFMOT: PCQAT of ResNet-18, width 16, CIFAR-10"]

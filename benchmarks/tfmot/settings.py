@@ -41,13 +41,14 @@ class Settings:
 
     Attributes:
         n_train: images of the training split that are used; None takes all. The other splits are cut alike.
+        trial_epochs: how long a learning rate is tried; a fraction is allowed.
         n_levels: values that a clustered tensor may hold, zero included.
         prune_end: share of the pruning stage after which the sparsity no longer grows.
         rates: peak learning rates to try, by side and stage.
     """
 
     epochs: dict[str, int] = field(default_factory=lambda: {"dense": 10, "pruned": 3, "clustered": 3, "quantized": 3})
-    trial_epochs: int = 1
+    trial_epochs: float = 0.5
     n_train: int | None = None
     n_test: int | None = None
     sparsity: float = 0.8

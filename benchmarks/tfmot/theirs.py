@@ -184,26 +184,26 @@ class Training:
     model: keras.Model
     images: Images
     seed: int
-    epochs: int
+    n_steps: int
     rate: float
     curve: list[dict[str, float]] = field(default_factory=list)
 
     def finish(self, *, is_pruning: bool) -> keras.Model:
         """Train from the last whole epoch to the end."""
-        n_steps = self.epochs * self.images.steps_per_epoch
-        optimizer = keras.optimizers.SGD(WarmUpCosine(self.rate, n_steps), momentum=MOMENTUM, nesterov=True)
+        optimizer = keras.optimizers.SGD(WarmUpCosine(self.rate, self.n_steps), momentum=MOMENTUM, nesterov=True)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         self.model.compile(optimizer, loss)
         optimizer.build(self.model.trainable_variables)
         self._read(optimizer)
         callbacks = [tfmot.sparsity.keras.UpdatePruningStep()] if is_pruning else []
-        for epoch in range(len(self.curve), self.epochs):
+        firsts = range(0, self.n_steps, self.images.steps_per_epoch)
+        for epoch, first in list(enumerate(firsts))[len(self.curve) :]:
             started = time.perf_counter()
             history = self.model.fit(
                 self.images.shuffled(self.seed, epoch),
                 epochs=epoch + 1,
                 initial_epoch=epoch,
-                steps_per_epoch=self.images.steps_per_epoch,
+                steps_per_epoch=min(self.images.steps_per_epoch, self.n_steps - first),
                 callbacks=callbacks,
                 verbose=0,
             )
@@ -277,7 +277,7 @@ class Run:
         return training.curve[-1]["validation_accuracy"]
 
     def _training(
-        self, stage: str, weights: list[np.ndarray] | None, *, rate: float, epochs: int, name: str
+        self, stage: str, weights: list[np.ndarray] | None, *, rate: float, epochs: float, name: str
     ) -> Training:
         keras.backend.clear_session()
         keras.utils.set_random_seed(derive(self.seed, STAGES.index(stage), "stage") % 2**31)
@@ -285,9 +285,10 @@ class Run:
         plain = network(seed=self.seed, weight_decay=WEIGHT_DECAY if stage in {"dense", "pruned"} else 0.0)
         if weights is not None:
             plain.set_weights(weights)
-        model = wrapped(stage, plain, self.settings, n_steps=epochs * self.images.steps_per_epoch)
+        n_steps = max(1, round(epochs * self.images.steps_per_epoch))
+        model = wrapped(stage, plain, self.settings, n_steps=n_steps)
         seed = derive(self.seed, STAGES.index(stage), "data")
-        return Training(self.folder / f"{name}.npz", model, self.images, seed=seed, epochs=epochs, rate=rate)
+        return Training(self.folder / f"{name}.npz", model, self.images, seed=seed, n_steps=n_steps, rate=rate)
 
 
 def counts(weights: np.ndarray) -> dict[str, float]:
