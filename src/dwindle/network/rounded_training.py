@@ -6,9 +6,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from dwindle.core.encoding import Encoding
+from dwindle.errors import NetworkError
 from dwindle.network.aware import freeze
 from dwindle.network.compressed import CompressedModel
 from dwindle.network.parametrize import trainable
@@ -51,6 +53,9 @@ class RoundedTraining:
             model: what to train; it stays as it is.
             grids: by name of a weight, what it is rounded to.
             network: the training graph, trained in place; None trains a copy of the model's network as it is.
+
+        Raises:
+            NetworkError: training left NaN or infinite values, which codes would hide.
         """
         n_steps = max(1, round(self.epochs * self.trainer.steps_per_epoch))
         freeze_at = math.ceil(self.freeze_after * n_steps)
@@ -70,4 +75,14 @@ class RoundedTraining:
                 loss=self.loss,
                 after_step=None if network is None else freeze_when_due,
             )
+            _require_finite(copy.network)
             return copy.finish(), curve
+
+
+def _require_finite(network: nn.Module) -> None:
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise NetworkError(
+                f"training left NaN or infinite values in {name!r}; lower the learning rate, or look for NaN in the "
+                "inputs"
+            )
