@@ -33,7 +33,8 @@ class QuantizeDynamic:
 
     An LSTM layer with integer weights does the same with its input, over all steps at once, and with its state at every
     step; gates and cells stay floats: DynamicQuantizeLSTM of onnxruntime. It needs input and recurrent weights of 8
-    bits or less, with zero points of zero if scales are by output, which no other layer reads.
+    bits or less, with zero points of zero if scales are by output, which no other layer reads. The file then holds an
+    operation of onnxruntime's own (domain com.microsoft); for other engines, QuantizeWeights keeps to the standard.
 
     Other recurrent layers (GRU, RNN, single cells) have no integer kernel in onnxruntime: they keep integer weights in
     the file and compute in floats, as an LSTM layer without such weights does; the engine unfolds them when it loads,
