@@ -117,7 +117,7 @@ class Unit:
             threads = {"OMP_NUM_THREADS": str(self.options.threads)}
             command = [self.options.peer, HERE / "theirs.py", *arguments]
             subprocess.run([str(word) for word in command], check=True, env={**os.environ, **threads})
-            images.unlink()
+            images.unlink(missing_ok=True)
         result = json.loads((self.folder / "result.json").read_text(encoding="utf-8"))
         return {**result, "answers": np.load(self.folder / "answers.npy")}
 

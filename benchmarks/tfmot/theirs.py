@@ -16,6 +16,7 @@ os.environ["TF_USE_LEGACY_KERAS"] = "1"  # TFMOT knows Keras 2 only
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import argparse
+import fcntl
 import json
 import time
 import zipfile
@@ -361,6 +362,13 @@ def main() -> None:
     tf.config.experimental.enable_op_determinism()
     settings = settings_of(is_smoke=options.smoke)
     options.folder.mkdir(parents=True, exist_ok=True)
+    with (options.folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of a driver that was killed, the child may still be at work: wait for it
+        make(options, settings)
+
+
+def make(options: argparse.Namespace, settings: Settings) -> None:
+    """Train, export and measure."""
     images, started = Images(options.images), time.process_time()
     run = Run(options.folder, images, options.seed, settings)
     file = options.folder / "model.tflite"
