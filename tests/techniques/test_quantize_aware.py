@@ -211,13 +211,8 @@ def test_activations_end_with_the_trained_ranges():
     moved = QuantizeAware(epochs=2, learning_rate=0.2, freeze_after=1).apply(dense(), context)
     held = QuantizeAware(epochs=2, learning_rate=0.2, freeze_after=0).apply(dense(), context)
     learned = QuantizeAware(epochs=2, learning_rate=0.2, ranges="learned").apply(dense(), context)
-    assert (
-        set(static.activations)
-        == set(still.activations)
-        == set(moved.activations)
-        == set(held.activations)
-        == set(learned.activations)
-    )
+    for model in (static, moved, held, learned):
+        assert set(model.activations) == set(still.activations)
     site = CallSite("<input>", 0)
     own = {
         CallSite(*text.rsplit(":", 2)[:1], *map(int, text.rsplit(":", 2)[1:]))
