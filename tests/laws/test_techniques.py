@@ -90,6 +90,22 @@ class TestQuantizeStaticWithSixteenBitActivations(TechniqueLaws):
     technique = dw.QuantizeStatic(weights=8, activations=16, scale="power_of_two", calibration=dw.Calibration(n=20))
 
 
+class TestQuantizeAware(TechniqueLaws):
+    technique = dw.QuantizeAware(epochs=0.4)
+
+
+class TestQuantizeAwareWeightsAlone(TechniqueLaws):
+    technique = dw.QuantizeAware(weights=4, activations=None, weight_scale="extremes")
+
+
+class TestBinarize(TechniqueLaws):
+    technique = dw.Binarize(epochs=0.4, keeps_ends=False)
+
+
+class TestBinarizeWeightsAlone(TechniqueLaws):
+    technique = dw.Binarize(n_bits=2, activations=False, granularity=dw.PerChannel(0), keeps_ends=False)
+
+
 class TestQuantizeDynamic(TechniqueLaws):
     technique = dw.QuantizeDynamic()
 
