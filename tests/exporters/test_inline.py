@@ -45,7 +45,7 @@ def affine(draw, shape=SHAPE, *, granularities=("tensor", "channel", "group", "o
 
 @st.composite
 def codebook(draw):
-    size = draw(st.sampled_from([1, 2, 15, 16, 17, 255, 256, 300]))
+    size = draw(st.sampled_from([1, 2, 3, 4, 5, 15, 16, 17, 255, 256, 300]))
     rng = np.random.default_rng(draw(st.integers(0, 10**6)))
     indices = rng.integers(0, size, SHAPE).astype(np.uint8 if size <= 256 else np.int32)
     floats = DenseRecord(rng.standard_normal(size).astype(np.float32))
@@ -135,6 +135,39 @@ def test_indices_take_the_smallest_type_that_holds_them(size, has_int4, expected
     assert next(t for t in unfolding.initializers if t.name == "w/indices").data_type == expected
     (values,) = unfolded(unfolding, ["w"])
     assert values.tolist() == [0.0, size - 1.0]
+
+
+@pytest.mark.parametrize(("n_entries", "width"), [(1, 1), (2, 1), (3, 2), (4, 2)])
+@pytest.mark.parametrize("shape", [(1,), (7,), (8,), (9,), (3, 5), (0,), (2, 0), ()])
+@pytest.mark.parametrize("opset", [15, 21])
+def test_few_entries_take_one_or_two_bits_each(n_entries, width, shape, opset):
+    rng = np.random.default_rng(0)
+    indices = rng.integers(0, n_entries, shape, dtype=np.uint8)
+    record = CodebookRecord(np.asarray(indices), DenseRecord(rng.standard_normal(n_entries).astype(np.float32)))
+    unfolding = unfold_floats("w", record, has_int4=opset == 21)
+    stored = next(t for t in unfolding.initializers if t.name in {"w/indices/packed", "w/indices"})
+    assert len(stored.raw_data) == -(-int(np.prod(shape)) * width // 8)
+    (values,) = unfolded(unfolding, ["w"], opset=opset)
+    np.testing.assert_array_equal(values, decode_record(record))
+    assert values.shape == shape
+
+
+def test_bits_fill_bytes_from_the_lowest_on():
+    indices = np.array([1, 0, 0, 0, 0, 0, 1, 1, 1], np.uint8)
+    record = CodebookRecord(indices, DenseRecord(np.array([-1.0, 1.0], np.float32)))
+    stored = {t.name: t.raw_data for t in unfold_floats("w", record).initializers}
+    assert stored["w/indices/packed"] == bytes([0b11000001, 0b00000001])
+
+
+def test_a_pruned_binary_weight_takes_two_bits():
+    support = np.array([True, False, True, True, True])
+    record = SparseRecord(
+        support, CodebookRecord(np.array([0, 0, 1, 0, 1], np.uint8), DenseRecord(np.array([-2.0, 2.0], np.float32)))
+    )
+    unfolding = unfold_floats("w", record)
+    stored = {t.name: t.raw_data for t in unfolding.initializers}
+    assert stored["w/indices/packed"] == bytes([0b00011000, 0b00000001])
+    assert unfolded(unfolding, ["w"])[0].tolist() == [-2.0, 0.0, 2.0, -2.0, 2.0]
 
 
 def test_a_float16_weight_takes_two_bytes_a_number():

@@ -189,7 +189,7 @@ def _indices(unfolding: Unfolding, indices: Array, *, n_entries: int) -> str:
     """Write indices in 1, 2, 4, 8 or 16 bits, whatever is enough, and return the name of their int32 form."""
     if n_entries > LARGEST_UINT16 + 1:  # 65,536 centroids, and the zero
         return unfolding.data("indices", indices.astype(np.int32))
-    if n_entries <= 1 << WIDEST_BITS:
+    if indices.size and n_entries <= 1 << WIDEST_BITS:
         return _bits(unfolding, indices, width=1 if n_entries <= 2 else WIDEST_BITS)
     if n_entries <= LARGEST_UINT4 + 1:
         stored = unfolding.packed("indices", indices, TensorProto.UINT4)
