@@ -31,6 +31,7 @@ NOISY: Final = (
     "torch.fx.experimental.recording",
     "torch._subclasses.fake_tensor",
 )
+DROPOUTS: Final = ("aten.dropout.default", "aten.feature_dropout.default", "aten.alpha_dropout.default")
 END_OF_FACT: Final = re.compile(r" For more information| If you're using")
 FOREIGN: Final = (str(Path(torch.__file__).parent), sysconfig.get_path("stdlib"), "<", __file__)
 """Where a line of the user's network cannot be: torch, Python itself, generated code, and this file."""
@@ -88,7 +89,7 @@ def capture(network: nn.Module, example: Inputs) -> Captured:
         answer = _run(copy.deepcopy(network).eval(), example)
         program, note = _export(twin, batch, example)
         if any(_writes(node) for node in program.graph.nodes):
-            program = program.run_decompositions({})
+            program = _without_writes(program)
         _require_same(answer, call(program.module(check_guards=False), example))
     notes = (note,) if note else ()
     weights = _weights(program, network)
@@ -130,6 +131,35 @@ def _export(network: nn.Module, batch: Inputs, example: Inputs) -> tuple[Exporte
             f"rewrite that line without control flow that depends on values{REMEDY}"
         ) from error
     return program, f"the graph accepts batches of {n_examples(example)} only, because a dynamic batch fails: {reason}"
+
+
+def _without_writes(program: ExportedProgram) -> ExportedProgram:
+    """Return `program`, which is used up, without operations that change their arguments.
+
+    On the way torch drops dropout, which does nothing in eval mode but is wanted where the graph is trained; so it
+    travels as a copy.
+    """
+    copy_of: Any = torch.ops.aten.clone.default
+    dropouts: dict[str, tuple[Any, tuple[Any, ...]]] = {}
+    for node in program.graph.nodes:
+        if str(node.target) in DROPOUTS:
+            dropouts[node.name] = node.target, node.args[1:]
+            node.target, node.args = copy_of, node.args[:1]
+    program.graph_module.recompile()
+    program = program.run_decompositions({})
+    for node in program.graph.nodes:
+        if node.target is copy_of and (found := dropouts.get(_first_name(node))):
+            node.target, node.args = found[0], (node.args[0], *found[1])
+    program.graph_module.recompile()
+    return program
+
+
+def _first_name(node: fx.Node) -> str:
+    """Return the name that `node` had before the program was rewritten."""
+    name, sources = node.name, cast("list[Any]", node.meta.get("from_node") or [])
+    while sources:
+        name, sources = str(sources[-1].name), sources[-1].from_node
+    return name
 
 
 def _run(network: nn.Module, example: Inputs) -> Any:
