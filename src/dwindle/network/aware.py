@@ -22,6 +22,7 @@ from torch.nn import functional
 from dwindle.errors import NetworkError
 from dwindle.network.activations import CallSite
 from dwindle.network.capture import Captured
+from dwindle.network.insert import add_module, insert_before, insert_behind
 
 DROPOUTS: Final = {
     "aten.dropout.default": functional.dropout,
@@ -62,11 +63,9 @@ def training_graph(
         raise NetworkError(f"the graph has no value {min(unknown)}, which is to be quantized")
     behind = {site: _behind_norm(nodes[site], norms) for site in ranges}
     for number, (site, node) in enumerate(behind.items()):
-        _insert(graph, f"trained_range_{number}", ranges[site], behind=node)
+        insert_behind(graph, node, ranges[site], name=f"trained_range_{number}")
     for number, (site, rounding) in enumerate(inputs.items()):
-        name = _add(graph, f"trained_input_{number}", rounding)
-        with graph.graph.inserting_before(nodes[site]):
-            nodes[site].update_arg(0, graph.graph.call_module(name, (nodes[site].args[0],)))
+        insert_before(graph, nodes[site], rounding, name=f"trained_input_{number}")
     for node in list(graph.graph.nodes):
         if node.op == "call_function":
             _let_train(graph, node)
@@ -164,31 +163,12 @@ def _let_train(graph: fx.GraphModule, node: fx.Node) -> None:
 
 
 def _replace(graph: fx.GraphModule, node: fx.Node, module: nn.Module, *, arguments: tuple[Any, ...]) -> fx.Node:
-    name = _add(graph, f"trained_{node.name}", module)
+    name = add_module(graph, f"trained_{node.name}", module)
     with graph.graph.inserting_before(node):
         new = graph.graph.call_module(name, arguments)
     node.replace_all_uses_with(new)
     graph.graph.erase_node(node)
     return new
-
-
-def _add(graph: fx.GraphModule, name: str, module: nn.Module) -> str:
-    """Add `module` under a name that the network itself does not use, and return that."""
-    while hasattr(graph, name):
-        name += "_"
-    graph.add_submodule(name, module)
-    return name
-
-
-def _insert(graph: fx.GraphModule, name: str, module: nn.Module, *, behind: fx.Node) -> None:
-    """Let every reader of `behind` read what `module` makes of it."""
-    name = _add(graph, name, module)
-    anchor = behind
-    while behind.op == "placeholder" and anchor.next.op in {"placeholder", "get_attr"}:
-        anchor = anchor.next
-    with graph.graph.inserting_after(anchor):
-        rounded = graph.graph.call_module(name, (behind,))
-    behind.replace_all_uses_with(rounded, delete_user_cb=lambda user: user is not rounded)
 
 
 def _behind_norm(node: fx.Node, norms: Collection[str]) -> fx.Node:

@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from dwindle.core.affine import dynamic_qparams, fake_quantize
+from dwindle.network.insert import add_module
 
 
 class DynamicLstm(nn.Module):
@@ -74,8 +75,7 @@ class DynamicLstm(nn.Module):
 def replace_lstms(graph: fx.GraphModule, lstms: Mapping[str, tuple[bool, ...]]) -> None:
     """Replace, in place, calls of LSTMs by what they answer on integers: `lstms` tells which layers of which node."""
     for node in [node for node in graph.graph.nodes if any(lstms.get(node.name, ()))]:
-        name = f"integers_of_{node.name}"
-        graph.add_submodule(name, DynamicLstm(lstms[node.name]))
+        name = add_module(graph, f"integers_of_{node.name}", DynamicLstm(lstms[node.name]))
         with graph.graph.inserting_before(node):
             replacement = graph.graph.call_module(name, node.args, node.kwargs)
         node.replace_all_uses_with(replacement)

@@ -17,6 +17,7 @@ from dwindle.network.compressed import CompressedModel
 from dwindle.network.dynamic_lstm import quantized_dynamically, replace_lstms
 from dwindle.network.few_bit_grid import RoundedInput
 from dwindle.network.inputs import Inputs, as_tuple
+from dwindle.network.insert import insert_before, insert_behind
 from dwindle.network.recurrent import beside_lstms, dynamic_lstms
 
 
@@ -57,11 +58,11 @@ def quantized_graph(model: CompressedModel, captured: Captured) -> fx.GraphModul
         quantizer = None if site is None else quantizers.get(site)
         match quantizer:
             case ActivationQuantizer():
-                _insert_behind(graph, node, FakeQuantize(quantizer))
+                insert_behind(graph, node, FakeQuantize(quantizer), name=f"quantize_{node.name}")
             case DynamicQuantizer():
-                _insert_before(graph, node, FakeQuantizeDynamically())
+                insert_before(graph, node, FakeQuantizeDynamically(), name=f"quantize_input_of_{node.name}")
             case LevelQuantizer():
-                _insert_before(graph, node, RoundedInput(quantizer))
+                insert_before(graph, node, RoundedInput(quantizer), name=f"quantize_input_of_{node.name}")
             case None:
                 pass
     graph.graph.lint()
@@ -136,24 +137,3 @@ def _straight_through(x: Tensor, scale: Tensor, zero_point: Tensor, *, n_bits: i
     inside = torch.clamp(x, (low - zero_point) * scale, (high - zero_point) * scale)
     rounded = fake_quantize(x.detach(), scale, zero_point, n_bits=n_bits, signed=signed)
     return inside + (rounded - inside).detach()
-
-
-def _insert_behind(graph: fx.GraphModule, node: fx.Node, quantizer: FakeQuantize) -> None:
-    """Let every reader of `node` read what is left of it."""
-    name = f"quantize_{node.name}"
-    graph.add_submodule(name, quantizer)
-    anchor = node
-    while anchor.next.op in {"placeholder", "get_attr"} and node.op == "placeholder":
-        anchor = anchor.next
-    with graph.graph.inserting_after(anchor):
-        quantized = graph.graph.call_module(name, (node,))
-    node.replace_all_uses_with(quantized, delete_user_cb=lambda user: user is not quantized)
-
-
-def _insert_before(graph: fx.GraphModule, layer: fx.Node, quantizer: nn.Module) -> None:
-    """Let `layer` alone read what is left of its first input."""
-    name = f"quantize_input_of_{layer.name}"
-    graph.add_submodule(name, quantizer)
-    with graph.graph.inserting_before(layer):
-        quantized = graph.graph.call_module(name, (layer.args[0],))
-    layer.update_arg(0, quantized)
