@@ -291,6 +291,23 @@ def test_ranges_and_inputs_stand_where_they_should_and_nowhere_else():
     torch.testing.assert_close(graph(x), network(x.round()))
 
 
+def test_a_graph_for_one_batch_size_refuses_others():
+    class Rows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.stack([self.layer(row) for row in x])
+
+    network, x = Rows().eval(), torch.randn(4, 3)
+    graph = graph_of(network, x)
+    torch.testing.assert_close(graph(x), network(x))
+    for n in (3, 5):
+        with pytest.raises(NetworkError, match=rf"accepts batches of 4 only, got {n}; train with one batch size"):
+            graph(torch.randn(n, 3))
+
+
 def test_a_site_that_the_graph_does_not_have_is_named():
     captured = capture(Two(), pair(2))
     with pytest.raises(NetworkError, match="the graph has no value nowhere:0:0"):

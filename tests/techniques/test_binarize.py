@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from dataclasses import dataclass, field, replace
@@ -108,9 +109,17 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("settings", SETTINGS)
-@pytest.mark.parametrize("start", STARTS)
-def test_what_is_trained_is_what_the_model_answers(start: str, settings: str):
+QUICK = {("default", "half"), ("default", "folded"), *((settings, "pruned and clustered") for settings in SETTINGS)}
+
+
+@pytest.mark.parametrize(
+    ("settings", "start"),
+    [
+        pytest.param(*which, marks=() if which in QUICK else pytest.mark.slow)
+        for which in itertools.product(SETTINGS, STARTS)
+    ],
+)
+def test_what_is_trained_is_what_the_model_answers(settings: str, start: str):
     context, trainer = watched()
     technique, model = Binarize(**SETTINGS[settings]), STARTS[start]()
     after = technique.apply(model, context)
@@ -174,10 +183,12 @@ def test_nothing_else_of_the_network_reads_the_rounded_inputs():
 @pytest.mark.parametrize(
     ("settings", "start"),
     [
-        *((s, "dense") for s in SETTINGS),
+        ("default", "dense"),
         ("default", "pruned and clustered"),
-        ("2 bits", "pruned"),
+        ("restricted", "dense"),
         ("weights alone", "folded"),
+        *(pytest.param(settings, "dense", marks=pytest.mark.slow) for settings in ("thesis", "2 bits", "4 bits")),
+        pytest.param("2 bits", "pruned", marks=pytest.mark.slow),
     ],
 )
 def test_files_answer_like_the_model(settings: str, start: str, tmp_path: Path):
@@ -192,8 +203,15 @@ def test_files_answer_like_the_model(settings: str, start: str, tmp_path: Path):
         assert float(np.abs(found - wanted).max() / np.abs(wanted).max()) <= FLOAT_BOUND
 
 
-@pytest.mark.parametrize("n_bits", [1, 2])
-@pytest.mark.parametrize("granularity", [PerTensor(), PerChannel(0)])
+@pytest.mark.parametrize(
+    ("n_bits", "granularity"),
+    [
+        (1, PerTensor()),
+        (2, PerChannel(0)),
+        pytest.param(1, PerChannel(0), marks=pytest.mark.slow),
+        pytest.param(2, PerTensor(), marks=pytest.mark.slow),
+    ],
+)
 def test_files_hold_one_or_two_bits_for_each_weight(n_bits: int, granularity: Any, tmp_path: Path):
     context, model = small_context(), dense(width=24)
     after = Binarize(n_bits=n_bits, granularity=granularity, epochs=0.4).apply(model, context)
@@ -220,7 +238,7 @@ def test_it_learns():
     data = TensorDataset(inputs, targets)
     trainer = dw.FabricTrainer(train=data, batch_size=32, accelerator="cpu", learning_rate=0.05)
     context = replace(small_context(), trainer=trainer)
-    for settings in ({}, {"gradient": "own_weight"}, {"n_bits": 2, "factor": "least_squares"}):
+    for settings in ({}, {"n_bits": 2, "factor": "least_squares", "gradient": "own_weight"}):
         after = Binarize(epochs=12, **settings).apply(dense(), context)
         losses = [figures["loss"] for figures in after.history[-1].curve]
         assert losses[-1] < 0.7 * losses[0]
@@ -231,8 +249,7 @@ class KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize("start", ["dense", "pruned and clustered"])
-@pytest.mark.parametrize("activations", [True, False])
+@pytest.mark.parametrize(("start", "activations"), [("dense", True), ("pruned and clustered", False)])
 def test_a_killed_training_goes_on_as_if_never_cut(start: str, activations: bool, tmp_path: Path):
     def kill(_: str, step: int, __: int) -> None:
         if step == 7:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -124,20 +125,27 @@ def unfolded(path: Path, names: list[str]) -> dict[str, np.ndarray]:
     return initializers | dict(zip(made, found, strict=True))
 
 
-@pytest.mark.parametrize("start", STARTS)
+SETTINGS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "4 bits": {"weights": 4, "granularity": PerTensor(), "ranges": "learned", "freeze_after": 0.0},
+    "2 bits": {"weights": 2, "weight_scale": "extremes", "freeze_after": 1.0, "quantize_output": True},
+}
+QUICK = {("default", "dense"), ("default", "half"), ("default", "folded"), ("2 bits", "clustered")} | {
+    ("4 bits", "pruned and clustered")
+}
+
+
 @pytest.mark.parametrize(
-    "settings",
+    ("settings", "start"),
     [
-        {},
-        {"weights": 4, "granularity": PerTensor(), "ranges": "learned", "freeze_after": 0.0},
-        {"weights": 2, "weight_scale": "extremes", "freeze_after": 1.0, "quantize_output": True},
+        pytest.param(*which, marks=() if which in QUICK else pytest.mark.slow)
+        for which in itertools.product(SETTINGS, STARTS)
     ],
-    ids=["default", "4 bits", "2 bits"],
 )
-def test_the_trained_integers_are_those_of_the_model(start: str, settings: dict[str, Any]):
+def test_the_trained_integers_are_those_of_the_model(settings: str, start: str):
     context, trainer = watched()
     model = STARTS[start]()
-    technique = QuantizeAware(epochs=1, **settings)
+    technique = QuantizeAware(epochs=1, **SETTINGS[settings])
     after = technique.apply(model, context)
     for name in MATMULS:
         floats, step = trainer.seen[name]
@@ -275,8 +283,17 @@ class KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize("start", ["dense", "pruned and clustered"])
-@pytest.mark.parametrize("settings", [{}, {"ranges": "learned", "freeze_after": 0.3}, {"activations": None}], ids=str)
+@pytest.mark.parametrize(
+    ("start", "settings"),
+    [
+        ("dense", {}),
+        ("pruned and clustered", {"ranges": "learned", "freeze_after": 0.3}),
+        ("dense", {"activations": None}),
+        pytest.param("pruned and clustered", {}, marks=pytest.mark.slow),
+        pytest.param("dense", {"ranges": "learned", "freeze_after": 0.3}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_a_killed_training_goes_on_as_if_never_cut(start: str, settings: dict[str, Any], tmp_path: Path):
     def kill(what: str, step: int, _: int) -> None:
         if step == 7 and "epoch" not in what:  # in the third of four epochs of three steps
@@ -299,11 +316,17 @@ def test_a_killed_training_goes_on_as_if_never_cut(start: str, settings: dict[st
     assert resumed.digest() == uncut.digest()
 
 
+@pytest.mark.slow
 def test_other_settings_never_go_on_from_each_others_checkpoints(tmp_path: Path):
     data = TensorDataset(small_context().trainer.inputs, small_context().trainer.targets)
     trainer = dw.FabricTrainer(train=data, batch_size=8, accelerator="cpu")
     context = replace(small_context(), trainer=replace(trainer, workdir=tmp_path))
-    steps = [QuantizeAware(), QuantizeAware(weights=4), QuantizeAware(ranges="learned"), QuantizeAware(activations=16)]
+    steps = [
+        QuantizeAware(),
+        QuantizeAware(ranges="learned"),
+        QuantizeAware(activations=None),
+        QuantizeAware(activations=None, weights=4),
+    ]
     kept = [step.apply(dense(), context).digest() for step in steps]
     alone = [step.apply(dense(), replace(context, trainer=trainer)).digest() for step in steps]
     assert kept == alone
@@ -393,7 +416,8 @@ def test_a_teacher_is_imitated():
     teacher = small_network(1)
     after = technique.apply(dense(), replace(context, teacher=teacher))
     plain = QuantizeAware(epochs=3, learning_rate=0.02).apply(dense(), context)
-    x, wanted = trainer.inputs, teacher(trainer.inputs).softmax(1)
+    with torch.no_grad():
+        x, wanted = trainer.inputs, teacher(trainer.inputs).softmax(1)
     gaps = [float((answers(model, x).softmax(1) - wanted).abs().mean()) for model in (after, plain)]
     assert gaps[0] < gaps[1]
 
@@ -456,13 +480,11 @@ def test_nan_in_the_training_data_is_one_clear_error():
     inputs = context.trainer.inputs.clone()
     inputs[3] = math.nan
     data = TensorDataset(inputs, context.trainer.targets)
-    for trainer in (
-        dw.FabricTrainer(train=data, batch_size=8, accelerator="cpu"),
-        PlainTrainer(inputs=inputs, targets=context.trainer.targets),
-    ):
-        for settings in ({}, {"activations": None}, {"weight_scale": "extremes"}):
-            with pytest.raises(NetworkError, match=r"NaN|finite"):
-                QuantizeAware(**settings).apply(dense(), replace(context, trainer=trainer))
+    fabric = dw.FabricTrainer(train=data, batch_size=8, accelerator="cpu")
+    plain = PlainTrainer(inputs=inputs, targets=context.trainer.targets)
+    for trainer, settings in ((fabric, {}), (plain, {"activations": None}), (plain, {"weight_scale": "extremes"})):
+        with pytest.raises(NetworkError, match=r"NaN|finite"):
+            QuantizeAware(**settings).apply(dense(), replace(context, trainer=trainer))
 
 
 def test_quantizing_twice_is_one_clear_error():

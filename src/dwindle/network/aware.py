@@ -71,6 +71,8 @@ def training_graph(
             _let_train(graph, node)
     graph.graph.lint()
     graph.recompile()
+    if not captured.dynamic_batch and captured.program.example_inputs is not None:
+        graph.register_forward_pre_hook(_OneBatchSize(len(captured.program.example_inputs[0][0])))
     return graph
 
 
@@ -104,6 +106,21 @@ class FreezableNorm(nn.Module):
         return functional.batch_norm(
             x, mean, variance, weight, bias, training=trains, momentum=self.momentum, eps=self.eps
         )
+
+
+class _OneBatchSize:
+    """Refuses batches of any size but the one that a graph was captured for: it would answer for so many examples."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def __call__(self, network: nn.Module, inputs: tuple[Any, ...]) -> None:
+        del network
+        if len(inputs[0]) != self.n:
+            raise NetworkError(
+                f"the graph of this network accepts batches of {self.n} only, got {len(inputs[0])}; train with one "
+                "batch size, incomplete batches left out, and give Context(example=...) a batch of that size"
+            )
 
 
 class _Dropout(nn.Module):
