@@ -239,6 +239,14 @@ def test_frozen_norms_still_learn_their_weights():
     assert not torch.equal(before["bn.weight"], graph.state_dict()["bn.weight"])
 
 
+def test_statistics_of_a_norm_that_averages_over_all_batches_move():
+    network = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4, momentum=None))
+    graph = graph_of(network, image(2)).train()
+    for _ in range(60):
+        graph(image())
+    torch.testing.assert_close(graph.eval()(image()).mean((0, 2, 3)), torch.zeros(4), atol=0.02, rtol=0)
+
+
 def test_being_frozen_is_part_of_a_checkpoint():
     graph = graph_of(Convolutional(), image(2))
     freeze(graph)

@@ -32,6 +32,7 @@ DROPOUTS: Final = {
 RECURRENT: Final = ("aten.lstm.input", "aten.gru.input", "aten.rnn_tanh.input", "aten.rnn_relu.input")
 TRAIN_FLAG: Final = 6
 """Where recurrent operations take whether they train."""
+USUAL_MOMENTUM: Final = 0.1
 NOTHING: Final[Mapping[CallSite, nn.Module]] = {}
 NORM: Final = "aten.batch_norm.default"
 NORM_IN_PARTS: Final = "aten._native_batch_norm_legit_no_training.default"
@@ -95,7 +96,8 @@ class FreezableNorm(nn.Module):
 
     def __init__(self, *, momentum: float, eps: float) -> None:
         super().__init__()
-        self.momentum, self.eps = momentum, eps
+        # A norm that averages over all batches (momentum=None) shows as 0 in a graph, which does not know their number.
+        self.momentum, self.eps = momentum or USUAL_MOMENTUM, eps
         self.register_buffer("frozen", torch.tensor(False))  # ruff: ignore[boolean-positional-value-in-call]
 
     def forward(  # ruff: ignore[too-many-positional-arguments] (as the operation that it stands for)
