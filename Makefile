@@ -30,7 +30,7 @@ type: $(READY)
 	$(BIN)/pyright
 
 laws: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/laws tests/parity -m "slow or not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2 --dist=worksteal -m "not network" tests/laws tests/parity
 
 bench: $(READY)
 	for script in benchmarks/*.py; do $(BIN)/python $$script --quick || exit 1; done
