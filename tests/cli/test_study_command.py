@@ -89,8 +89,9 @@ def call(*arguments: str) -> Any:
 
 def test_the_list_names_studies_and_presets() -> None:
     assert "--preset smoke: Seconds" in call("list").stdout
-    (tian,) = json.loads(call("list", "--json").stdout)["studies"]
-    assert tian["name"] == "tian"
+    studies = {study["name"]: study for study in json.loads(call("list", "--json").stdout)["studies"]}
+    assert set(studies) == {"few_bits", "tian"}
+    tian = studies["tian"]
     assert {"smoke", "laptop", "full"} <= set(tian["presets"])
     assert "3" in tian["tables"]
 
