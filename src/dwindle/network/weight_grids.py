@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from dwindle.core.affine import choose_qparams, quantize_with, value_ranges
 from dwindle.core.encoding import Affine, Encoding, codebook_of, rewrite, support_of
+from dwindle.core.few_bits import stand_in
 from dwindle.core.granularity import Granularity, PerTensor, expand
 from dwindle.core.learned_step import TINY, highest_code, least_error_step, round_to_step
 from dwindle.network.structure import floats_of
@@ -45,7 +46,8 @@ class UniformGrid(nn.Module):
             step = self._positive(self.step)
             return round_to_step(floats, step, granularity=self.granularity, n_bits=self.n_bits)
         kept = floats if support is None else floats * support
-        return cast("Tensor", _StraightThrough.apply(kept, self._extreme_step(kept), self.granularity))
+        spread = expand(self._extreme_step(kept), self.granularity, tuple(kept.shape))
+        return stand_in(torch.round(kept.detach() / spread) * spread, kept)
 
     def encode(self, encoding: Encoding) -> Encoding:
         """Return `encoding` with its innermost floats as codes."""
@@ -69,18 +71,3 @@ class UniformGrid(nn.Module):
     def _extreme_step(self, values: Tensor) -> Tensor:
         ends = value_ranges(values.detach(), self.granularity)
         return choose_qparams(*ends, n_bits=self.n_bits, symmetric=True, signed=True)[0]
-
-
-class _StraightThrough(torch.autograd.Function):
-    """Values that no code clips, rounded to a grid; the gradient passes as it is."""
-
-    @staticmethod
-    def forward(*arguments: Any) -> Tensor:
-        _, values, step, granularity = arguments
-        spread = expand(step, granularity, tuple(values.shape))
-        return torch.round(values / spread) * spread
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
-        del ctx
-        return grad_outputs[0], None, None

@@ -15,7 +15,7 @@ from dwindle.core.granularity import Granularity, PerTensor
 from dwindle.errors import EncodingError, NetworkError, RecipeError, SelectionError, SettingError
 from dwindle.network.activations import CallSite, LevelQuantizer
 from dwindle.network.aware import training_graph
-from dwindle.network.batchnorm import fold_batchnorms
+from dwindle.network.batchnorm import fold_batchnorms, plan_folds
 from dwindle.network.capture import capture
 from dwindle.network.compressed import CompressedModel
 from dwindle.network.distillation import Distillation, loss_of
@@ -133,7 +133,7 @@ class Binarize:
         names = self._selected(model, tuple(calls))
         quantizer = LevelQuantizer(n_bits=self.n_bits, kind=self.levels)
         sites = [site for name in names for site in calls[name]] if self.activations else list[CallSite]()
-        _, edits = fold_batchnorms(model, context.example) if self.activations else (model, ())
+        edits = plan_folds(model, captured).edits if self.activations else ()
         folded = {edit.batchnorm: edit.layer for edit in edits}
         network = training_graph(captured, {}, folded=folded, inputs={site: RoundedInput(quantizer) for site in sites})
         grids = {name: self._grid(name, model.encodings[name]) for name in names}
