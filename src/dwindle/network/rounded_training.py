@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -13,11 +15,62 @@ from dwindle.core.encoding import Encoding
 from dwindle.errors import NetworkError
 from dwindle.network.aware import freeze
 from dwindle.network.compressed import CompressedModel
+from dwindle.network.distillation import Distillation, loss_of
 from dwindle.network.parametrize import trainable
 from dwindle.network.structure import CentroidGradient, WeightGrid
 from dwindle.network.train import Loss, Trainer
 
 Curve = tuple[Mapping[str, float], ...]
+
+
+class Settings(Protocol):
+    """What techniques that train on grids say about their training."""
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the training data."""
+        ...
+
+    @property
+    def learning_rate(self) -> float | None:
+        """Peak of the schedule; None leaves it to the trainer."""
+        ...
+
+    @property
+    def freeze_after(self) -> float:
+        """Share of the steps after which a training graph is frozen."""
+        ...
+
+    @property
+    def centroid_gradient(self) -> CentroidGradient:
+        """How a centroid follows its weights."""
+        ...
+
+    @property
+    def distillation(self) -> Distillation | None:
+        """How to learn from a teacher, too; None: not."""
+        ...
+
+
+def rounded_training(
+    settings: Settings, model: CompressedModel, *, trainer: Trainer, teacher: nn.Module | None, seed: int
+) -> RoundedTraining:
+    """Return the training that the technique `settings` asks for; its checkpoint is named by all that goes in.
+
+    Raises:
+        RecipeError: it distills, and there is no teacher.
+    """
+    inputs = hashlib.sha256(f"{model.digest()} {len(model.history)} {settings}".encode()).hexdigest()
+    return RoundedTraining(
+        trainer=trainer,
+        epochs=settings.epochs,
+        seed=seed,
+        stage=f"{len(model.history) + 1:02d}-{type(settings).__name__}-{inputs[:12]}",
+        learning_rate=settings.learning_rate,
+        loss=loss_of(settings.distillation, teacher),
+        freeze_after=settings.freeze_after,
+        centroid_gradient=settings.centroid_gradient,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass, field, replace
 from typing import get_args
@@ -18,14 +17,13 @@ from dwindle.network.aware import training_graph
 from dwindle.network.batchnorm import fold_batchnorms, plan_folds
 from dwindle.network.capture import capture
 from dwindle.network.compressed import CompressedModel
-from dwindle.network.distillation import Distillation, loss_of
+from dwindle.network.distillation import Distillation
 from dwindle.network.few_bit_grid import FewBitGrid, FewBits, RoundedInput
 from dwindle.network.integer_weights import KERNEL_GRANULARITIES
 from dwindle.network.placement import matmul_calls
-from dwindle.network.rounded_training import RoundedTraining
+from dwindle.network.rounded_training import rounded_training
 from dwindle.network.select import Select
 from dwindle.network.structure import CentroidGradient
-from dwindle.network.train import Trainer
 from dwindle.technique import Context, Effect, Needs, Trait, recorded
 
 
@@ -137,26 +135,14 @@ class Binarize:
         folded = {edit.batchnorm: edit.layer for edit in edits}
         network = training_graph(captured, {}, folded=folded, inputs={site: RoundedInput(quantizer) for site in sites})
         grids = {name: self._grid(name, model.encodings[name]) for name in names}
-        encodings, curve = self._training(model, context, context.trainer).run(model, grids, network=network)
+        training = rounded_training(self, model, trainer=context.trainer, teacher=context.teacher, seed=context.seed)
+        encodings, curve = training.run(model, grids, network=network)
         after = model.with_encodings(encodings)
         if self.activations:
             after, _ = fold_batchnorms(after, context.example)
             after = replace(after, activations=dict.fromkeys(sorted(sites), quantizer))
         decisions = {"weights": list(names), "folded": folded, "notes": list(captured.notes)}
         return recorded(self, after, context, decisions=decisions, curve=curve)
-
-    def _training(self, model: CompressedModel, context: Context, trainer: Trainer) -> RoundedTraining:
-        inputs = hashlib.sha256(f"{model.digest()} {len(model.history)} {self}".encode()).hexdigest()
-        return RoundedTraining(
-            trainer=trainer,
-            epochs=self.epochs,
-            seed=context.seed,
-            stage=f"{len(model.history) + 1:02d}-binarize-{inputs[:12]}",
-            learning_rate=self.learning_rate,
-            loss=loss_of(self.distillation, context.teacher),
-            freeze_after=self.freeze_after,
-            centroid_gradient=self.centroid_gradient,
-        )
 
     def _selected(self, model: CompressedModel, in_order: tuple[str, ...]) -> tuple[str, ...]:
         selected = self.select.resolve(model.network)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
@@ -18,11 +17,11 @@ from dwindle.network.aware import training_graph
 from dwindle.network.batchnorm import fold_batchnorms
 from dwindle.network.capture import capture
 from dwindle.network.compressed import CompressedModel, Edit
-from dwindle.network.distillation import Distillation, loss_of
+from dwindle.network.distillation import Distillation
 from dwindle.network.integer_plan import IntegerPlan, plan_integers
 from dwindle.network.integer_weights import KERNEL_BITS, KERNEL_GRANULARITIES, has_kernel
 from dwindle.network.placement import matmul_weights
-from dwindle.network.rounded_training import RoundedTraining
+from dwindle.network.rounded_training import rounded_training
 from dwindle.network.select import Select
 from dwindle.network.structure import CentroidGradient
 from dwindle.network.train import Trainer
@@ -146,7 +145,8 @@ class QuantizeAware:
     def _train_weights(self, model: CompressedModel, context: Context, trainer: Trainer) -> CompressedModel:
         names = self.select.resolve(model.network)
         grids = {name: self._grid(name, model.encodings[name]) for name in names}
-        encodings, curve = self._training(model, context, trainer).run(model, grids)
+        training = rounded_training(self, model, trainer=trainer, teacher=context.teacher, seed=context.seed)
+        encodings, curve = training.run(model, grids)
         after = model.with_encodings(encodings)
         return recorded(self, after, context, decisions={"integer_weights": list(names)}, curve=curve)
 
@@ -160,7 +160,9 @@ class QuantizeAware:
         folded = {edit.batchnorm: edit.layer for edit in edits}
         network = training_graph(captured, ranges, folded=folded)
         grids = {name: self._grid(name, model.encodings[name]) for name in names}
-        encodings, curve = self._training(model, context, trainer).run(model, grids, network=network)
+        encodings, curve = rounded_training(
+            self, model, trainer=trainer, teacher=context.teacher, seed=context.seed
+        ).run(model, grids, network=network)
         after, _ = fold_batchnorms(model.with_encodings(encodings), context.example)
         own = {site: trained.quantizer() for site, trained in ranges.items()}
         after = replace(after, activations=plan.everywhere(own))
@@ -204,19 +206,6 @@ class QuantizeAware:
             report_progress=context.report_progress,
         )
         return plan, edits
-
-    def _training(self, model: CompressedModel, context: Context, trainer: Trainer) -> RoundedTraining:
-        inputs = hashlib.sha256(f"{model.digest()} {len(model.history)} {self}".encode()).hexdigest()
-        return RoundedTraining(
-            trainer=trainer,
-            epochs=self.epochs,
-            seed=context.seed,
-            stage=f"{len(model.history) + 1:02d}-quantize-aware-{inputs[:12]}",
-            learning_rate=self.learning_rate,
-            loss=loss_of(self.distillation, context.teacher),
-            freeze_after=self.freeze_after,
-            centroid_gradient=self.centroid_gradient,
-        )
 
     def _grid(self, name: str, encoding: Encoding) -> UniformGrid:
         if affine_of(encoding) is not None:
