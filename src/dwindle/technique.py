@@ -73,6 +73,7 @@ class Context:
         calibration: input batches like the example, iterable more than once.
         trainer: whoever trains.
         teacher: the float network as it was given, for techniques that correct or imitate; it stays as it is.
+        networks: further networks by a name that steps may say: students, assistants, teachers of an ensemble.
         reference: the float network that a quantized one should answer like. Where it is None, `Recipe.run` offers the
             network as it was right before a step made its weights integers, or as it was given while none has.
         workdir: folder for stage caches and training checkpoints; None keeps nothing, so a killed run starts over.
@@ -84,6 +85,7 @@ class Context:
     calibration: Iterable[Inputs] | None = None
     trainer: Trainer | None = None
     teacher: nn.Module | None = None
+    networks: Mapping[str, nn.Module] = field(default_factory=dict[str, nn.Module])
     reference: nn.Module | None = None
     workdir: Path | None = None
     report_progress: Progress | None = field(default=None, compare=False)

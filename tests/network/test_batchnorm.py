@@ -16,9 +16,10 @@ from dwindle.core.encoding import Affine, Codebook, Dense, Encoding, Scaled, Spa
 from dwindle.core.granularity import PerChannel, PerTensor
 from dwindle.errors import NetworkError
 from dwindle.network.activations import ActivationQuantizer, CallSite
-from dwindle.network.batchnorm import apply_edits, fold_batchnorms, multiply, plan_folds
+from dwindle.network.batchnorm import fold_batchnorms, multiply, plan_folds
 from dwindle.network.capture import capture
 from dwindle.network.compressed import CompressedModel, FoldedBatchNorm
+from dwindle.network.edits import apply_edits
 
 
 class Block(nn.Module):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, assert_never
 
@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 from dwindle.core.encoding import Affine, Codebook, Dense, Encoding, Half, Scaled, Sparse, decode, describe
 from dwindle.errors import NetworkError
 from dwindle.network.capture import Captured, capture
-from dwindle.network.compressed import CompressedModel, Edit, FoldedBatchNorm
+from dwindle.network.compressed import CompressedModel, FoldedBatchNorm
 from dwindle.network.inputs import Inputs
 
 STRAIGHT: Final = ("aten.conv1d.", "aten.conv2d.", "aten.conv3d.", "aten.linear.")
@@ -83,20 +83,17 @@ def plan_folds(model: CompressedModel, captured: Captured) -> FoldPlan:
     return FoldPlan(tuple(edits), axes, left)
 
 
-def apply_edits(network: nn.Module, edits: Iterable[Edit]) -> nn.Module:
-    """Return a copy of `network` with the structural `edits` made; values of new parameters are zero.
+def put_identity(network: nn.Module, *, layer: str, batchnorm: str) -> None:
+    """Put an identity where `batchnorm` is, in place; `layer` gets a bias of zeros where it has none.
 
     Raises:
-        NetworkError: an edit names a module that the network does not have.
+        NetworkError: the network has no such module.
     """
-    network = copy.deepcopy(network)
-    for edit in edits:
-        layer, batchnorm = (_module(network, name) for name in (edit.layer, edit.batchnorm))
-        if getattr(layer, "bias", None) is None:
-            layer.register_parameter("bias", _new_bias(layer))
-        parent, _, name = edit.batchnorm.rpartition(".")
-        _module(network, parent).register_module(name, nn.Identity().train(batchnorm.training))
-    return network
+    before, norm = (_module(network, name) for name in (layer, batchnorm))
+    if getattr(before, "bias", None) is None:
+        before.register_parameter("bias", _new_bias(before))
+    parent, _, name = batchnorm.rpartition(".")
+    _module(network, parent).register_module(name, nn.Identity().train(norm.training))
 
 
 def _fold(model: CompressedModel, edit: FoldedBatchNorm, axis: int) -> CompressedModel:
@@ -104,7 +101,8 @@ def _fold(model: CompressedModel, edit: FoldedBatchNorm, axis: int) -> Compresse
     gain, shift = _gain_and_shift(model, edit.batchnorm, float(getattr(batchnorm, "eps", 0.0)))
     weight_name, bias_name = f"{edit.layer}.weight", f"{edit.layer}.bias"
     bias = decode(model.encodings[bias_name]).double() if bias_name in model.encodings else torch.zeros_like(gain)
-    network = apply_edits(model.network, (edit,))
+    network = copy.deepcopy(model.network)
+    put_identity(network, layer=edit.layer, batchnorm=edit.batchnorm)
     changed: dict[str, Encoding] = {
         weight_name: multiply(model.encodings[weight_name], gain, axis),
         bias_name: Dense((bias * gain + shift).to(network.state_dict()[bias_name].dtype)),

@@ -27,7 +27,21 @@ class FoldedBatchNorm:
     batchnorm: str
 
 
-Edit = FoldedBatchNorm  # channel removal will join this union
+@dataclass(frozen=True, slots=True)
+class RemovedChannels:
+    """A structural edit: channels were removed, and each tensor named in `shapes` has the shape given there since."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """A structural edit: the network was exchanged for the one that the context offers under `name`."""
+
+    name: str
+
+
+Edit = FoldedBatchNorm | RemovedChannels | Replaced
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

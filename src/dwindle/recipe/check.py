@@ -9,7 +9,8 @@ from typing import Final
 from dwindle.core.encoding import affine_of, codebook_of, support_of
 from dwindle.core.granularity import Granularity, n_scales
 from dwindle.errors import SelectionError, SettingError
-from dwindle.network.compressed import CompressedModel
+from dwindle.network.compressed import CompressedModel, FoldedBatchNorm
+from dwindle.network.edits import own_edits
 from dwindle.network.integer_weights import has_kernel
 from dwindle.network.select import Select
 from dwindle.recipe.plain import describe_step
@@ -97,7 +98,7 @@ def _held_by(model: CompressedModel) -> list[_Held]:
     engine_ready = frozenset(name for name, encoding in model.encodings.items() if has_kernel(encoding))
     if engine_ready:
         held.append(_Held(Trait.KERNEL, engine_ready, 0))
-    if model.edits:
+    if any(isinstance(edit, FoldedBatchNorm) for edit in own_edits(model.edits)):
         held.append(_Held(Trait.FOLDED, None, 0))
     if model.activations:
         held.append(_Held(Trait.QUANTIZED_ACTIVATIONS, None, 0))

@@ -16,13 +16,13 @@ from dwindle.core.encoding import Affine, Codebook, Dense, Encoding, Half, Scale
 from dwindle.core.granularity import PerChannel, PerGroup, PerTensor
 from dwindle.errors import RecipeError
 from dwindle.network.activations import ActivationQuantizer, CallSite, DynamicQuantizer, LevelQuantizer, Quantizer
-from dwindle.network.compressed import CompressedModel, Edit, FoldedBatchNorm, Record
+from dwindle.network.compressed import CompressedModel, Record
+from dwindle.network.edits import NO_NETWORKS, apply_edits, edit_from_plain
 from dwindle.settings import TAG, from_plain, to_plain
 
 ENCODINGS: Final = {c.__name__: c for c in (Dense, Half, Affine, Codebook, Sparse, Scaled)}
 GRANULARITIES: Final = {c.__name__: c for c in (PerTensor, PerChannel, PerGroup)}
 QUANTIZERS: Final = {c.__name__: c for c in (ActivationQuantizer, DynamicQuantizer, LevelQuantizer)}
-EDITS: Final = {c.__name__: c for c in (FoldedBatchNorm,)}
 
 
 def pack(model: CompressedModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -40,13 +40,25 @@ def pack(model: CompressedModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, state
 
 
-def unpack(tensors: Mapping[str, Tensor], state: Mapping[str, Any], *, base: CompressedModel) -> CompressedModel:
+def unpack(
+    tensors: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    *,
+    base: CompressedModel,
+    networks: Mapping[str, nn.Module] = NO_NETWORKS,
+) -> CompressedModel:
     """Return the model that was packed, built on the network of `base`, from which it differs by edits and encodings.
+
+    Args:
+        tensors: as `pack` returned them.
+        state: as `pack` returned it.
+        base: a model that it descends from.
+        networks: by name, what took the place of the network on the way.
 
     Raises:
         RecipeError: the packed model does not descend from `base`.
     """
-    edits = tuple(_unpack_edit(plain) for plain in state["edits"])
+    edits = tuple(edit_from_plain(plain, where="stage: edits") for plain in state["edits"])
     if edits[: len(base.edits)] != base.edits:
         raise RecipeError("the stored stage belongs to a network with other structural edits")
     encodings = {name: _unpack_encoding(plain, name, tensors) for name, plain in state["encodings"].items()}
@@ -56,7 +68,7 @@ def unpack(tensors: Mapping[str, Tensor], state: Mapping[str, Any], *, base: Com
     }
     rebuilt = replace(
         base,
-        network=_with_edits(base.network, edits[len(base.edits) :]),
+        network=apply_edits(base.network, edits[len(base.edits) :], networks),
         encodings=encodings,
         aliases=dict(state["aliases"]),
         activations=activations,
@@ -131,15 +143,3 @@ def _unpack_nested(plain: Mapping[str, Any], prefix: str, tensors: Mapping[str, 
 
 def _unpack_quantizer(plain: Mapping[str, Any]) -> Quantizer:
     return from_plain(QUANTIZERS[plain[TAG]], plain, where="stage")
-
-
-def _unpack_edit(plain: Mapping[str, Any]) -> Edit:
-    return from_plain(EDITS[plain[TAG]], plain, where="edit")
-
-
-def _with_edits(network: nn.Module, edits: tuple[Edit, ...]) -> nn.Module:
-    if not edits:
-        return network
-    from dwindle.network.batchnorm import apply_edits
-
-    return apply_edits(network, edits)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,10 +14,8 @@ from torch import Tensor, nn
 from dwindle.artifact import Artifact
 from dwindle.container.reader import Opened, open_file
 from dwindle.errors import MeasurementError, NetworkError, SettingError
-from dwindle.network.batchnorm import apply_edits
-from dwindle.network.compressed import FoldedBatchNorm
+from dwindle.network.edits import apply_edits, edit_from_plain, own_edits
 from dwindle.runtimes.protocol import Array
-from dwindle.settings import from_plain
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -79,8 +76,8 @@ class TorchRuntime:
             )
         network = self.network if isinstance(self.network, nn.Module) else self.network()
         edits = cast("list[Mapping[str, Any]]", opened.metadata.get("edits", []))
-        planned = [from_plain(FoldedBatchNorm, edit, where=f"{artifact.path}: edits") for edit in edits]
-        network = apply_edits(network, planned) if planned else copy.deepcopy(network)
+        made = [edit_from_plain(plain, where=f"{artifact.path}: edits") for plain in edits]
+        network = apply_edits(network, own_edits(made))
         return _load(network, opened, artifact).eval()
 
 
