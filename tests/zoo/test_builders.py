@@ -13,14 +13,12 @@ from dwindle.zoo.mobilenet_v2 import mobilenet_v2
 from dwindle.zoo.networks import NETWORKS
 from dwindle.zoo.recurrent import sensor_gru, sensor_lstm
 from dwindle.zoo.resnet import resnet18
-from dwindle.zoo.resnet_cifar import SubsampledShortcut
+from dwindle.zoo.resnet_cifar import SubsampledShortcut, resnet18_cifar
 from dwindle.zoo.vgg16 import vgg16
 from dwindle.zoo.vgg_tian import vgg11_bn_tian
 
 CHECKED = [
-    name
-    for name in NETWORKS
-    if not name.endswith("_har") and name not in {"resnet18_tian", "resnet20", "resnet18_cifar", "mobilenet_v2"}
+    name for name in NETWORKS if not name.endswith("_har") and name not in {"resnet18_tian", "resnet20", "mobilenet_v2"}
 ]
 
 
@@ -35,6 +33,7 @@ def test_counts_below_one_are_refused(name, argument):
     ("builder", "arguments"),
     [
         (vgg16, {"image_size": 31}),
+        (resnet18_cifar, {"width": 0}),
         (vgg16, {"n_hidden": 0}),
         (mobilenet_v1, {"width": 0.0}),
         (mobilenet_v1, {"width": float("nan")}),
@@ -137,3 +136,8 @@ def test_forget_gates_start_open():
         total = getattr(lstm, f"bias_ih_l{layer}") + getattr(lstm, f"bias_hh_l{layer}")
         assert bool((total[4:8] == 1).all())
         assert not bool((total[:4] == 1).any())
+
+
+@pytest.mark.parametrize(("width", "n"), [(16, 701_466), (64, 11_173_962)])
+def test_resnet18_cifar_scales_with_its_width(width, n):
+    assert sum(p.numel() for p in resnet18_cifar(width=width).parameters()) == n

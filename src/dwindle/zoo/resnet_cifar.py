@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dwindle.zoo.arguments import require_positive
+
 
 class SubsampledShortcut(nn.Module):
     """The shortcut of He et al. for CIFAR (option A): every second pixel, zeros for the new channels; no weights."""
@@ -102,16 +104,25 @@ def resnet20(*, in_channels: int = 3, n_classes: int = 10) -> nn.Module:
     )
 
 
-def resnet18_cifar(*, in_channels: int = 3, n_classes: int = 10) -> nn.Module:
+def resnet18_cifar(*, in_channels: int = 3, n_classes: int = 10, width: int = 64) -> nn.Module:
     """Return ResNet-18 as the CIFAR literature uses it: 3 x 3 stem, no pool, convolutions without bias.
 
     11,173,962 parameters with 3 channels and 10 classes. Input (batch, in_channels, 32, 32), output logits
     (batch, n_classes); weights come from torch's global generator.
+
+    Args:
+        in_channels: channels of an input.
+        n_classes: number of outputs.
+        width: channels of the first stage, doubled from stage to stage.
+
+    Raises:
+        SettingError: one of them is below 1.
     """
+    require_positive("resnet18_cifar", in_channels=in_channels, n_classes=n_classes, width=width)
     return ResNetCifar(
         in_channels=in_channels,
         n_classes=n_classes,
-        widths=(64, 128, 256, 512),
+        widths=(width, 2 * width, 4 * width, 8 * width),
         n_blocks=2,
         shortcut=ProjectedShortcut,
     )
