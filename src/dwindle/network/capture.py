@@ -122,12 +122,12 @@ def _export(network: nn.Module, batch: Inputs, example: Inputs) -> tuple[Exporte
             dynamic[tensor] = size
         return torch.export.export(network, as_tuple(batch), dynamic_shapes=dynamic, strict=False), ""
     except Exception as error:  # ruff: ignore[blind-except] (any code may raise here; the next try tells)
-        reason = _first_line(error)
+        reason = first_line(error)
     try:
         program = torch.export.export(network, as_tuple(example), strict=False)
     except Exception as error:
         raise NetworkError(
-            f"torch.export cannot capture {type(network).__name__}: {_first_line(error)}{_where(error, network)}; "
+            f"torch.export cannot capture {type(network).__name__}: {first_line(error)}{_where(error, network)}; "
             f"rewrite that line without control flow that depends on values{REMEDY}"
         ) from error
     return program, f"the graph accepts batches of {n_examples(example)} only, because a dynamic batch fails: {reason}"
@@ -169,7 +169,7 @@ def _run(network: nn.Module, example: Inputs) -> Any:
     except Exception as error:
         raise NetworkError(
             f"{type(network).__name__} does not run on the example, {describe(example)}: "
-            f"{_first_line(error)}{_where(error, network)}; give an example shaped like one batch of its data"
+            f"{first_line(error)}{_where(error, network)}; give an example shaped like one batch of its data"
         ) from error
 
 
@@ -253,7 +253,7 @@ def _where(error: BaseException, network: nn.Module) -> str:
     return place + (f" in module {owner!r}" if owner else "")
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
     told = next((line for line in lines if "but your code specialized" in line), lines[0] if lines else "")
     return f"{type(error).__name__}: {END_OF_FACT.split(told)[0]}"
