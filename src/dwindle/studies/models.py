@@ -7,15 +7,18 @@ takes weeks; its outcomes are known by what its file says, and so are the models
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import safetensors.torch
 from safetensors import SafetensorError, safe_open
+from torch import nn
 
 from dwindle.errors import DwindleError
 from dwindle.network.compressed import CompressedModel
+from dwindle.network.edits import NO_NETWORKS
 from dwindle.recipe.pack import pack, record_from_plain, record_to_plain, unpack
 from dwindle.whole_file import write_whole
 
@@ -35,18 +38,21 @@ def save_model(path: Path, model: CompressedModel) -> None:
     write_whole(path, safetensors.torch.save(copies, metadata={_STATE: json.dumps(plain)}))
 
 
-def load_model(path: Path, base: CompressedModel) -> CompressedModel | None:
+def load_model(
+    path: Path, base: CompressedModel, *, networks: Mapping[str, nn.Module] = NO_NETWORKS
+) -> CompressedModel | None:
     """Return the model at `path`, built on the network of `base`; None where there is none that is whole.
 
     Args:
         path: of `save_model`.
         base: the network before any step, whatever its weights.
+        networks: by name, what may have taken its place.
     """
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # ruff: ignore[in-dict-keys] (no mapping)
             plain: dict[str, Any] = json.loads(file.metadata()[_STATE])
-        model = unpack(tensors, plain["state"], base=base)
+        model = unpack(tensors, plain["state"], base=base, networks=networks)
         history = tuple(record_from_plain(record) for record in plain["history"])
     except (OSError, SafetensorError, DwindleError, KeyError, TypeError, ValueError):
         return None
