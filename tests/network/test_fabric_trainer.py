@@ -132,7 +132,7 @@ def test_training_learns_and_reports():
     assert curve[-1]["learning_rate"] < 0.01
     assert seen[-1] == ("learn", 31, 31)
     assert set(curve[0]) == {
-        "epoch", "step", "loss", "learning_rate", "seconds", "validation_loss", "validation_accuracy"
+        "epoch", "step", "loss", "accuracy", "learning_rate", "seconds", "validation_loss", "validation_accuracy"
     }  # fmt: skip
 
 

@@ -136,7 +136,8 @@ class FabricTrainer:
         """Train `network` in place for `steps` steps; return the figures of each epoch.
 
         The figures are epoch, step, loss, learning_rate (of the last step), seconds and, with validation data,
-        validation_loss and (where targets are classes) validation_accuracy.
+        validation_loss; where targets are classes, accuracy and validation_accuracy, too. Loss and accuracy are those
+        of the training batches as they were met: augmented, by a network that changed from batch to batch.
 
         Raises:
             DataError: data that are empty, that the network rejects, or whose labels are out of range.
@@ -171,6 +172,8 @@ class _Run:
         self.trainer, self.network, self.job = trainer, network, job
         self.curve: list[Mapping[str, float]] = []
         self.step = 0
+        self.right: list[int] = []
+        self.n_answered = 0
         self.best: tuple[float, float] | None = None
         self.best_epoch = 0
         self.best_state: dict[str, Tensor] = {}
@@ -205,6 +208,7 @@ class _Run:
 
     def _train_epoch(self, epoch: int) -> None:
         started, total, first = time.perf_counter(), 0.0, self.step
+        self.right, self.n_answered = [], 0
         torch.manual_seed(derive(self.job.seed, epoch, "dropout"))
         generator = torch.Generator().manual_seed(derive(self.job.seed, epoch, "augment"))
         self.network.train()
@@ -217,6 +221,7 @@ class _Run:
             "epoch": epoch + 1.0,
             "step": float(self.step),
             "loss": total / (self.step - first),
+            **({"accuracy": sum(self.right) / self.n_answered} if self.right else {}),
             "learning_rate": self.job.rate * self._factor(self.step - 1),
             **self._validate(),
             "seconds": time.perf_counter() - started,
@@ -234,6 +239,9 @@ class _Run:
         if self.job.loss is not None:
             with self.fabric.autocast():  # a loss may run a network of its own
                 loss = self.job.loss(output, (inputs, targets), loss)
+        if are_classes(output, targets):
+            self.right.append(int((output.argmax(1) == targets).sum()))
+            self.n_answered += n_examples(inputs)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise NetworkError(
