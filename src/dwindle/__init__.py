@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from dwindle.core.granularity import PerChannel, PerGroup, PerTensor
     from dwindle.core.ranges import Calibration, MinMax, Mse, Percentile
     from dwindle.core.schedule import Constant, Polynomial
+    from dwindle.core.sparsity import NOfM
     from dwindle.exporters.options import ExportOptions
     from dwindle.exporters.preprocessing import Preprocessing
     from dwindle.network.compressed import CompressedModel
     from dwindle.network.distillation import Distillation
     from dwindle.network.fabric_trainer import FabricTrainer
+    from dwindle.network.rewind import Rewind
     from dwindle.network.select import Select
     from dwindle.recipe import Recipe
     from dwindle.technique import Context
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from dwindle.techniques.densify import Densify
     from dwindle.techniques.fine_tune import FineTune
     from dwindle.techniques.fold_batchnorm import FoldBatchNorm
+    from dwindle.techniques.prune_channels import PruneChannels
     from dwindle.techniques.prune_weights import PruneWeights
     from dwindle.techniques.quantize_aware import QuantizeAware
     from dwindle.techniques.quantize_dynamic import QuantizeDynamic
@@ -69,6 +72,7 @@ __all__ = [
     "Metric",
     "MinMax",
     "Mse",
+    "NOfM",
     "PerChannel",
     "PerGroup",
     "PerTensor",
@@ -76,6 +80,7 @@ __all__ = [
     "Plan",
     "Polynomial",
     "Preprocessing",
+    "PruneChannels",
     "PruneWeights",
     "QuantizeAware",
     "QuantizeDynamic",
@@ -84,6 +89,7 @@ __all__ = [
     "Reassign",
     "Recipe",
     "ReestimateBatchNorm",
+    "Rewind",
     "Score",
     "Select",
     "__version__",

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from dwindle.network.compressed import CompressedModel, Record
+from dwindle.network.distillation import Distillation
 from dwindle.network.inputs import Inputs
 from dwindle.network.train import Progress, Trainer
 from dwindle.settings import TAG, to_plain
@@ -30,6 +31,8 @@ class Needs(enum.Flag):
     TEACHER = enum.auto()
     REFERENCE = enum.auto()
     """The float network that a quantized one should answer like; `Recipe.run` keeps it."""
+    EARLY = enum.auto()
+    """The network as it was early in its training."""
 
 
 class Trait(enum.Flag):
@@ -76,6 +79,7 @@ class Context:
         networks: further networks by a name that steps may say: students, assistants, teachers of an ensemble.
         reference: the float network that a quantized one should answer like. Where it is None, `Recipe.run` offers the
             network as it was right before a step made its weights integers, or as it was given while none has.
+        early: the network as it was early in its training, or before it, for pruning that goes back there.
         workdir: folder for stage caches and training checkpoints; None keeps nothing, so a killed run starts over.
         report_progress: called with (what, done, total) during work of more than a second.
     """
@@ -87,6 +91,7 @@ class Context:
     teacher: nn.Module | None = None
     networks: Mapping[str, nn.Module] = field(default_factory=dict[str, nn.Module])
     reference: nn.Module | None = None
+    early: nn.Module | None = None
     workdir: Path | None = None
     report_progress: Progress | None = field(default=None, compare=False)
 
@@ -104,6 +109,8 @@ class Context:
             have |= Needs.TEACHER
         if self.reference is not None:
             have |= Needs.REFERENCE
+        if self.early is not None:
+            have |= Needs.EARLY
         return have
 
 
@@ -123,6 +130,20 @@ class Technique(Protocol):
     def apply(self, model: CompressedModel, context: Context) -> CompressedModel:
         """Return the compressed copy of `model`, its history one record longer; `model` stays untouched."""
         ...
+
+
+def epochs_of(step: Technique) -> float:
+    """Return for how many epochs a step trains; `trained_epochs` counts where a step trains several times."""
+    epochs = getattr(step, "trained_epochs", getattr(step, "epochs", None))
+    return float(epochs) if Needs.TRAINING in step.needs and epochs is not None else 0.0
+
+
+def needs_of(distillation: Distillation | None) -> Needs:
+    """Return what learning from teachers needs: the context's where none is named, and a batch to follow hints."""
+    if distillation is None:
+        return Needs.NOTHING
+    teacher = Needs.NOTHING if distillation.teachers else Needs.TEACHER
+    return teacher | Needs.EXAMPLE if distillation.hints else teacher
 
 
 def recorded(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dwindle.core.schedule import Constant, Polynomial, Schedule, is_due, sparsity_at
+from dwindle.core.schedule import Constant, Polynomial, Schedule, is_due, next_sparsity, sparsity_at
 from dwindle.errors import SettingError
 
 FRACTIONS = st.floats(0, 1)
@@ -45,6 +47,17 @@ def test_the_cubic_curve_of_zhu_and_gupta():
     assert sparsity_at(schedule, 0.2, target=0.9) == pytest.approx(0.1)
     assert sparsity_at(schedule, 0.4, target=0.9) == pytest.approx(0.9 - 0.8 * 0.5**3)
     assert sparsity_at(schedule, 0.6, target=0.9) == 0.9
+
+
+@given(current=st.floats(0, 0.99), target=st.floats(0, 0.99), n_rounds=st.integers(1, 8))
+def test_rounds_take_the_same_share_of_what_is_left_and_end_at_the_target(current, target, n_rounds):
+    left = [1 - current]
+    for to_come in range(n_rounds, 0, -1):
+        left.append(1 - next_sparsity(1 - left[-1], target=target, n_rounds=to_come))
+    assert left[-1] == 1 - target
+    if current < target:
+        shares = [later / earlier for earlier, later in pairwise(left)]
+        assert shares == pytest.approx([shares[0]] * n_rounds, rel=1e-6)
 
 
 def test_a_constant_schedule_prunes_once():

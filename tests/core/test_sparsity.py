@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from dwindle.core.sparsity import (
+    NOfM,
     find_std_multiplier,
     global_magnitude_supports,
     magnitude_support,
+    n_of_m_support,
     n_pruned,
     std_support,
 )
@@ -58,6 +60,55 @@ def test_global_supports_respect_earlier_zeros():
 def test_global_supports_of_nothing():
     assert global_magnitude_supports({}, 0.5) == {}
     assert global_magnitude_supports({"a": torch.empty(0, 3)}, 0.5)["a"].shape == (0, 3)
+
+
+def brute_force_n_of_m(values, n, m, within):
+    """Return what is left where each m inputs of each output are ranked by (magnitude, position), zeros first."""
+    kept = torch.zeros_like(within)
+    n_out, n_in, *kernel = values.shape
+    for output in range(n_out):
+        places = [(output, channel, *offset) for offset in np.ndindex(*kernel) for channel in range(n_in)]
+        for start in range(0, len(places), m):
+            group = places[start : start + m]
+            rank = [(float(values[p].abs()) if within[p] else -1.0, i) for i, p in enumerate(group)]
+            for _, i in sorted(rank)[-n:] if n else []:
+                kept[group[i]] = True
+    return kept & within
+
+
+KERNELS = hnp.arrays(
+    np.float32,
+    hnp.array_shapes(min_dims=2, max_dims=4, max_side=4),
+    elements=st.floats(-2, 2, width=32) | st.sampled_from([0, 1]),
+).map(torch.from_numpy)
+
+
+@given(KERNELS, st.integers(0, 5), st.integers(1, 5), st.data())
+def test_n_of_m_is_a_ranking_of_neighbours(values, n, m, data):
+    n = min(n, m)
+    within = torch.from_numpy(data.draw(hnp.arrays(np.bool_, tuple(values.shape))))
+    support = n_of_m_support(values, n, m, within=within)
+    assert torch.equal(support, brute_force_n_of_m(values, n, m, within))
+    assert torch.equal(n_of_m_support(values, n, m, within=support), support)
+
+
+def test_n_of_m_reads_a_convolution_channels_innermost():
+    values = torch.zeros(1, 4, 1, 2)
+    values[0, :, 0, 0] = torch.tensor([4.0, 3.0, 2.0, 1.0])
+    values[0, :, 0, 1] = torch.tensor([10.0, 20.0, 30.0, 40.0])
+    kept = n_of_m_support(values, 2, 4)
+    assert kept[0, :, 0, 0].tolist() == [True, True, False, False]
+    assert kept[0, :, 0, 1].tolist() == [False, False, True, True]
+    assert kept.is_contiguous()
+
+
+def test_a_tail_keeps_its_n_largest():
+    values = torch.tensor([[1.0, 2.0, 3.0, 4.0, 1.0, 3.0, 2.0]])
+    assert n_of_m_support(values, 2, 4).tolist() == [[False, False, True, True, False, True, True]]
+    assert n_of_m_support(torch.ones(3, 1), 1, 4).all()
+    assert n_of_m_support(torch.ones(3, 2), 1, 4).tolist() == [[False, True]] * 3
+    for shape in ((0, 4), (4, 0), (2, 0, 3), (2, 3, 0)):
+        assert n_of_m_support(torch.empty(shape), 2, 4).shape == shape
 
 
 def test_sparsity_is_read_as_a_decimal():
@@ -125,6 +176,12 @@ def test_layers_without_spread_are_left_alone():
             r"within has shape \(2",
         ),
         (lambda: global_magnitude_supports({"w": torch.tensor([torch.inf])}, 0.5), "global_magnitude_supports: w: 1"),
+        (lambda: n_of_m_support(torch.ones(3), 2, 4), r"shape \(3,\) have no axis of inputs"),
+        (lambda: n_of_m_support(torch.ones(3, 3), 3, 2), "got n=3, m=2"),
+        (lambda: n_of_m_support(torch.ones(3, 3), 0, 0), "got n=0, m=0"),
+        (lambda: n_of_m_support(torch.full((2, 2), torch.nan), 1, 2), "n_of_m_support: 4 of 4 values are NaN"),
+        (lambda: NOfM(n=4, m=4), "got n=4, m=4"),
+        (lambda: NOfM(n=0), "got n=0, m=4"),
         (lambda: std_support(torch.ones(3), -1.0), "not negative, got -1.0"),
         (lambda: std_support(torch.ones(3), float("inf")), "finite"),
         (lambda: find_std_multiplier({}, 0.5), "no weights to prune"),

@@ -30,6 +30,22 @@ class TestPruneWeightsConstantly(TechniqueLaws):
     technique = dw.PruneWeights(sparsity=0.7, schedule=dw.Constant(begin=0.3), epochs=1, scope="global")
 
 
+class TestPruneWeightsNOfM(TechniqueLaws):
+    technique = dw.PruneWeights(pattern=dw.NOfM())
+
+
+class TestPruneWeightsNOfMGradually(TechniqueLaws):
+    technique = dw.PruneWeights(pattern=dw.NOfM(n=1, m=3), schedule=dw.Polynomial(frequency=1), epochs=1)
+
+
+class TestPruneWeightsWithRewinding(TechniqueLaws):
+    technique = dw.PruneWeights(sparsity=0.6, rewind=dw.Rewind(rounds=2), epochs=0.7)
+
+
+class TestPruneWeightsWithLearningRateRewinding(TechniqueLaws):
+    technique = dw.PruneWeights(sparsity=0.6, rewind=dw.Rewind(to="learning_rate", rounds=2), epochs=0.7)
+
+
 class TestCluster(TechniqueLaws):
     technique = dw.Cluster(codebook_size=4)
 

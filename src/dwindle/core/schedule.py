@@ -87,3 +87,16 @@ def is_due(schedule: Schedule, step: int, *, n_steps: int) -> bool:
         case Polynomial(begin=begin, end=end, frequency=frequency):
             crosses_end = before < end <= here
             return crosses_begin or crosses_end or (begin <= here < end and step % frequency == 0)
+
+
+def next_sparsity(current: float, *, target: float, n_rounds: int) -> float:
+    """Return the sparsity after the next of `n_rounds` prunings that each take the same share of what is left.
+
+    Frankle and Carbin (2019), section 2: p^(1/n) of the weights stay in each of n rounds.
+
+    >>> next_sparsity(0.0, target=0.75, n_rounds=2), next_sparsity(0.5, target=0.75, n_rounds=1)
+    (0.5, 0.75)
+    """
+    if n_rounds <= 1 or current >= target:
+        return target
+    return 1 - (1 - current) * ((1 - target) / (1 - current)) ** (1 / n_rounds)

@@ -1,4 +1,4 @@
-"""This file chooses which weights stay: by rank of magnitude, or by the spread of their layer.
+"""This file chooses which weights stay: by rank of magnitude, by the spread of their layer, or n of every m neighbours.
 
 A support is a bool tensor of the weights' shape, True where a weight stays.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,6 +16,26 @@ from torch import Tensor
 
 from dwindle.core.finite import require_finite
 from dwindle.errors import SettingError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NOfM:
+    """At most `n` weights stay of every `m` that an engine reads one after the other; 2 of 4 is what GPUs compute with.
+
+    Mishra et al. (2021), "Accelerating sparse deep neural networks".
+    """
+
+    n: int = 2
+    m: int = 4
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.n < self.m:
+            raise SettingError(f"NOfM: of every m weights n stay, 1 <= n < m, got n={self.n}, m={self.m}")
+
+    @property
+    def sparsity(self) -> float:
+        """Share of the weights that go where every group is whole."""
+        return 1 - self.n / self.m
 
 
 def n_pruned(n_weights: int, sparsity: float) -> int:
@@ -80,6 +101,48 @@ def global_magnitude_supports(
     split = np.split(kept, ends[:-1]) if parts else []
     by_name = dict(zip(names, split, strict=True))
     return {n: torch.from_numpy(by_name[n].copy()).reshape(values.shape) for n, values in tensors.items()}
+
+
+def n_of_m_support(values: Tensor, n: int, m: int, *, within: Tensor | None = None) -> Tensor:
+    """Return the support that keeps the n largest magnitudes of every m consecutive inputs of an output.
+
+    The inputs of an output lie as kernels for sparse matrices read them, channels innermost: those of a convolution are
+    taken in the order (*kernel, in). Groups never reach over two outputs. The last group of an output may be shorter
+    than m; it keeps its n largest, too, as if zeros filled it up.
+
+    Args:
+        values: finite floats (out, in, *kernel).
+        n: how many stay, from 0 to m.
+        m: size of a group, at least 1.
+        within: the earlier support; what lies outside goes first and never comes back.
+
+    Equal magnitudes go in order of position.
+
+    Raises:
+        SettingError: n or m out of range, fewer than two axes, or values that are not finite.
+
+    >>> n_of_m_support(torch.tensor([[0.1, -3.0, 2.0, 1.0, 0.5, 0.4]]), 2, 4).tolist()
+    [[False, True, True, False, True, True]]
+    """
+    if not (0 <= n <= m and m >= 1):
+        raise SettingError(f"n_of_m_support: n weights stay of m, 0 <= n <= m and m >= 1, got n={n}, m={m}")
+    if values.ndim < 2:
+        raise SettingError(
+            f"n_of_m_support: weights of shape {tuple(values.shape)} have no axis of inputs; leave them out of the "
+            "selection"
+        )
+    magnitudes = _magnitudes(values, within, "n_of_m_support").reshape(tuple(values.shape))
+    if magnitudes.size == 0:
+        return torch.ones(values.shape, dtype=torch.bool)
+    rows = np.moveaxis(magnitudes, 1, -1).reshape(len(magnitudes), -1)
+    filled = np.pad(rows, ((0, 0), (0, -rows.shape[1] % m)), constant_values=-2.0)  # what fills up goes before all else
+    groups = filled.reshape(-1, m)
+    kept = np.ones(groups.shape, np.bool_)
+    np.put_along_axis(kept, np.argsort(groups, axis=1, kind="stable")[:, : m - n], values=False, axis=1)
+    kept &= groups >= 0.0
+    inputs_last = (values.shape[0], *values.shape[2:], values.shape[1])
+    kept = kept.reshape(filled.shape)[:, : rows.shape[1]].reshape(inputs_last)
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(kept, -1, 1)))
 
 
 def std_support(values: Tensor, std_multiplier: float, *, within: Tensor | None = None) -> Tensor:

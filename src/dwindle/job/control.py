@@ -5,14 +5,11 @@ from __future__ import annotations
 from typing import Protocol, cast
 
 from dwindle.recipe import Recipe
-from dwindle.technique import Needs
+from dwindle.technique import Needs, Technique, epochs_of
 from dwindle.techniques.fine_tune import FineTune
 
 
-class _Training(Protocol):
-    @property
-    def epochs(self) -> float | None: ...
-
+class _Training(Technique, Protocol):
     @property
     def learning_rate(self) -> float | None: ...
 
@@ -24,4 +21,4 @@ def control_recipe(recipe: Recipe) -> Recipe:
     with a dense one that had less training.
     """
     training = [cast("_Training", step) for step in recipe.steps if Needs.TRAINING in step.needs]
-    return Recipe(tuple(FineTune(epochs=t.epochs or 0, learning_rate=t.learning_rate) for t in training))
+    return Recipe(tuple(FineTune(epochs=epochs_of(t), learning_rate=t.learning_rate) for t in training))

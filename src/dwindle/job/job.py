@@ -81,6 +81,7 @@ class Job:
         throughput_batch: examples in one call while throughput is measured; None measures none.
         measures_memory: whether memory is measured, in fresh processes (some seconds for each file).
         measures_cpu_time: whether the processor time of a call is measured.
+        early: the network as it was early in its training, for steps that rewind to it.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Job:
     measures_memory: bool = False
     measures_cpu_time: bool = False
     command: str = ""
+    early: nn.Module | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:

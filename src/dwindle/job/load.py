@@ -38,6 +38,7 @@ def load_job(path: Path, *, out: Path | None = None, report_progress: Progress |
     with torch.random.fork_rng():
         torch.manual_seed(spec.seed)
         network = _build_network(spec, folder)
+        early = _early_network(spec, folder)
     data = _load_data(spec, folder)
     target = out if out is not None else (folder / spec.output.folder).resolve()
     augment = resolve(spec.training.augment, folder, where="training.augment") if spec.training.augment else None
@@ -56,6 +57,7 @@ def load_job(path: Path, *, out: Path | None = None, report_progress: Progress |
     return Job(
         name=spec.name,
         network=network,
+        early=early,
         data=data,
         recipe=recipe,
         trainer=trainer,
@@ -85,6 +87,12 @@ def _build_network(spec: JobSpec, folder: Path) -> nn.Module:
     if spec.network.checkpoint is not None:
         load_checkpoint(network, folder / spec.network.checkpoint)
     return network
+
+
+def _early_network(spec: JobSpec, folder: Path) -> nn.Module | None:
+    if spec.network.early is None:
+        return None
+    return _build_network(replace(spec, network=replace(spec.network, checkpoint=spec.network.early)), folder)
 
 
 def _task(spec: TaskSpec, folder: Path) -> Task:

@@ -18,12 +18,14 @@ from dwindle.settings import from_plain
 class NetworkSpec:
     """`[network]`: `build` names `file.py:function`, called with `arguments`; `checkpoint` is a safetensors file.
 
-    `checkpoint = "none"` says that `build` returns a network which is trained already.
+    `checkpoint = "none"` says that `build` returns a network which is trained already. `early` is a safetensors file of
+    the same network early in its training, for steps that rewind to it.
     """
 
     build: str
     checkpoint: Path | None = Path()
     arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    early: Path | None = None
 
     def __post_init__(self) -> None:
         if self.checkpoint == Path():

@@ -34,6 +34,7 @@ REMEDIES: Final = {
     Needs.TRAINING: "Context(trainer=...), for example a FabricTrainer",
     Needs.TEACHER: "Context(teacher=...), the float network",
     Needs.REFERENCE: "Context(reference=...), the network as it was before it was quantized",
+    Needs.EARLY: "Context(early=...), the same network early in training (job.toml: [network] early = a checkpoint)",
 }
 
 Scope = frozenset[str] | Select | None

@@ -11,11 +11,19 @@ from dwindle.recipe.plain import step_from_plain
 from dwindle.technique import Needs, Technique, Trait
 
 SAMPLES: Final[Mapping[str, Mapping[str, Any]]] = {
+    "PruneChannels": {"type": "PruneChannels", "pruning_ratio": 0.5},
+    "PruneChannels with training": {"type": "PruneChannels", "pruning_ratio": 0.5, "epochs": 1},
     "PruneWeights": {"type": "PruneWeights", "sparsity": 0.9},
     "PruneWeights on a schedule": {
         "type": "PruneWeights",
         "sparsity": 0.9,
         "schedule": {"type": "Polynomial"},
+        "epochs": 5,
+    },
+    "PruneWeights with rewinding": {
+        "type": "PruneWeights",
+        "sparsity": 0.9,
+        "rewind": {"type": "Rewind"},
         "epochs": 5,
     },
     "FineTune": {"type": "FineTune"},

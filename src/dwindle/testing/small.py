@@ -32,13 +32,18 @@ def small_network(seed: int = 0) -> nn.Module:
 
 
 def small_context(seed: int = 7) -> Context:
-    """Return a context that offers everything: an example, calibration batches, a trainer."""
+    """Return a context that offers everything: an example, calibration batches, a trainer, an early network."""
     generator = torch.Generator().manual_seed(seed)
     inputs = torch.randn(24, *INPUT_SHAPE, generator=generator)
     targets = torch.randint(N_CLASSES, (24,), generator=generator)
     trainer = PlainTrainer(inputs=inputs, targets=targets)
     return Context(
-        seed=seed, example=inputs[:2], calibration=tuple(inputs.split(8)), trainer=trainer, reference=small_network()
+        seed=seed,
+        example=inputs[:2],
+        calibration=tuple(inputs.split(8)),
+        trainer=trainer,
+        reference=small_network(),
+        early=small_network(seed=1),
     )
 
 
