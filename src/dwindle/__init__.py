@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from dwindle.techniques.cluster import Cluster
     from dwindle.techniques.correct_bias import CorrectBias
     from dwindle.techniques.densify import Densify
+    from dwindle.techniques.distill import Distill
     from dwindle.techniques.fine_tune import FineTune
     from dwindle.techniques.fold_batchnorm import FoldBatchNorm
     from dwindle.techniques.prune_channels import PruneChannels
@@ -63,6 +64,7 @@ __all__ = [
     "Context",
     "CorrectBias",
     "Densify",
+    "Distill",
     "Distillation",
     "ExportOptions",
     "FabricTrainer",

@@ -16,6 +16,7 @@ PUBLIC_NAMES: Final[Mapping[str, str]] = {
     "Context": "dwindle.technique:Context",
     "CorrectBias": "dwindle.techniques.correct_bias:CorrectBias",
     "Densify": "dwindle.techniques.densify:Densify",
+    "Distill": "dwindle.techniques.distill:Distill",
     "Distillation": "dwindle.network.distillation:Distillation",
     "ExportOptions": "dwindle.exporters.options:ExportOptions",
     "FabricTrainer": "dwindle.network.fabric_trainer:FabricTrainer",

@@ -14,7 +14,7 @@ from dwindle.core.losses import divergence
 from dwindle.core.schedule import Polynomial
 from dwindle.errors import NetworkError, RecipeError, SettingError
 from dwindle.network.compressed import CompressedModel
-from dwindle.network.distillation import Distillation, loss_of
+from dwindle.network.distillation import Distillation, distilled_loss
 from dwindle.network.fabric_trainer import FabricTrainer
 from dwindle.network.identity import identify
 from dwindle.recipe import Recipe
@@ -106,8 +106,8 @@ def test_a_step_that_distills_needs_a_teacher(data):
     context = Context(trainer=FabricTrainer(train=data))
     with pytest.raises(RecipeError, match="teacher"):
         Recipe((step,)).run(CompressedModel.dense(network(0)), context)
-    with pytest.raises(RecipeError, match="needs a teacher"):
-        loss_of(Distillation(), None)
+    with pytest.raises(RecipeError, match="needs a teacher"), distilled_loss(Distillation(), Context(), network(0)):
+        pass
 
 
 def test_a_teacher_of_other_classes_is_one_error(data):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,7 +78,9 @@ def test_the_trainer_is_told_what_it_needs_and_its_curve_comes_back():
         return torch.zeros(())
 
     model, trainer = CompressedModel.dense(network()), Scripted()
-    training = RoundedTraining(trainer=trainer, epochs=1, seed=5, stage="s", learning_rate=0.3, loss=loss)
+    training = RoundedTraining(
+        trainer=trainer, epochs=1, seed=5, stage="s", learning_rate=0.3, loss_for=lambda _: nullcontext(loss)
+    )
     _, curve = training.run(model, grids(model))
     assert curve == ({"loss": 1.0},)
     wanted = {"steps": 4, "seed": 5, "stage": "s", "learning_rate": 0.3, "loss": loss, "after_step": None}

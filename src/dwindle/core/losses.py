@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -37,3 +41,28 @@ def divergence(student: Tensor, teacher: Tensor, *, temperature: float) -> Tenso
     softened = (functional.log_softmax(logits.float() / temperature, dim=1) for logits in (student, teacher))
     ours, theirs = softened
     return functional.kl_div(ours, theirs, reduction="none", log_target=True).sum(dim=1).mean()
+
+
+def mean_answer(answers: Sequence[Tensor], *, temperature: float) -> Tensor:
+    """Return the logits whose softened distribution is the mean of those of `answers`; of one answer, that answer.
+
+    Args:
+        answers: (batch, classes, ...) logits, all of one shape.
+        temperature: what logits are divided by, positive.
+
+    Raises:
+        DataError: the shapes differ, or there is no answer.
+
+    >>> sure, unsure = torch.tensor([[50.0, 0.0]]), torch.tensor([[0.0, 0.0]])
+    >>> mean_answer((sure, unsure), temperature=1.0).softmax(1)
+    tensor([[0.7500, 0.2500]])
+    """
+    if not answers or any(answer.shape != answers[0].shape for answer in answers):
+        shapes = ", ".join(str(tuple(answer.shape)) for answer in answers)
+        raise DataError(
+            f"teachers answer {shapes or 'nothing'}; all of an ensemble must give scores of the same classes"
+        )
+    if len(answers) == 1:
+        return answers[0]
+    softened = torch.stack([functional.log_softmax(answer.float() / temperature, dim=1) for answer in answers])
+    return temperature * (torch.logsumexp(softened, dim=0) - math.log(len(answers)))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -15,12 +17,17 @@ from dwindle.core.encoding import Encoding
 from dwindle.errors import NetworkError
 from dwindle.network.aware import freeze
 from dwindle.network.compressed import CompressedModel
-from dwindle.network.distillation import Distillation, loss_of
+from dwindle.network.distillation import Distillation, Offers, distilled_loss
 from dwindle.network.parametrize import trainable
 from dwindle.network.structure import CentroidGradient, WeightGrid
 from dwindle.network.train import Loss, Trainer
 
 Curve = tuple[Mapping[str, float], ...]
+
+
+def _trainers_own(network: nn.Module) -> AbstractContextManager[Loss | None]:
+    del network
+    return nullcontext()
 
 
 class Settings(Protocol):
@@ -53,21 +60,20 @@ class Settings(Protocol):
 
 
 def rounded_training(
-    settings: Settings, model: CompressedModel, *, trainer: Trainer, teacher: nn.Module | None, seed: int
+    settings: Settings, model: CompressedModel, *, trainer: Trainer, offers: Offers
 ) -> RoundedTraining:
     """Return the training that the technique `settings` asks for; its checkpoint is named by all that goes in.
 
-    Raises:
-        RecipeError: it distills, and there is no teacher.
+    What it distills from is what `offers` offers.
     """
     inputs = hashlib.sha256(f"{model.digest()} {len(model.history)} {settings}".encode()).hexdigest()
     return RoundedTraining(
         trainer=trainer,
         epochs=settings.epochs,
-        seed=seed,
+        seed=offers.seed,
         stage=f"{len(model.history) + 1:02d}-{type(settings).__name__}-{inputs[:12]}",
         learning_rate=settings.learning_rate,
-        loss=loss_of(settings.distillation, teacher),
+        loss_for=partial(distilled_loss, settings.distillation, offers),
         freeze_after=settings.freeze_after,
         centroid_gradient=settings.centroid_gradient,
     )
@@ -83,7 +89,8 @@ class RoundedTraining:
         seed: what every random choice derives from.
         stage: name of the checkpoint; it must tell the grids apart, which a trainer does not see.
         learning_rate: peak of the schedule; None leaves it to the trainer.
-        loss: what is descended; None leaves that to the trainer, too.
+        loss_for: given the network that is trained, a block in which it is, and what is descended; None leaves that to
+            the trainer.
         freeze_after: share of the steps after which a training graph is frozen.
         centroid_gradient: how a centroid follows its weights.
     """
@@ -93,7 +100,7 @@ class RoundedTraining:
     seed: int
     stage: str
     learning_rate: float | None = None
-    loss: Loss | None = None
+    loss_for: Callable[[nn.Module], AbstractContextManager[Loss | None]] = _trainers_own
     freeze_after: float = 1.0
     centroid_gradient: CentroidGradient = "mean"
 
@@ -108,11 +115,15 @@ class RoundedTraining:
             network: the training graph, trained in place; None trains a copy of the model's network as it is.
 
         Raises:
-            NetworkError: training left NaN or infinite values, which codes would hide.
+            NetworkError: training left NaN or infinite values, which codes would hide, or hints do not fit the network.
+            RecipeError: it distills, and there is no teacher.
         """
         n_steps = max(1, round(self.epochs * self.trainer.steps_per_epoch))
         freeze_at = math.ceil(self.freeze_after * n_steps)
-        with trainable(model, centroid_gradient=self.centroid_gradient, grids=grids, network=network) as copy:
+        with (
+            trainable(model, centroid_gradient=self.centroid_gradient, grids=grids, network=network) as copy,
+            self.loss_for(copy.network) as loss,
+        ):
 
             def freeze_when_due(step: int) -> None:  # it keeps nothing, so a killed training can resume
                 if step == freeze_at:
@@ -125,7 +136,7 @@ class RoundedTraining:
                 seed=self.seed,
                 stage=self.stage,
                 learning_rate=self.learning_rate,
-                loss=self.loss,
+                loss=loss,
                 after_step=None if network is None else freeze_when_due,
             )
             _require_finite(copy.network)

@@ -5,19 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, cast
 
 import safetensors.torch
 from safetensors import SafetensorError, safe_open
+from torch import nn
 
 from dwindle.errors import DwindleError
 from dwindle.network.compressed import CompressedModel
+from dwindle.network.edits import NO_NETWORKS
 from dwindle.network.identity import code_of, identify
 from dwindle.network.inputs import as_inputs, as_tuple
 from dwindle.network.train import Trainer
+from dwindle.recipe.named import named_by
 from dwindle.recipe.pack import (
     fingerprint,
     pack,
@@ -42,8 +45,9 @@ class StageCache:
     written last. An entry that is torn, changed or unreadable counts as absent and is written again.
 
     The hash covers the model, the source of its classes and of the step, the settings, the seed, the version, the
-    calibration batches, and of the trainer its settings, its functions with their source and a probe of its data; not
-    the functions that these call in turn, so after changing one of those start in an empty folder.
+    calibration batches, the networks that the step learns from or names, and of the trainer its settings, its functions
+    with their source and a probe of its data; not the functions that these call in turn, so after changing one of those
+    start in an empty folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -61,14 +65,21 @@ class StageCache:
                 inputs = as_inputs(batch)
                 for tensor in () if inputs is None else as_tuple(inputs):  # the step says why something else cannot be
                     update_with_tensor(sha, "calibration", tensor)
-        for need, network in ((Needs.TEACHER, context.teacher), (Needs.REFERENCE, context.reference)):
-            if need in step.needs and network is not None:
-                for name, tensor in network.state_dict().items():
-                    update_with_tensor(sha, f"{need.name} {name}".lower(), tensor)
+        for label, network in _networks(step, context):
+            for name, tensor in network.state_dict().items():
+                update_with_tensor(sha, f"{label} {name}".lower(), tensor)
         return sha.hexdigest()[:32]
 
-    def load(self, key: str, base: CompressedModel) -> CompressedModel | None:
-        """Return the stored outcome of the step that `key` stands for, applied to `base`; None where there is none."""
+    def load(
+        self, key: str, base: CompressedModel, *, networks: Mapping[str, nn.Module] = NO_NETWORKS
+    ) -> CompressedModel | None:
+        """Return the stored outcome of the step that `key` stands for, applied to `base`; None where there is none.
+
+        Args:
+            key: as `key` returned it.
+            base: the model before the step.
+            networks: by name, what may have taken the place of its network.
+        """
         path, checksum = self._paths(key)
         try:
             if checksum.read_text(encoding="utf-8").split()[:1] != [_sha256(path)]:
@@ -76,7 +87,7 @@ class StageCache:
             with safe_open(path, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # ruff: ignore[in-dict-keys] (no mapping)
                 stage: dict[str, Any] = json.loads(file.metadata()["stage"])
-            after = unpack(tensors, stage["state"], base=base)
+            after = unpack(tensors, stage["state"], base=base, networks=networks)
             record = record_from_plain(stage["record"])
         except (OSError, SafetensorError, DwindleError, KeyError, TypeError, ValueError):
             return None
@@ -113,6 +124,17 @@ def _offered(step: Technique, context: Context) -> dict[str, Any]:
         offered["trainer"] = _described(context.trainer)
         offered["steps_per_epoch"] = context.trainer.steps_per_epoch
     return offered
+
+
+def _networks(step: Technique, context: Context) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the networks of the context that decide the outcome, each with what it is to the step."""
+    offered = ((Needs.TEACHER, context.teacher), (Needs.REFERENCE, context.reference), (Needs.EARLY, context.early))
+    for need, network in offered:
+        if need in step.needs and network is not None:
+            yield str(need.name), network
+    for name in named_by(step):
+        if (network := context.networks.get(name)) is not None:
+            yield f"{name} {code_of(network)} {network!r}", network
 
 
 def _described(trainer: Trainer) -> dict[str, Any]:

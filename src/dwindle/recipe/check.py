@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
+
+from torch import nn
 
 from dwindle.core.encoding import affine_of, codebook_of, support_of
 from dwindle.core.granularity import Granularity, n_scales
@@ -13,6 +15,7 @@ from dwindle.network.compressed import CompressedModel, FoldedBatchNorm
 from dwindle.network.edits import own_edits
 from dwindle.network.integer_weights import has_kernel
 from dwindle.network.select import Select
+from dwindle.recipe.named import name_problems, student_of
 from dwindle.recipe.plain import describe_step
 from dwindle.technique import Needs, Technique, Trait
 
@@ -51,7 +54,12 @@ class _Held:
 
 
 def find_problems(
-    steps: Sequence[Technique], offers: Needs, traits: Trait, *, model: CompressedModel | None = None
+    steps: Sequence[Technique],
+    offers: Needs,
+    traits: Trait,
+    *,
+    model: CompressedModel | None = None,
+    networks: Mapping[str, nn.Module] | None = None,
 ) -> list[str]:
     """Return everything that is wrong, in the order of the steps.
 
@@ -61,7 +69,9 @@ def find_problems(
         traits: what the model is already.
         model: where given, traits are read from it and selections are resolved, so that steps on different weights
             never clash; without it, steps with different selections are taken to work on different weights.
+        networks: by name, what the context offers beside the model's network; None where that is not known.
     """
+    network = None if model is None else model.network
     problems: list[str] = []
     held = [_Held(trait, None, 0) for trait in traits] + ([] if model is None else _held_by(model))
     for number, step in enumerate(steps, start=1):
@@ -71,12 +81,16 @@ def find_problems(
             problems.append(f"{label} needs {missing.name}, which the context does not offer; give {remedy}")
         scope: Scope = None
         try:
-            scope = _scope(step, model, is_folded=any(h.trait is Trait.FOLDED for h in held))
+            scope = _scope(step, network, is_folded=any(h.trait is Trait.FOLDED for h in held))
         except SelectionError as error:
             problems.append(f"{label} {error}")
         problems.extend(f"{label} {problem}" for problem in _order_problems(steps, number, scope=scope, held=held))
-        if model is not None and isinstance(scope, frozenset):
-            problems.extend(f"{label} {problem}" for problem in _shape_problems(step, model, scope=scope, held=held))
+        if network is not None and isinstance(scope, frozenset):
+            problems.extend(f"{label} {problem}" for problem in _shape_problems(step, network, scope=scope, held=held))
+        if networks is not None:
+            problems.extend(f"{label} {problem}" for problem in name_problems(step, networks))
+        if (student := student_of(step)) is not None:
+            network = (networks or {}).get(student)
         held = _after(held, step, scope=scope, number=number)
     return problems
 
@@ -106,13 +120,13 @@ def _held_by(model: CompressedModel) -> list[_Held]:
     return held
 
 
-def _scope(step: Technique, model: CompressedModel | None, *, is_folded: bool) -> Scope:
+def _scope(step: Technique, network: nn.Module | None, *, is_folded: bool) -> Scope:
     select = getattr(step, "select", None)
     if not isinstance(select, Select):
         return None
-    if model is None or is_folded:  # folding renames and adds parameters: names can no longer be resolved here
+    if network is None or is_folded:  # folding renames and adds parameters: names can no longer be resolved here
         return None if select == Select() else select
-    return frozenset(select.resolve(model.network))
+    return frozenset(select.resolve(network))
 
 
 def _overlap(a: Scope, b: Scope) -> bool:
@@ -143,16 +157,14 @@ def _order_problems(steps: Sequence[Technique], number: int, *, scope: Scope, he
     return problems + [_describe_clash(steps, number, cause=cause, clash=clash) for cause, clash in clashes.items()]
 
 
-def _shape_problems(
-    step: Technique, model: CompressedModel, *, scope: frozenset[str], held: Sequence[_Held]
-) -> list[str]:
+def _shape_problems(step: Technique, network: nn.Module, *, scope: frozenset[str], held: Sequence[_Held]) -> list[str]:
     """Return which weights the granularity of `step` does not fit; centroids share one scale, so codebooks do."""
     granularity = getattr(step, "granularity", None)
     if not isinstance(granularity, Granularity):
         return []
     clustered = [h.scope for h in held if h.trait is Trait.CLUSTERED]
     problems: list[str] = []
-    for name, parameter in model.network.named_parameters():
+    for name, parameter in network.named_parameters():
         if name in scope and not any(_overlap(frozenset({name}), codebooks) for codebooks in clustered):
             try:
                 n_scales(tuple(parameter.shape), granularity)

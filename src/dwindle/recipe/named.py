@@ -1,12 +1,18 @@
-"""This file finds which networks of the context a step names: students, and teachers of an ensemble."""
+"""This file finds which networks of the context a step names, and what is wrong with them: students and teachers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
-from dwindle.settings import to_plain
-from dwindle.technique import Technique
+import torch
+from torch import Tensor, nn
+
+from dwindle.network.answers import answer
+from dwindle.network.distillation import Distillation
+from dwindle.recipe.plain import describe_step
+from dwindle.settings import nearest, to_plain
+from dwindle.technique import Context, Technique
 
 
 def named_by(step: Technique) -> tuple[str, ...]:
@@ -24,3 +30,73 @@ def named_in(step: Mapping[str, Any]) -> tuple[str, ...]:
     teachers = cast("Mapping[str, Any]", distillation).get("teachers") if isinstance(distillation, Mapping) else None
     listed: list[Any] = [step.get("student"), *(cast("list[Any]", teachers) if isinstance(teachers, list) else [])]
     return tuple(dict.fromkeys(name for name in listed if isinstance(name, str)))
+
+
+def student_of(step: Technique) -> str | None:
+    """Return the name of the network that takes the place of the model's own; None where that stays."""
+    student = getattr(step, "student", None)
+    return student if isinstance(student, str) else None
+
+
+def name_problems(step: Technique, networks: Mapping[str, nn.Module]) -> Iterator[str]:
+    """Yield which networks `step` names without their being there, and which of those that are hold no numbers."""
+    for name in named_by(step):
+        if name not in networks:
+            yield (
+                f"names the network {name!r}, which the context does not offer; {nearest(name, networks)}; give it in "
+                "Context(networks=...)"
+            )
+        elif bad := [key for key, tensor in networks[name].state_dict().items() if not _is_finite(tensor)]:
+            yield f"names the network {name!r}, which holds NaN or infinite values in {bad[0]!r}; train it again"
+
+
+def answer_problems(steps: Sequence[Technique], context: Context, network: nn.Module) -> list[str]:
+    """Return which students answer otherwise than their teachers could teach; they are asked about the example.
+
+    Args:
+        steps: in order; every network that they name is there.
+        context: with an example.
+        network: the model's own, which trains or teaches until a student takes its place.
+    """
+    problems: list[str] = []
+    for number, step in enumerate(steps, start=1):
+        student = student_of(step)
+        trained = network if student is None else context.networks[student]
+        differences = (_difference(trained, teacher, context) for teacher in _teachers(step, context, network))
+        label = f"step {number}, {describe_step(step)}, cannot be taught"
+        problems.extend(f"{label}: {words}" for words in differences if words)
+        network = trained
+    return problems
+
+
+def _teachers(step: Technique, context: Context, network: nn.Module) -> list[nn.Module]:
+    """Return whose answers `step` learns from, before which the model's own network is `network`."""
+    distillation = getattr(step, "distillation", None)
+    if not isinstance(distillation, Distillation) or distillation.alpha == 1:
+        return []
+    if distillation.teachers:
+        return [context.networks[name] for name in distillation.teachers]
+    is_model = student_of(step) is not None and getattr(step, "teacher", "model") == "model"
+    teacher = network if is_model else context.teacher
+    return [] if teacher is None else [teacher]
+
+
+def _difference(student: nn.Module, teacher: nn.Module, context: Context) -> str:
+    """Return in which the answers differ; nothing where the one can learn from the other."""
+    shapes: list[str] = []
+    for who, network in (("student", student), ("teacher", teacher)):
+        try:
+            found = answer(network, context.example if context.example is not None else ())
+        except Exception as error:  # ruff: ignore[blind-except] (a user's own code)
+            return f"its {who} does not take the example ({type(error).__name__}: {error})"
+        shapes.append(str(tuple(found.shape)) if isinstance(found, Tensor) else type(found).__name__)
+    ours, theirs = shapes
+    if ours == theirs and ours.startswith("("):
+        return ""
+    return (
+        f"its student answers {ours} and its teacher {theirs}; both must give one tensor of scores for the same classes"
+    )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())

@@ -12,10 +12,11 @@ import tomli_w
 from torch import nn
 
 from dwindle.errors import RecipeError, SettingError
-from dwindle.network.compressed import CompressedModel, Record
+from dwindle.network.compressed import CompressedModel, Record, Replaced
 from dwindle.recipe.cache import StageCache
 from dwindle.recipe.catalogue import TECHNIQUES
 from dwindle.recipe.check import find_problems, traits_of
+from dwindle.recipe.named import answer_problems
 from dwindle.recipe.plain import describe_step, step_from_plain, step_to_plain
 from dwindle.settings import TAG, nearest
 from dwindle.technique import Context, Needs, Technique, Trait
@@ -72,7 +73,10 @@ class Recipe:
         """
         known = traits if model is None else traits | traits_of(model)
         offers = context.offers if known & QUANTIZED else context.offers | Needs.REFERENCE
-        return find_problems(self.steps, offers, traits, model=model)
+        problems = find_problems(self.steps, offers, traits, model=model, networks=context.networks)
+        if problems or model is None or context.example is None:
+            return problems
+        return answer_problems(self.steps, context, model.network)
 
     def run(
         self, model: CompressedModel, context: Context, *, on_stage: Callable[[Stage], None] | None = None
@@ -185,7 +189,7 @@ def _apply(
 ) -> tuple[CompressedModel, bool]:
     """Return the outcome of `step` and whether it came from the cache."""
     key = cache.key(step, model, context) if cache is not None else ""
-    if cache is not None and (stored := cache.load(key, model)) is not None:
+    if cache is not None and (stored := cache.load(key, model, networks=context.networks)) is not None:
         return stored, True
     after = step.apply(model, context)
     if len(after.history) != len(model.history) + 1:
@@ -204,8 +208,11 @@ def _with_reference(context: Context, reference: nn.Module | None) -> Context:
 def _reference(before: CompressedModel, after: CompressedModel, earlier: nn.Module | None) -> nn.Module | None:
     """Return the float network for what follows a step: the one before it where the step was the first to quantize.
 
-    The network given stands in until then; None where that is quantized itself, because its floats are gone.
+    The network given stands in until then, or the one that took its place; None where that is quantized itself, because
+    its floats are gone.
     """
+    if any(isinstance(edit, Replaced) for edit in after.edits[len(before.edits) :]):
+        return None if traits_of(after) & QUANTIZED else after.network
     if traits_of(before) & QUANTIZED:
         return earlier
     return before.network if earlier is None or traits_of(after) & QUANTIZED else earlier

@@ -24,7 +24,7 @@ from dwindle.network.placement import matmul_calls
 from dwindle.network.rounded_training import rounded_training
 from dwindle.network.select import Select
 from dwindle.network.structure import CentroidGradient
-from dwindle.technique import Context, Effect, Needs, Trait, recorded
+from dwindle.technique import Context, Effect, Needs, Trait, needs_of, recorded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +101,7 @@ class Binarize:
     @property
     def needs(self) -> Needs:
         """A trainer and a batch for the graph; to distill, a teacher."""
-        return Needs.TRAINING | Needs.EXAMPLE | (Needs.NOTHING if self.distillation is None else Needs.TEACHER)
+        return Needs.TRAINING | Needs.EXAMPLE | needs_of(self.distillation)
 
     @property
     def effect(self) -> Effect:
@@ -135,7 +135,7 @@ class Binarize:
         folded = {edit.batchnorm: edit.layer for edit in edits}
         network = training_graph(captured, {}, folded=folded, inputs={site: RoundedInput(quantizer) for site in sites})
         grids = {name: self._grid(name, model.encodings[name]) for name in names}
-        training = rounded_training(self, model, trainer=context.trainer, teacher=context.teacher, seed=context.seed)
+        training = rounded_training(self, model, trainer=context.trainer, offers=context)
         encodings, curve = training.run(model, grids, network=network)
         after = model.with_encodings(encodings)
         if self.activations:

@@ -21,11 +21,11 @@ from dwindle.core.codebook import Init, kmeans_1d
 from dwindle.core.encoding import Codebook, Dense, Encoding, Scaled, codebook_of, decode, rewrite, support_of
 from dwindle.errors import EncodingError, RecipeError, SettingError
 from dwindle.network.compressed import CompressedModel
-from dwindle.network.distillation import Distillation, loss_of
+from dwindle.network.distillation import Distillation, distilled_loss
 from dwindle.network.parametrize import TrainingCopy, trainable
 from dwindle.network.select import Select
 from dwindle.network.structure import CentroidGradient
-from dwindle.technique import Context, Effect, Needs, Trait, recorded
+from dwindle.technique import Context, Effect, Needs, Trait, needs_of, recorded
 
 MAX_CODEBOOK_SIZE: Final = 1 << 16
 
@@ -94,7 +94,7 @@ class Cluster:
         """Nothing but the weights; with `epochs` training, and a teacher to distill from."""
         if self.epochs is None:
             return Needs.NOTHING
-        return Needs.TRAINING if self.distillation is None else Needs.TRAINING | Needs.TEACHER
+        return Needs.TRAINING | needs_of(self.distillation)
 
     @property
     def effect(self) -> Effect:
@@ -132,14 +132,17 @@ class Cluster:
             raise RecipeError(f"Cluster(epochs={self.epochs}) trains; give the context a trainer")
         n_steps = max(1, round(self.epochs * context.trainer.steps_per_epoch))
         latents = {} if self.reassign is None else {name: _values(encoding) for name, encoding in before.items()}
-        with trainable(clustered, centroid_gradient=self.centroid_gradient, latents=latents) as copy:
+        with (
+            trainable(clustered, centroid_gradient=self.centroid_gradient, latents=latents) as copy,
+            distilled_loss(self.distillation, context, copy.network) as loss,
+        ):
             curve = context.trainer(
                 copy.network,
                 steps=n_steps,
                 seed=context.seed,
                 stage=stage,
                 learning_rate=self.learning_rate,
-                loss=loss_of(self.distillation, context.teacher),
+                loss=loss,
                 after_step=self._reassigning(copy, n_steps=n_steps),
             )
             moved = {name: {"moved": _share_moved(copy, name, clustered.encodings[name])} for name in before}

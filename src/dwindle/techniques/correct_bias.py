@@ -14,8 +14,9 @@ from dwindle.core.encoding import Dense, Half
 from dwindle.errors import RecipeError, SettingError
 from dwindle.network.batchnorm import fold_batchnorms
 from dwindle.network.capture import Captured, capture
-from dwindle.network.compressed import CompressedModel
+from dwindle.network.compressed import CompressedModel, FoldedBatchNorm
 from dwindle.network.drift import Comparison, Watched, first_examples
+from dwindle.network.edits import own_edits
 from dwindle.network.inputs import Inputs, n_examples
 from dwindle.network.observe import check_batches
 from dwindle.network.placement import Layer, biased_layers, linear_layers, matmul_weights
@@ -152,7 +153,7 @@ def _layers(model: CompressedModel, captured: Captured) -> list[Layer]:
 def _reference(model: CompressedModel, network: nn.Module, example: Inputs, *, layers: list[Layer]) -> Watched:
     """Return the float network as a graph with the layers that `model` has."""
     float_model = CompressedModel.dense(network)
-    if model.edits:
+    if any(isinstance(edit, FoldedBatchNorm) for edit in own_edits(model.edits)):
         float_model, _ = fold_batchnorms(float_model, example)
     captured = capture(float_model.network, example)
     missing = {site for layer in layers for site in layer.sites} - set(captured.sites.values())

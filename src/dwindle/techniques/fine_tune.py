@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from dwindle.core.encoding import affine_of, describe
 from dwindle.errors import RecipeError, SettingError
 from dwindle.network.compressed import CompressedModel
-from dwindle.network.distillation import Distillation, loss_of
+from dwindle.network.distillation import Distillation, distilled_loss
 from dwindle.network.parametrize import trainable
 from dwindle.network.structure import CentroidGradient
-from dwindle.technique import Context, Effect, Needs, Trait, recorded
+from dwindle.technique import Context, Effect, Needs, Trait, needs_of, recorded
 
 _CODES = "integer codes cannot be trained"
 _RANGES = "the ranges of quantized activations would no longer fit the trained weights"
@@ -44,7 +44,7 @@ class FineTune:
     @property
     def needs(self) -> Needs:
         """A trainer; with distillation a teacher."""
-        return Needs.TRAINING if self.distillation is None else Needs.TRAINING | Needs.TEACHER
+        return Needs.TRAINING | needs_of(self.distillation)
 
     @property
     def effect(self) -> Effect:
@@ -71,14 +71,17 @@ class FineTune:
                 "QuantizeStatic"
             )
         steps = max(1, round(self.epochs * trainer.steps_per_epoch))
-        with trainable(model, centroid_gradient=self.centroid_gradient) as copy:
+        with (
+            trainable(model, centroid_gradient=self.centroid_gradient) as copy,
+            distilled_loss(self.distillation, context, copy.network) as loss,
+        ):
             curve = trainer(
                 copy.network,
                 steps=steps,
                 seed=context.seed,
                 stage=self._stage(model),
                 learning_rate=self.learning_rate,
-                loss=loss_of(self.distillation, context.teacher),
+                loss=loss,
             )
             trained = model.with_encodings(copy.finish())
         return recorded(self, trained, context, decisions={"steps": steps}, curve=curve)

@@ -16,7 +16,7 @@ from dwindle.errors import EncodingError, NetworkError, RecipeError, SettingErro
 from dwindle.network.aware import training_graph
 from dwindle.network.batchnorm import fold_batchnorms
 from dwindle.network.capture import capture
-from dwindle.network.compressed import CompressedModel, Edit
+from dwindle.network.compressed import CompressedModel, FoldedBatchNorm
 from dwindle.network.distillation import Distillation
 from dwindle.network.integer_plan import IntegerPlan, plan_integers
 from dwindle.network.integer_weights import KERNEL_BITS, KERNEL_GRANULARITIES, has_kernel
@@ -27,7 +27,7 @@ from dwindle.network.structure import CentroidGradient
 from dwindle.network.train import Trainer
 from dwindle.network.trained_ranges import RangeKind, trained_range
 from dwindle.network.weight_grids import UniformGrid, WeightScale
-from dwindle.technique import Context, Effect, Needs, Trait, recorded
+from dwindle.technique import Context, Effect, Needs, Trait, needs_of, recorded
 
 WIDTHS: Final = (8, 16)
 
@@ -108,7 +108,7 @@ class QuantizeAware:
     def needs(self) -> Needs:
         """A trainer; with activations also a batch and data to measure on; to distill, a teacher."""
         graph = Needs.NOTHING if self.activations is None else Needs.EXAMPLE | Needs.CALIBRATION
-        return Needs.TRAINING | graph | (Needs.NOTHING if self.distillation is None else Needs.TEACHER)
+        return Needs.TRAINING | graph | needs_of(self.distillation)
 
     @property
     def effect(self) -> Effect:
@@ -145,7 +145,7 @@ class QuantizeAware:
     def _train_weights(self, model: CompressedModel, context: Context, trainer: Trainer) -> CompressedModel:
         names = self.select.resolve(model.network)
         grids = {name: self._grid(name, model.encodings[name]) for name in names}
-        training = rounded_training(self, model, trainer=trainer, teacher=context.teacher, seed=context.seed)
+        training = rounded_training(self, model, trainer=trainer, offers=context)
         encodings, curve = training.run(model, grids)
         after = model.with_encodings(encodings)
         return recorded(self, after, context, decisions={"integer_weights": list(names)}, curve=curve)
@@ -160,9 +160,9 @@ class QuantizeAware:
         folded = {edit.batchnorm: edit.layer for edit in edits}
         network = training_graph(captured, ranges, folded=folded)
         grids = {name: self._grid(name, model.encodings[name]) for name in names}
-        encodings, curve = rounded_training(
-            self, model, trainer=trainer, teacher=context.teacher, seed=context.seed
-        ).run(model, grids, network=network)
+        encodings, curve = rounded_training(self, model, trainer=trainer, offers=context).run(
+            model, grids, network=network
+        )
         after, _ = fold_batchnorms(model.with_encodings(encodings), context.example)
         own = {site: trained.quantizer() for site, trained in ranges.items()}
         after = replace(after, activations=plan.everywhere(own))
@@ -178,7 +178,7 @@ class QuantizeAware:
 
     def _plan(
         self, model: CompressedModel, context: Context, names: Collection[str]
-    ) -> tuple[IntegerPlan, tuple[Edit, ...]]:
+    ) -> tuple[IntegerPlan, tuple[FoldedBatchNorm, ...]]:
         """Find where integers go in the folded network, the ranges its activations have as it is, and what is folded.
 
         The ranges are those of the weights before they are rounded: what training starts from, and comes back to.

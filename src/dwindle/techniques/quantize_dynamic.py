@@ -14,7 +14,7 @@ from dwindle.errors import RecipeError, SettingError
 from dwindle.network.activations import CallSite, DynamicQuantizer
 from dwindle.network.batchnorm import fold_batchnorms
 from dwindle.network.capture import Captured, capture
-from dwindle.network.compressed import CompressedModel, Edit
+from dwindle.network.compressed import CompressedModel, FoldedBatchNorm
 from dwindle.network.integer_weights import KERNEL_BITS, KERNEL_GRANULARITIES, ScaleKind, has_kernel, quantize_weight
 from dwindle.network.placement import linear_layers
 from dwindle.network.recurrent import dynamic_lstm_weights, integer_layers, lstm_calls
@@ -99,7 +99,7 @@ class QuantizeDynamic:
             raise RecipeError(
                 f"QuantizeDynamic: {len(model.activations)} activations are quantized already; do it once"
             )
-        edits: tuple[Edit, ...] = ()
+        edits: tuple[FoldedBatchNorm, ...] = ()
         if self.fold_batchnorm:
             model, edits = fold_batchnorms(model, context.example)
         captured = capture(model.network, context.example)

@@ -13,7 +13,7 @@ from dwindle.core.ranges import Calibration, Grid
 from dwindle.errors import RecipeError, SettingError
 from dwindle.network.batchnorm import fold_batchnorms
 from dwindle.network.capture import capture
-from dwindle.network.compressed import CompressedModel, Edit
+from dwindle.network.compressed import CompressedModel, FoldedBatchNorm
 from dwindle.network.integer_plan import plan_integers
 from dwindle.network.integer_weights import KERNEL_BITS, KERNEL_GRANULARITIES, ScaleKind, has_kernel, quantize_weight
 from dwindle.network.placement import matmul_weights
@@ -111,7 +111,7 @@ class QuantizeStatic:
             )
         if model.activations:
             raise RecipeError(f"QuantizeStatic: {len(model.activations)} activations are quantized already; do it once")
-        edits: tuple[Edit, ...] = ()
+        edits: tuple[FoldedBatchNorm, ...] = ()
         if self.fold_batchnorm:
             model, edits = fold_batchnorms(model, context.example)
         captured = capture(model.network, context.example)
