@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import dwindle as dw
-from dwindle.testing import TechniqueLaws
+from dwindle.testing import TechniqueLaws, small_context, small_network
 
 
 class TestPruneWeights(TechniqueLaws):
@@ -94,6 +96,14 @@ class TestFoldBatchNorm(TechniqueLaws):
     technique = dw.FoldBatchNorm()
 
 
+class TestPruneChannels(TechniqueLaws):
+    technique = dw.PruneChannels(pruning_ratio=0.5, round_to=1)
+
+
+class TestPruneChannelsInRounds(TechniqueLaws):
+    technique = dw.PruneChannels(pruning_ratio=0.5, round_to=1, importance="taylor", n_batches=2, rounds=2, epochs=0.6)
+
+
 class TestReestimateBatchNorm(TechniqueLaws):
     technique = dw.ReestimateBatchNorm()
 
@@ -132,3 +142,18 @@ class TestCorrectBias(TechniqueLaws):
 
 class TestCorrectBiasByLearning(TechniqueLaws):
     technique = dw.CorrectBias(method="learned", n=16, steps=5)
+
+
+class TestDistill(TechniqueLaws):
+    technique = dw.Distill(student="small", epochs=1)
+    context = replace(small_context(), networks={"small": small_network(1)})
+
+    def test_training_mode_and_hooks_are_left_as_found(self) -> None:
+        """Those of the student count, which takes the place of the network."""
+        student = small_network(1).train()
+        student.register_forward_hook(lambda *_: None)
+        context = replace(small_context(), networks={"small": student})
+        after = self.technique.apply(dw.CompressedModel.dense(small_network()), context)
+        assert student.training
+        assert len(student._forward_hooks) == len(after.network._forward_hooks) == 1
+        assert all(module.training for module in after.network.modules())

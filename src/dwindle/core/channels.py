@@ -30,47 +30,51 @@ def sum_by_channel(values: Tensor, axis: int, channels: Tensor, *, n_channels: i
 
 
 def choose_kept(
-    scores: Mapping[str, Tensor], pruning_ratio: float, *, scope: Scope, round_to: int, max_pruning_ratio: float
+    scores: Mapping[str, Tensor],
+    pruning_ratio: float,
+    *,
+    sizes: Mapping[str, int],
+    scope: Scope = "layer",
+    round_to: int = 1,
+    max_pruning_ratio: float = 1.0,
 ) -> dict[str, Tensor]:
     """Return which channels of each group stay (bool); of equal scores the earlier channel stays.
 
     Args:
         scores: (n_channels,) for each group; large ones stay. With scope "global" they are divided by the mean of
             their group first, since layers of other sizes have other norms.
-        pruning_ratio: fraction of the channels that goes, [0, 1).
+        pruning_ratio: fraction of `sizes` that is gone afterwards, [0, 1).
+        sizes: how many channels each group had before anything was pruned.
         scope: rank within each group ("layer"), or all channels together ("global").
         round_to: the number that stays in a group is rounded up to a multiple of this.
-        max_pruning_ratio: no group loses a larger fraction than this; matters for "global".
+        max_pruning_ratio: no group loses a larger fraction of its size than this.
 
-    >>> kept = choose_kept({"a": torch.tensor([1.0, 3.0, 2.0])}, 0.5, scope="layer", round_to=1, max_pruning_ratio=1.0)
-    >>> kept["a"].tolist()
+    >>> choose_kept({"a": torch.tensor([1.0, 3.0, 2.0])}, 0.5, sizes={"a": 4})["a"].tolist()
     [False, True, True]
     """
     if scope == "layer":
-        wanted = {name: math.ceil(one.numel() * (1 - pruning_ratio) - 1e-9) for name, one in scores.items()}
+        wanted = {name: _at_least(sizes[name] * (1 - pruning_ratio)) for name in scores}
     else:
-        wanted = _global_counts(scores, pruning_ratio)
+        wanted = _global_counts(scores, _at_least(sum(sizes[name] for name in scores) * (1 - pruning_ratio)))
     kept: dict[str, Tensor] = {}
     for name, one in scores.items():
-        least = math.ceil(one.numel() * (1 - max_pruning_ratio) - 1e-9)
-        n_kept = _rounded(max(wanted[name], least, 1), round_to, one.numel())
-        order = torch.argsort(one, descending=True, stable=True)
+        least = max(wanted[name], _at_least(sizes[name] * (1 - max_pruning_ratio)), 1)
+        n_kept = min(one.numel(), math.ceil(least / round_to) * round_to)
         kept[name] = torch.zeros(one.numel(), dtype=torch.bool)
-        kept[name][order[:n_kept]] = True
+        kept[name][torch.argsort(one, descending=True, stable=True)[:n_kept]] = True
     return kept
 
 
-def _global_counts(scores: Mapping[str, Tensor], pruning_ratio: float) -> dict[str, int]:
-    """Return how many channels of each group are among the best of all."""
-    names = list(scores)
-    parts = [scores[name] / scores[name].mean().clamp(min=torch.finfo(torch.float64).tiny) for name in names]
-    everything = torch.cat(parts) if parts else torch.zeros(0)
-    n_kept = math.ceil(everything.numel() * (1 - pruning_ratio) - 1e-9)
+def _global_counts(scores: Mapping[str, Tensor], n_kept: int) -> dict[str, int]:
+    """Return how many channels of each group are among the best `n_kept` of all."""
+    tiny = torch.finfo(torch.float64).tiny
+    parts = [one.double() / one.double().mean().clamp(min=tiny) for one in scores.values()]
+    everything = torch.cat(parts)
     best = torch.zeros(everything.numel(), dtype=torch.bool)
     best[torch.argsort(everything, descending=True, stable=True)[:n_kept]] = True
-    counts = [int(part.sum()) for part in best.split([part.numel() for part in parts])] if parts else []
-    return dict(zip(names, counts, strict=True))
+    counts = [int(part.sum()) for part in best.split([part.numel() for part in parts])]
+    return dict(zip(scores, counts, strict=True))
 
 
-def _rounded(n_kept: int, round_to: int, n_channels: int) -> int:
-    return min(n_channels, math.ceil(n_kept / round_to) * round_to)
+def _at_least(count: float) -> int:
+    return math.ceil(count - 1e-9)  # 10 * (1 - 0.9) is a little more than 1

@@ -254,6 +254,7 @@ def _where(error: BaseException, network: nn.Module) -> str:
 
 
 def first_line(error: BaseException) -> str:
+    """Return type and first telling line of an error out of torch or the user's network, for a message of ours."""
     lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
     told = next((line for line in lines if "but your code specialized" in line), lines[0] if lines else "")
     return f"{type(error).__name__}: {END_OF_FACT.split(told)[0]}"

@@ -171,24 +171,35 @@ class _Trace:
         return cls(graph, network, names, _shared(network))
 
     def coupled(self, layers: Collection[str] | None) -> Iterator[tuple[str, Group | str]]:
-        """Yield every layer that computes channels with its group, or why it has none."""
-        known = self.network.named_modules()
-        others = [] if layers is None else [module for name, module in known if name not in layers]
-        roots = (*CONVOLUTIONS, nn.Linear)
-        for items in self.graph.get_all_groups(
-            ignored_layers=[module for module in others if isinstance(module, roots)], root_module_types=[*roots]
-        ):
-            yield self.names[id(items[0].dep.target.module)], self._group(items)
+        """Yield every layer that computes channels with its group, or why it has none; each group once.
 
-    def _group(self, items: Any) -> Group | str:
-        root = items[0].dep.target.module
+        Layers come in the network's order. A depthwise convolution passes channels on, it begins no group.
+        """
+        seen: set[str] = set()
+        for name, module in self.network.named_modules():
+            is_root = isinstance(module, (*CONVOLUTIONS, nn.Linear)) and not _is_depthwise(module)
+            if name in seen or not is_root or module not in self.graph.module2node:
+                continue
+            found = self._group(module)
+            outputs = set() if isinstance(found, str) else {weight.rpartition(".")[0] for weight in found.weights()}
+            seen |= outputs
+            if layers is None or outputs | {name} <= set(layers):
+                yield name, found
+
+    def _group(self, root: nn.Module) -> Group | str:
+        pruner = self.graph.get_pruner_of_module(root)
+        n_channels = int(self.graph.get_out_channels(root))
         slots: list[Slot] = []
+        try:
+            items = self.graph.get_pruning_group(root, pruner.prune_out_channels, [*range(n_channels)])
+        except Exception as error:  # ruff: ignore[blind-except] (a graph that it does not know; the reason is told)
+            return f"what its channels are coupled with cannot be followed: {first_line(error)}"
         for item in items:
             found = self._slots(item)
             if isinstance(found, str):
                 return found
             slots.extend(found)
-        return Group(self.names[id(root)], int(self.graph.get_out_channels(root)), tuple(slots))
+        return Group(self.names[id(root)], n_channels, tuple(slots))
 
     def _slots(self, item: Any) -> list[Slot] | str:
         """Return where the channels lie in the layer that `item` of a group names, or why they cannot be cut there."""
@@ -216,6 +227,10 @@ class _Trace:
         return slots
 
 
+def _is_depthwise(module: nn.Module) -> bool:
+    return isinstance(module, CONVOLUTIONS) and module.groups == module.in_channels == module.out_channels > 1
+
+
 def _places_in(module: nn.Module, *, is_output: bool) -> tuple[tuple[str, int, Role], ...] | None:
     """Return where a module's channels lie (attribute, axis, role); None where that is not known."""
     found: tuple[tuple[str, int, Role], ...] | None = None
@@ -223,7 +238,7 @@ def _places_in(module: nn.Module, *, is_output: bool) -> tuple[tuple[str, int, R
         found = (("weight", 0, "output"), ("bias", 0, "bias")) if is_output else (("weight", 1, "input"),)
     elif isinstance(module, CONVOLUTIONS):
         outputs, inputs = (1, 0) if module.transposed else (0, 1)
-        if module.groups == module.in_channels == module.out_channels > 1:  # depthwise
+        if _is_depthwise(module):
             found = (("weight", 0, "norm"), ("bias", 0, "bias"))
         elif module.groups == 1:
             found = (

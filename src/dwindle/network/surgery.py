@@ -34,6 +34,7 @@ def remove(model: CompressedModel, cuts: Sequence[Cut]) -> CompressedModel:
         EncodingError: a cut takes everything, or an index or axis that does not exist.
     """
     changed = dict(model.encodings)
+    cuts = _merged(cuts)
     for one in cuts:
         if one.tensor not in changed or one.tensor in model.aliases.values():
             shared = "is shared by several modules" if one.tensor in changed else "is no encoded tensor of this model"
@@ -80,6 +81,14 @@ def tell_sizes(module: nn.Module) -> None:
             for attribute, value in sizes(module).items():
                 setattr(module, attribute, value)
             return
+
+
+def _merged(cuts: Sequence[Cut]) -> list[Cut]:
+    """Return one cut for each tensor and axis: indices count before anything is cut."""
+    indices: dict[tuple[str, int], set[int]] = {}
+    for one in cuts:
+        indices.setdefault((one.tensor, one.axis), set()).update(one.indices)
+    return [Cut(tensor, axis, tuple(sorted(gone))) for (tensor, axis), gone in indices.items() if gone]
 
 
 def _cut_shape(shape: Shape, name: str, cuts: Sequence[Cut]) -> Shape:
