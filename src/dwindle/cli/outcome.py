@@ -32,6 +32,8 @@ def print_outcome(outcome: Outcome) -> None:
     table.add_row(
         "smaller than the fp32 weights", f"{s['compression_ratio']:.1f}x ({outcome.measured.artifacts[0].path.name})"
     )
+    if "deployed" in s:
+        table.add_row("in the files", s["deployed"])
     for label, words in _quality_rows(s):
         table.add_row(label, words)
     if not s["parity_is_within_bound"]:

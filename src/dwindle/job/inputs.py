@@ -24,6 +24,7 @@ def context_of(job: Job, report_progress: Progress | None = None) -> Context:
         calibration=calibration_inputs(job.data.train, n=job.n_calibration, seed=job.seed),
         trainer=job.trainer,
         teacher=job.network,
+        networks=job.networks,
         early=job.early,
         workdir=job.out / "work",
         report_progress=report_progress,

@@ -82,6 +82,7 @@ class Job:
         measures_memory: whether memory is measured, in fresh processes (some seconds for each file).
         measures_cpu_time: whether the processor time of a call is measured.
         early: the network as it was early in its training, for steps that rewind to it.
+        networks: further networks by a name that steps may say: students, and teachers of an ensemble.
     """
 
     name: str
@@ -103,6 +104,7 @@ class Job:
     measures_cpu_time: bool = False
     command: str = ""
     early: nn.Module | None = None
+    networks: Mapping[str, nn.Module] = field(default_factory=dict[str, nn.Module])
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:

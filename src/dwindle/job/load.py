@@ -15,7 +15,7 @@ from dwindle.errors import DataError, NetworkError, SettingError
 from dwindle.job.job import Data, Job
 from dwindle.job.losses import LOSSES
 from dwindle.job.resolve import call_with, resolve
-from dwindle.job.spec import JobSpec, MetricSpec, TaskSpec, read_job
+from dwindle.job.spec import FurtherSpec, JobSpec, MetricSpec, NetworkSpec, TaskSpec, read_job
 from dwindle.job.task import Task
 from dwindle.network.checkpoint import load_checkpoint
 from dwindle.network.fabric_trainer import BaseLoss, FabricTrainer
@@ -37,8 +37,9 @@ def load_job(path: Path, *, out: Path | None = None, report_progress: Progress |
     budget = Budget.from_plain(spec.budget, where=f"{path}: budget", metrics=metrics) if spec.budget else None
     with torch.random.fork_rng():
         torch.manual_seed(spec.seed)
-        network = _build_network(spec, folder)
-        early = _early_network(spec, folder)
+        network = _build_network(spec.network, folder, where="network")
+        early = _early_network(spec.network, folder)
+    networks = _further_networks(spec, folder, where=str(path))
     data = _load_data(spec, folder)
     target = out if out is not None else (folder / spec.output.folder).resolve()
     augment = resolve(spec.training.augment, folder, where="training.augment") if spec.training.augment else None
@@ -58,6 +59,7 @@ def load_job(path: Path, *, out: Path | None = None, report_progress: Progress |
         name=spec.name,
         network=network,
         early=early,
+        networks=networks,
         data=data,
         recipe=recipe,
         trainer=trainer,
@@ -77,22 +79,30 @@ def load_job(path: Path, *, out: Path | None = None, report_progress: Progress |
     )
 
 
-def _build_network(spec: JobSpec, folder: Path) -> nn.Module:
-    build = resolve(spec.network.build, folder, where="network.build")
-    network = call_with(build, spec.network.arguments, where="network")
+def _build_network(spec: NetworkSpec | FurtherSpec, folder: Path, *, where: str) -> nn.Module:
+    build = resolve(spec.build, folder, where=f"{where}.build")
+    network = call_with(build, spec.arguments, where=where)
     if not isinstance(network, nn.Module):
-        raise NetworkError(
-            f"network.build = {spec.network.build!r} returned {type(network).__name__}, not an nn.Module"
-        )
-    if spec.network.checkpoint is not None:
-        load_checkpoint(network, folder / spec.network.checkpoint)
+        raise NetworkError(f"{where}.build = {spec.build!r} returned {type(network).__name__}, not an nn.Module")
+    if spec.checkpoint is not None:
+        load_checkpoint(network, folder / spec.checkpoint)
     return network
 
 
-def _early_network(spec: JobSpec, folder: Path) -> nn.Module | None:
-    if spec.network.early is None:
+def _early_network(spec: NetworkSpec, folder: Path) -> nn.Module | None:
+    if spec.early is None:
         return None
-    return _build_network(replace(spec, network=replace(spec.network, checkpoint=spec.network.early)), folder)
+    return _build_network(replace(spec, checkpoint=spec.early), folder, where="network")
+
+
+def _further_networks(spec: JobSpec, folder: Path, *, where: str) -> dict[str, nn.Module]:
+    """Build each from the job's seed: the same weights as where a job of its own builds the network with that seed."""
+    found: dict[str, nn.Module] = {}
+    for name, further in spec.further(where=where).items():
+        with torch.random.fork_rng():
+            torch.manual_seed(spec.seed)
+            found[name] = _build_network(further, folder, where=f"networks.{name}")
+    return found
 
 
 def _task(spec: TaskSpec, folder: Path) -> Task:

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from torch import nn
+
 from dwindle.artifact import Artifact
 from dwindle.bench.budget import Verdict
 from dwindle.bench.deployment import Deployment, deploy
@@ -29,6 +31,7 @@ from dwindle.network.compressed import CompressedModel
 from dwindle.network.inputs import as_tuple
 from dwindle.network.train import Progress
 from dwindle.recipe import Recipe, Stage
+from dwindle.recipe.named import student_of
 from dwindle.recipe.plain import describe_step
 from dwindle.report.page import write_report
 from dwindle.version import VERSION
@@ -81,7 +84,7 @@ def run_job(job: Job, *, report_progress: Progress | None = None, started: float
     measured = measure_files(job, ledger, deployment, reference=reference)
     _say(report_progress, "measure the files", 1)
     verdict = _judge(job, ledger, measured)
-    summary = summarize(measured, job.task, verdict=verdict, seconds=time.perf_counter() - started)
+    summary = summarize(measured, job.task, verdict=verdict, seconds=time.perf_counter() - started) | _deployed(job)
     ledger.append("summary", summary)
     _write(job.out / "summary.json", json.dumps(summary, indent=2) + "\n")
     _write(job.out / "recipe.toml", job.recipe.to_toml())
@@ -138,7 +141,21 @@ def _describe(job: Job) -> dict[str, Any]:
         },
         **({} if job.task.is_default else {"task": _task_words(job)}),
         "command": job.command,
+        **_deployed(job),
     }
+
+
+def _deployed(job: Job) -> dict[str, Any]:
+    """Say which network the files hold where it is another than the dense one."""
+    students = [name for step in job.recipe.steps if (name := student_of(step)) is not None]
+    if not students:
+        return {}
+    student, dense = _network_words(job.networks[students[-1]]), _network_words(job.network)
+    return {"deployed": f"the student {students[-1]!r} ({student}) in place of the dense network ({dense})"}
+
+
+def _network_words(network: nn.Module) -> str:
+    return f"{type(network).__name__} with {sum(p.numel() for p in network.parameters()):,} weights"
 
 
 def _input_shapes(job: Job) -> dict[str, Any]:

@@ -6,12 +6,15 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal, cast
 
 from dwindle.errors import SettingError
 from dwindle.exporters.options import OPSETS, ExportOptions, FloatType
 from dwindle.exporters.preprocessing import Preprocessing
 from dwindle.settings import from_plain
+
+STUDENT: Final = "student"
+"""Name of the network in the table of this name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +36,18 @@ class NetworkSpec:
                 "checkpoint is missing: name the safetensors file that holds the trained weights, or write "
                 'checkpoint = "none" where build returns a trained network (a random one is not worth compressing)'
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FurtherSpec:
+    """`[student]` and `[networks.NAME]`: further networks that steps may name; `[student]` is called "student".
+
+    `build` and `arguments` are as in `[network]`; without a `checkpoint` a network starts as `build` returns it.
+    """
+
+    build: str
+    checkpoint: Path | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,11 +165,28 @@ class JobSpec:
     recipe: Mapping[str, Any]
     name: str = "job"
     seed: int = 0
+    student: FurtherSpec | None = None
+    networks: Mapping[str, Any] = field(default_factory=dict[str, Any])
     task: TaskSpec = TaskSpec()
     training: TrainingSpec = TrainingSpec()
     preprocessing: Preprocessing | None = None
     output: OutputSpec = OutputSpec()
     budget: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def further(self, *, where: str) -> dict[str, FurtherSpec]:
+        """Return the further networks by name; `where` names the place in messages.
+
+        Raises:
+            SettingError: one is no table or has a key that does not fit, or "student" is there twice.
+        """
+        found = {} if self.student is None else {STUDENT: self.student}
+        for name, plain in self.networks.items():
+            if name in found:
+                raise SettingError(f"{where}: [student] and [networks.{name}] are the same network; keep one of them")
+            if not isinstance(plain, Mapping):
+                raise SettingError(f"{where}: networks.{name} must be a table with build, got {plain!r}")
+            found[name] = from_plain(FurtherSpec, cast("Mapping[str, Any]", plain), where=f"{where}: networks.{name}")
+        return found
 
 
 def read_job(path: Path) -> JobSpec:

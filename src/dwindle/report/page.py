@@ -56,6 +56,7 @@ def _view(facts: Facts, n_torn: int) -> Mapping[str, Any]:
     return {
         "name": text(facts.run, "name"),
         "verdict": comparison.verdict_of(facts),
+        "deployed": text(facts.run, "deployed"),
         "budget_verdict": budget_verdict,
         "bounds": bounds,
         "tiles": comparison.tiles_of(facts),

@@ -22,6 +22,7 @@ _RUN_LABELS: Final = {
     "seed": "Seed",
     "command": "Command",
     "baseline": "Dense baseline",
+    "deployed": "Deployed",
 }
 _DATA_LABELS: Final = {
     "name": "Data set",
