@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from dwindle.studies.matching import matches
 from dwindle.studies.results import Finding, Results, Spot
-from dwindle.studies.study import Figure, Quantity, Study
+from dwindle.studies.shown import Figure, Quantity
+from dwindle.studies.study import Study
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

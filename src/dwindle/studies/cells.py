@@ -9,10 +9,18 @@ from typing import Final, cast
 from dwindle.report.words import DASH, MINUS, NO_BREAK, fixed, human_bytes, significant
 from dwindle.studies.claims import N_SEEDS_NEEDED, Judged, JudgedCondition, Ruling
 from dwindle.studies.results import Finding
-from dwindle.studies.study import Quantity, Side
+from dwindle.studies.shown import Quantity, Side
 from dwindle.studies.tables import Cell, FilledTable, Heading, figure_words
 
-_UNITS: Final = {"accuracy": "%", "accuracy_drop": "points", "weight_ratio": "times", "compression_ratio": "times"}
+_UNITS: Final = {
+    "accuracy": "%",
+    "accuracy_drop": "points",
+    "test_seconds": "s",
+    "seconds_per_epoch": "s",
+    **dict.fromkeys(
+        ("weight_ratio", "compression_ratio", "onnx_ratio", "zipped_ratio", "zip_gain", "speedup"), "times"
+    ),
+}
 _PARTED: Final = {"accuracy", "accuracy_drop"}
 """Shown with two digits; the rest with three significant ones."""
 
@@ -148,7 +156,8 @@ def _cell_view(cell: Cell, heading: Heading, n_seeds: int) -> CellView:
 
 
 def _full_words(cell: Cell, heading: Heading, interval: str) -> str:
-    what = "range over the seeds" if cell.is_exact else "95 % interval"
+    several = f"95 % interval{'s of all seeds' if cell.n_seeds > 1 and not cell.n_examples else ''}"
+    what = "range over the seeds" if cell.is_exact else several
     examples = f" of {cell.n_examples:,} examples" if cell.n_examples else ""
     size = f" ({human_bytes(cell.value)})" if heading.unit == "bytes" and cell.value is not None else ""
     published = (
@@ -234,7 +243,7 @@ def _finding_words(found: Finding, quantity: Quantity) -> str:
 
 
 def _value_words(value: float, quantity: Quantity) -> str:
-    if quantity == "size_bytes":
+    if quantity.endswith("_bytes"):
         return human_bytes(value)
     return f"{_number(value, quantity)} {_UNITS.get(quantity, '')}".rstrip()
 

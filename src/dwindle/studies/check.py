@@ -12,7 +12,8 @@ from typing import Any, Final
 from dwindle.errors import SettingError
 from dwindle.job.resolve import resolve
 from dwindle.recipe.check import find_problems
-from dwindle.settings import NONE
+from dwindle.recipe.named import named_in
+from dwindle.settings import NONE, nearest
 from dwindle.studies.plan import Node
 from dwindle.technique import Needs, Trait
 
@@ -37,7 +38,7 @@ def require_sound(nodes: Sequence[Node], home: Path) -> None:
 def _distinct(nodes: Sequence[Node]) -> Iterable[Node]:
     """Return one of those that differ in nothing but the seed."""
     return {
-        json.dumps([node.case.name, _chain(node), node.training, node.load_arguments], default=str): node
+        json.dumps([node.case.name, _chain(node), node.training, node.load_arguments, node.networks], default=str): node
         for node in nodes
     }.values()
 
@@ -51,6 +52,10 @@ def _problems(node: Node, home: Path) -> Iterator[str]:
     where = f"{node.case.name}, stage {node.stage.name!r}"
     yield from _function_problems(node.case.build, node.build_arguments, home, where=f"{node.case.name}: build")
     yield from _function_problems(node.case.load, node.load_arguments, home, where=f"{node.case.name}: load")
+    for name, built in node.networks.items():
+        arguments = built.get("arguments", {})
+        yield from _function_problems(built["build"], arguments, home, where=f"{node.case.name}: networks.{name}.build")
+    yield from (f"{where}: {problem}" for problem in _named_problems(node))
     yield from (f"{where}: {problem}" for problem in _training_problems(node))
     for name in FUNCTIONS:
         reference = node.training[name]
@@ -91,6 +96,14 @@ def _refusal(function: Callable[..., Any], arguments: Any) -> str:
     except TypeError as error:
         return str(error)
     return ""
+
+
+def _named_problems(node: Node) -> Iterator[str]:
+    """Yield which networks its steps name without there being any."""
+    for name in dict.fromkeys(name for step in node.steps for name in named_in(step)):
+        if name not in node.networks:
+            known = nearest(name, node.case.networks)
+            yield f"a step names the network {name!r}; {known}; say how to build it in the networks of the case"
 
 
 def _training_problems(node: Node) -> Iterator[str]:

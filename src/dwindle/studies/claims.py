@@ -9,7 +9,8 @@ from typing import Final
 
 from dwindle.studies.matching import below_floor, spots_of
 from dwindle.studies.results import Finding, Results, Spot
-from dwindle.studies.study import Claim, Condition, Quantity, Side, Study
+from dwindle.studies.shown import Claim, Condition, Quantity, Side
+from dwindle.studies.study import Study
 
 N_SEEDS_NEEDED: Final = 3
 """Fewer trainings say too little about the spread between trainings: whatever the interval, nothing is decided."""

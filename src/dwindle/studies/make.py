@@ -8,7 +8,6 @@ import shutil
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, cast
@@ -19,26 +18,21 @@ import torch
 from torch import nn
 
 from dwindle.artifact import Artifact
-from dwindle.bench.batches import batches
 from dwindle.bench.deployment import Deployment, deploy
 from dwindle.bench.machine import this_machine
-from dwindle.bench.measure import open_file
-from dwindle.bench.measurement import ACCURACY, Measurement
-from dwindle.bench.plan import Plan
-from dwindle.bench.probes import accuracy
-from dwindle.bench.probes.size import measure_size
+from dwindle.bench.measurement import Measurement
 from dwindle.core.encoding import decode, support_of
 from dwindle.errors import NetworkError
 from dwindle.exporters.graph_cache import GraphCache
 from dwindle.job.inputs import calibration_inputs, first_inputs
 from dwindle.job.job import Data
 from dwindle.job.resolve import call_with, resolve
-from dwindle.network.compressed import CompressedModel
+from dwindle.network.compressed import CompressedModel, FoldedBatchNorm
 from dwindle.network.fabric_trainer import FabricTrainer
 from dwindle.network.train import Progress
 from dwindle.recipe.recipe import Stage
-from dwindle.runtimes.onnxruntime import OnnxRuntime
 from dwindle.settings import NONE, TAG, to_plain
+from dwindle.studies.measuring import Bench
 from dwindle.studies.models import load_model, save_model
 from dwindle.studies.plan import Node
 from dwindle.technique import Context, Needs
@@ -89,12 +83,11 @@ class Workshop:
             model,
             first_inputs(data.test, N_PARITY),
             folder,
-            formats=("dwn",),
+            formats=("dwn", "onnx") if node.measures.onnx else ("dwn",),
             metadata={"name": node.words, "class_names": list(data.class_names)},
             graphs=self._graphs,
         )
-        (file,) = deployment.artifacts.values()
-        found, right = self._measure(file, deployment, data)
+        found = self._bench(node).measure(deployment, data)
         entry = {
             **node.label,
             "key": node.key,
@@ -112,10 +105,11 @@ class Workshop:
                 _brief(asdict(record)) for record in model.history[len(model.history) - len(node.recipe.steps) :]
             ],
             **_counts(model),
-            "measurements": [_plain(measurement) for measurement in found],
-            "answers": {"n": len(right), "right": pack_bits(right)},
+            "files": {name: file.sha256 for name, file in deployment.artifacts.items()},
+            "measurements": [_plain(measurement) for measurement in found.measurements],
+            "answers": {"n": len(found.right), "right": pack_bits(found.right)},
         }
-        kept = self._tidy(node, file)
+        kept = self._tidy(node, deployment)
         return entry if kept is None else {**entry, "file": str(kept.relative_to(self.folder))}
 
     def model(self, node: Node) -> CompressedModel:
@@ -129,7 +123,9 @@ class Workshop:
 
     def _kept(self, node: Node) -> CompressedModel | None:
         """Return the outcome of a training that is over; what is not trained is made again faster than read."""
-        return load_model(self._model_path(node), self._untrained(node)) if self._model_path(node).exists() else None
+        if not self._model_path(node).exists():
+            return None
+        return load_model(self._model_path(node), self._untrained(node), networks=self._networks(node))
 
     def _made(self, node: Node) -> CompressedModel:
         before = self._untrained(node) if node.parent is None else self.model(node.parent)
@@ -164,13 +160,31 @@ class Workshop:
         return self._data[name]
 
     def _untrained(self, node: Node) -> CompressedModel:
-        build = resolve(node.case.build, self.home, where=f"{node.case.name}: build")
+        where = f"{node.case.name}: build"
+        return CompressedModel.dense(self._build(node.case.build, node.build_arguments, seed=node.seed, where=where))
+
+    def _build(self, reference: str, arguments: Mapping[str, Any], *, seed: int, where: str) -> nn.Module:
+        build = resolve(reference, self.home, where=where)
         with torch.random.fork_rng():
-            torch.manual_seed(node.seed)
-            network = call_with(build, node.build_arguments, where=f"{node.case.name}: build")
+            torch.manual_seed(seed)
+            network = call_with(build, arguments, where=where)
         if not isinstance(network, nn.Module):
-            raise NetworkError(f"{node.case.build} returned {type(network).__name__}, not an nn.Module")
-        return CompressedModel.dense(network)
+            raise NetworkError(f"{reference} returned {type(network).__name__}, not an nn.Module")
+        return network
+
+    def _networks(self, node: Node) -> dict[str, nn.Module]:
+        """Return what the steps of `node` name, and what those of the nodes before it did."""
+        earlier = {} if node.parent is None else self._networks(node.parent)
+        own = {
+            name: self._build(
+                built["build"],
+                built.get("arguments", {}),
+                seed=node.seed,
+                where=f"{node.case.name}: networks.{name}",
+            )
+            for name, built in node.networks.items()
+        }
+        return earlier | own
 
     def _context(self, node: Node) -> Context:
         data = self.data(node)
@@ -182,6 +196,7 @@ class Workshop:
             calibration=calibration_inputs(data.train, n=N_CALIBRATION, seed=node.seed),
             trainer=self._trainer(node, data, folder),
             teacher=self.model(node.root).network if Needs.TEACHER in wants else None,
+            networks=self._networks(node),
             workdir=folder if node.trains else None,
         )
 
@@ -203,28 +218,31 @@ class Workshop:
             **cast("dict[str, Any]", named),
         )
 
-    def _measure(
-        self, file: Artifact, deployment: Deployment, data: Data
-    ) -> tuple[tuple[Measurement, ...], npt.NDArray[np.bool_]]:
-        plan = Plan(n_threads=self.n_threads, batch_size=64)
-        with ExitStack() as stack:
-            side = open_file(stack, file, OnnxRuntime(), plan=plan)
-            every = batches(cast("Any", data.test), batch_size=plan.batch_size)
-            (answers,) = accuracy.answer([(file.path.name, side.session)], every, scores=plan.scores)
-        scores = accuracy.measure_accuracy(side.subject, answers)
-        sizes = measure_size(file, n_dense_weights=deployment.n_dense_weights)
-        return (*sizes, *deployment.parity, *scores), answers.values[ACCURACY]
+    def _bench(self, node: Node) -> Bench:
+        seconds = float(node.measures.speedup_seconds)
+        dense = self._dense_file(node.root) if node.measures.onnx and seconds and node.parent is not None else None
+        return Bench(n_threads=self.n_threads, dense=dense, seconds=seconds)
+
+    def _dense_file(self, root: Node) -> Artifact:
+        """Return the `.onnx` of the dense network that others are timed in turn with; it stays beside its model."""
+        folder, name = self._folder_of(root), "dense"
+        if (path := folder / f"{name}.onnx").exists():
+            return Artifact.of(path)
+        inputs = first_inputs(self.data(root).test, N_PARITY)
+        made = deploy(self.model(root), inputs, folder, formats=("onnx",), name=name, graphs=self._graphs)
+        return made.artifacts["onnx"]
 
     def _folder_of(self, node: Node) -> Path:
         return self.folder / "work" / node.key
 
-    def _tidy(self, node: Node, file: Artifact) -> Path | None:
+    def _tidy(self, node: Node, deployment: Deployment) -> Path | None:
         """Keep what is needed again, the model of a training; return the deployed file if it was asked for."""
         folder, kept = self._folder_of(node), None
-        if node.stage.keeps_file:
-            kept = self.folder / "files" / f"{_file_name(node.words)}-{node.key}{file.path.suffix}"
-            write_whole(kept, file.path.read_bytes())
-        file.path.unlink()
+        for file in reversed([*deployment.artifacts.values()]):  # the .dwn, which is the first, is the one that is named
+            if node.stage.keeps_file:
+                kept = self.folder / "files" / f"{_file_name(node.words)}-{node.key}{file.path.suffix}"
+                write_whole(kept, file.path.read_bytes())
+            file.path.unlink()
         if self._model_path(node).exists():
             shutil.rmtree(folder / "stages", ignore_errors=True)
         for unneeded in (*folder.glob("*.ckpt"), *folder.glob(".*.part")):  # the latter of processes that were killed
@@ -264,12 +282,14 @@ def unpack_bits(text: str, n: int) -> npt.NDArray[np.bool_]:
 
 
 def _counts(model: CompressedModel) -> dict[str, int]:
-    """Count weights: those of the dense network, and those that pruning kept."""
+    """Count weights: those of the dense network, and those that are left of it, or of the one that took its place."""
+    is_whole = all(isinstance(edit, FoldedBatchNorm) for edit in model.edits)
+    n_weights = model.n_dense_weights if is_whole else sum(p.numel() for p in model.network.parameters())
     n_pruned = 0
     for encoding in model.encodings.values():
         support = support_of(encoding)
         n_pruned += 0 if support is None else int(decode(encoding).numel() - int(support.sum()))
-    return {"n_dense_weights": model.n_dense_weights, "n_weights": model.n_dense_weights - n_pruned}
+    return {"n_dense_weights": model.n_dense_weights, "n_weights": n_weights - n_pruned}
 
 
 def _brief(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,10 +10,11 @@ from dwindle.errors import StudyError
 from dwindle.studies.claims import Judged, JudgedCondition, Ruling, judge
 from dwindle.studies.matching import BelowFloor, below_floor, spots_of
 from dwindle.studies.on_devices import devices_table
-from dwindle.studies.outcome import Outcome
+from dwindle.studies.outcome import TIMED, Outcome
 from dwindle.studies.plan import Node
 from dwindle.studies.results import Finding, Results, Variant, failures_of, plan_of, planned, variants_of
-from dwindle.studies.study import Quantity, Side, Study, Table
+from dwindle.studies.shown import Quantity, Side, Table
+from dwindle.studies.study import Study
 from dwindle.studies.tables import Cell, FilledTable, Heading, Row, figure_words, fill
 
 MOST_COLUMNS: Final = 9
@@ -23,7 +24,17 @@ LEGEND: Final = (
     "examples together; with one seed the interval is over test examples alone. Sizes, counts and multipliers are "
     "exact for each seed: their brackets hold the least and the greatest."
 )
-_UNITS: Final[Mapping[Quantity, str]] = {"accuracy": " %", "accuracy_drop": " points", "size_bytes": " bytes"}
+OF_TIMES: Final = "Brackets of times and speed-ups hold the 95 % intervals of all seeds."
+_UNITS: Final[Mapping[Quantity, str]] = {
+    "accuracy": " %",
+    "accuracy_drop": " points",
+    "size_bytes": " bytes",
+    "onnx_bytes": " bytes",
+    "zipped_bytes": " bytes",
+    "test_seconds": " s",
+    "seconds_per_epoch": " s",
+    "speedup": " times",
+}
 
 
 def study_page(study: Study, entries: Sequence[Entry], *, made_from: str = "") -> str:
@@ -99,9 +110,10 @@ def _named(outcomes: Iterable[Outcome], name: str) -> list[str]:
 
 
 def _of_variant(study: Study, results: Results) -> Iterator[str]:
-    yield f"## {_name(results.variant)}: tables"
-    yield LEGEND
     filled = [(table, fill(table, study, results)) for table in study.tables]
+    yield f"## {_name(results.variant)}: tables"
+    has_times = any(heading.quantity in TIMED for _, figures in filled for heading in figures.headings)
+    yield f"{LEGEND} {OF_TIMES}" if has_times else LEGEND
     for table, figures in filled:
         if not figures.is_empty:
             yield f"### {_title(figures)}"
@@ -204,9 +216,8 @@ def _below(study: Study, table: Table, results: Results) -> tuple[BelowFloor, ..
     spots = [
         spot
         for column in table.columns
-        for spot in spots_of(
-            study, preset, stage=column.stage, quantity=column.quantity, where={**table.where, **column.at}
-        )
+        for stage in ([column.stage] if column.stage else table.stages)
+        for spot in spots_of(study, preset, stage=stage, quantity=column.quantity, where={**table.where, **column.at})
         if results.mean(column.quantity, [spot]) is not None
     ]
     return below_floor(study, results, spots)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from dwindle.studies.results import Results, Spot
-from dwindle.studies.study import Case, Preset, Quantity, Stage, Study
+from dwindle.studies.shown import Quantity
+from dwindle.studies.study import Case, Preset, Stage, Study
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,8 @@ from dwindle.bench.fits import Fit, fit_rows
 from dwindle.report.fits_table import device_words, memory_words, share_words
 from dwindle.report.words import DASH
 from dwindle.studies.results import Results
-from dwindle.studies.study import OnDevices, Study
+from dwindle.studies.shown import OnDevices
+from dwindle.studies.study import Study
 
 ABOUT: Final = (
     "What share of the flash, and of the RAM, the bytes of a file take; 2.3x is 2.3 times too large. Nothing is "

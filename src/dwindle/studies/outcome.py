@@ -18,11 +18,13 @@ from dwindle.bench.ledger import Entry
 from dwindle.errors import StudyError
 from dwindle.report.facts import items
 from dwindle.studies.make import unpack_bits
-from dwindle.studies.study import Quantity
+from dwindle.studies.shown import Quantity
 
 T = TypeVar("T")
 Place = frozenset[tuple[str, str]]
 """Where on the axes: (axis, value)."""
+TIMED: Final[Mapping[Quantity, str]] = {"test_seconds": "test_time", "speedup": "speedup"}
+"""Quantities that each seed has with an interval of its own, and their metrics."""
 Label = tuple[str, str, int, str, Place]
 """What tells outcomes apart: network, data, seed, stage and place."""
 
@@ -75,6 +77,17 @@ class Outcome:
         """
         return _EXACT[quantity](self)
 
+    def timed(self, quantity: Quantity) -> tuple[float, float] | None:
+        """Return the interval of a time or of a ratio of times; None where `quantity` is neither.
+
+        Raises:
+            StudyError: an end of it is no finite number.
+        """
+        if (metric := TIMED.get(quantity)) is None or (found := self._measurement(metric, "onnx")) is None:
+            return None
+        low, high = (self._finite(found.get(end), f"{metric}.{end}") for end in ("low", "high"))
+        return None if low is None or high is None else (low, high)
+
     def number(self, name: str) -> float | None:
         """Return the number called `name`; None where it was not recorded.
 
@@ -97,12 +110,36 @@ class Outcome:
         """How long its epochs took, without loading, measuring and what was made again."""
         return sum(self._finite(epoch.get("seconds"), "seconds") or 0.0 for epoch in self.curve)
 
-    def measured(self, metric: str) -> float | None:
-        """Return what was measured of the file; None where it was not."""
+    def measured(self, metric: str, file: str = "dwn") -> float | None:
+        """Return what was measured of the file of this format; None where it was not."""
+        found = self._measurement(metric, file)
+        return None if found is None else self._finite(found.get("value"), metric)
+
+    def _measurement(self, metric: str, file: str) -> Mapping[str, Any] | None:
+        """Return the first one; an entry that does not say which files it measured has one file, a `.dwn`."""
+        digest = as_table(self.entry.get("files", {"dwn": None})).get(file, "")
         for measurement in self._records("measurements"):
-            if as_table(measurement.get("metric")).get("name") == metric:
-                return self._finite(measurement.get("value"), metric)
+            is_its = digest is None or measurement.get("artifact") == digest
+            if is_its and as_table(measurement.get("metric")).get("name") == metric:
+                return measurement
         return None
+
+    @property
+    def seconds_per_epoch(self) -> float | None:
+        """How long one of its epochs took on average; None where it did not train."""
+        seconds, epochs = self.seconds_trained, self.number("epochs")
+        return seconds / epochs if seconds and epochs else None
+
+    def times_smaller(self, metric: str) -> float | None:
+        """Return the bytes of the dense fp32 weights over a size of the `.onnx`; None where it was not measured."""
+        size, n = self.measured(metric, "onnx"), self.number("n_dense_weights")
+        return 4.0 * n / size if size and n else None
+
+    @property
+    def zip_gain(self) -> float | None:
+        """How many times smaller zip makes the `.onnx`."""
+        before, after = self.measured("size", "onnx"), self.measured("zipped_size", "onnx")
+        return before / after if before and after else None
 
     @property
     def std_multiplier(self) -> float | None:
@@ -140,6 +177,14 @@ _EXACT: Final[Mapping[Quantity, Callable[[Outcome], float | None]]] = {
     "size_bytes": lambda outcome: outcome.measured("size"),
     "compression_ratio": lambda outcome: outcome.measured("compression_ratio"),
     "epochs": lambda outcome: outcome.number("epochs"),
+    "onnx_bytes": lambda outcome: outcome.measured("size", "onnx"),
+    "onnx_ratio": lambda outcome: outcome.times_smaller("size"),
+    "zipped_bytes": lambda outcome: outcome.measured("zipped_size", "onnx"),
+    "zipped_ratio": lambda outcome: outcome.times_smaller("zipped_size"),
+    "zip_gain": lambda outcome: outcome.zip_gain,
+    "test_seconds": lambda outcome: outcome.measured("test_time", "onnx"),
+    "speedup": lambda outcome: outcome.measured("speedup", "onnx"),
+    "seconds_per_epoch": lambda outcome: outcome.seconds_per_epoch,
 }
 
 

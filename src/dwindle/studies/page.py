@@ -22,6 +22,7 @@ from dwindle.studies.on_devices import DevicesTable, devices_table
 from dwindle.studies.outcome import Outcome
 from dwindle.studies.plan import Node
 from dwindle.studies.results import Results, Variant, failures_of, plan_of, planned, variants_of
+from dwindle.studies.stage_curves import stage_curves
 from dwindle.studies.study import Study
 from dwindle.studies.tables import fill
 from dwindle.whole_file import write_whole
@@ -137,6 +138,8 @@ def _picture(asked: Asked) -> Picture:
             return against_axis(asked)
         case "curves":
             return learning_curves(asked)
+        case "stage_curves":
+            return stage_curves(asked)
 
 
 def _run_tiles(outcomes: Sequence[Outcome], nodes: Sequence[Node]) -> list[Tile]:

@@ -13,9 +13,10 @@ from typing import Any, Final, cast
 
 from dwindle.errors import SettingError
 from dwindle.recipe import Recipe
+from dwindle.recipe.named import named_in
 from dwindle.settings import nearest
-from dwindle.studies.study import Case, Preset, Stage, Study, Values
-from dwindle.technique import Needs, Technique
+from dwindle.studies.study import Case, Measures, Preset, Stage, Study, Values
+from dwindle.technique import Needs, epochs_of
 
 REFERENCE: Final = "$"
 """Begins a text that takes a value."""
@@ -54,6 +55,8 @@ class Node:
         training: settings of the trainer, likewise.
         parent: whose outcome it starts from; None starts from random weights.
         study: name of the study; no part of the key.
+        measures: what is measured of it, every value in its place; no part of the key, either.
+        networks: of those that the case offers beside its own the ones that `steps` name, every value in its place.
     """
 
     case: Case
@@ -68,6 +71,8 @@ class Node:
     is_as_published: bool
     parent: Node | None = field(default=None, repr=False)
     study: str = ""
+    measures: Measures = field(default_factory=Measures)
+    networks: Mapping[str, Values] = field(default_factory=dict[str, Values], repr=False)
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -84,6 +89,7 @@ class Node:
         parts = [
             self.case.build, self.build_arguments, self.case.load, self.load_arguments, self.seed, self.training,
             self.steps, None if self.parent is None else self.parent.key,
+            *([self.networks] if self.networks else []),  # keys of earlier studies stay what they were
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
@@ -179,7 +185,8 @@ def _wanted_stages(study: Study, choice: Choice) -> set[str]:
     if choice.table is None:
         return {stage.name for stage in study.stages}
     wanted: set[str] = set()
-    waiting = [column.stage for column in study.table(choice.table).columns]
+    table = study.table(choice.table)
+    waiting = [*table.stages, *(column.stage for column in table.columns if column.stage)]
     while waiting:
         stage = study.stage(waiting.pop())
         if stage.name not in wanted:
@@ -206,12 +213,14 @@ def _of_case(
             at = dict(zip(axes, place, strict=True))
             values = _merged((*layers, *(study.axes[axis][value] for axis, value in at.items())))
             where = f"study {study.name}, {case.name}, stage {stage.name!r}"
+            steps = tuple(_filled(step, values, where) for step in stage.steps)
+            named = {name: case.networks[name] for step in steps for name in named_in(step) if name in case.networks}
             node = Node(
                 case=case,
                 seed=seed,
                 stage=stage,
                 at=at,
-                steps=tuple(_filled(step, values, where) for step in stage.steps),
+                steps=steps,
                 training=_filled(dict(vars(study.training)), values, where),
                 load_arguments=_filled(case.load_arguments, values, where),
                 build_arguments=_filled(case.build_arguments, values, where),
@@ -219,6 +228,8 @@ def _of_case(
                 is_as_published=choice.as_published,
                 parent=_parent(study, stage, at, made=made),
                 study=study.name,
+                measures=Measures(**_filled(dict(vars(study.measures)), values, where)),
+                networks=_filled(named, values, where),
             )
             made[stage.name, place] = node
             yield node
@@ -267,9 +278,3 @@ def _filled(value: Any, values: Values, where: str, *, within: tuple[str, ...] =
 @lru_cache(maxsize=1024)  # hundreds of outcomes share a few recipes
 def _recipe(steps: str, where: str) -> Recipe:
     return Recipe.from_plain({"steps": json.loads(steps)}, where=where)
-
-
-def epochs_of(step: Technique) -> float:
-    """Return for how many epochs a step of a recipe trains."""
-    epochs = getattr(step, "epochs", None)
-    return float(epochs) if Needs.TRAINING in step.needs and epochs is not None else 0.0

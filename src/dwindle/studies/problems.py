@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
-from dwindle.settings import nearest
+from dwindle.errors import SettingError
+from dwindle.settings import from_plain, nearest
 from dwindle.studies.plan import MAX_SEED
-from dwindle.studies.study import Column, Figure, OnDevices, Preset, Quantity, Side, Stage, Study, Table
+from dwindle.studies.shown import METHOD, Column, Figure, OnDevices, Quantity, Side, Table
+from dwindle.studies.study import Built, Case, Preset, Stage, Study
 
 
 def problems_of(study: Study) -> Iterable[str]:
@@ -24,6 +27,8 @@ def problems_of(study: Study) -> Iterable[str]:
         yield from _twice(what, names)
     if not study.cases or not study.stages or not study.presets:
         yield "a study needs at least one case, one stage and one preset"
+    for case in study.cases:
+        yield from _further_problems(case)
     for axis, options in study.axes.items():
         yield from _axis_problems(axis, options)
     yield from _layer_problems(study.as_published.by_data, study, "as_published.by_data")
@@ -33,6 +38,18 @@ def problems_of(study: Study) -> Iterable[str]:
     yield from _shown_problems(study)
     if study.on_devices is not None:
         yield from _on_devices_problems(study, study.on_devices)
+
+
+def _further_problems(case: Case) -> Iterable[str]:
+    for name, plain in case.networks.items():
+        where = f"case {case.name!r}: networks.{name}"
+        if not isinstance(plain, Mapping):
+            yield f'{where} must be a table such as {{ build = "file.py:function" }}, got {plain!r}'
+            continue
+        try:
+            from_plain(Built, cast("Mapping[str, Any]", plain), where=where)
+        except SettingError as error:
+            yield str(error)
 
 
 def _shown_problems(study: Study) -> Iterable[str]:
@@ -128,21 +145,54 @@ def _preset_problems(study: Study, preset: Preset, where: str) -> Iterable[str]:
 
 
 def _table_problems(study: Study, table: Table) -> Iterable[str]:
-    known = ["network", "data", *study.axes]
+    known = ["network", "data", *([METHOD] if table.stages else []), *study.axes]
     for key in (*table.rows, *table.mean_over):
         if key not in known:
             yield f"table {table.id!r} names {key!r}; {nearest(key, known)}"
+    yield from _method_problems(study, table)
     yield from _where_problems(study, table.where, f"table {table.id!r}")
     for column in table.columns:
         yield from _column_problems(study, table, column)
     for number, row in enumerate(table.published, start=1):
-        if missing := [key for key in table.rows if key not in row]:
+        if missing := [key for key in table.rows if key not in row and key not in _left_out(table)]:
             yield f"table {table.id!r}: published row {number} does not say its {', '.join(missing)}"
+
+
+def _left_out(table: Table) -> tuple[str, ...]:
+    """Return what published rows need not say."""
+    return ("network", "data") if table.is_published_for_all else ()
+
+
+def _method_problems(study: Study, table: Table) -> Iterable[str]:
+    """Yield what is wrong with a table whose rows are stages."""
+    stages = {stage.name: stage for stage in study.stages}
+    for name in table.stages:
+        if name not in stages:
+            yield f"table {table.id!r} names the stage {name!r}; {nearest(name, stages)}"
+            return
+    if not table.stages:
+        return
+    if table.rows[-1:] != (METHOD,):
+        yield f"table {table.id!r}: stages are rows, and {METHOD!r} has to be the last of what rows are told apart by"
+    if named := [column.title for column in table.columns if column.stage]:
+        yield f"table {table.id!r}: stages are rows, so the column {named[0]!r} names none"
+    known = {words for name in table.stages for words in _methods_of(study, stages[name])}
+    for method in (str(row.get(METHOD)) for row in table.published):
+        if method not in known:
+            yield f"table {table.id!r}: a published row is about the method {method!r}; {nearest(method, known)}"
+
+
+def _methods_of(study: Study, stage: Stage) -> Iterable[str]:
+    """Yield what rows about a stage are called."""
+    axes = study.axes_of(stage)
+    for place in itertools.product(*(study.axes[axis] for axis in axes)):
+        yield stage.words_at(dict(zip(axes, place, strict=True)))
 
 
 def _column_problems(study: Study, table: Table, column: Column) -> Iterable[str]:
     where = f"table {table.id!r}, column {column.title!r}"
-    yield from _quantity_problems(study, column.stage, column.quantity, where=where)
+    if not table.stages:
+        yield from _quantity_problems(study, column.stage, column.quantity, where=where)
     yield from _where_problems(study, column.at, where)
     yield from _open_problems(study, table, column)
     if column.published is not None and not any(column.published in row for row in table.published):
@@ -153,13 +203,12 @@ def _open_problems(study: Study, table: Table, column: Column) -> Iterable[str]:
     """Yield what leaves open which outcome a column shows."""
     stage = next((stage for stage in study.stages if stage.name == column.stage), None)
     said = {*table.rows, *table.where, *column.at, *table.mean_over}
-    for key in () if stage is None else ("network", "data", *study.axes_of(stage)):
+    axes = () if stage is None else study.axes_of(stage)  # where rows are stages, they say the place, too
+    for key in ("network", "data", *axes) if stage is not None or table.stages else ():
         if key not in said:
             where = f"table {table.id!r}, column {column.title!r}"
-            yield (
-                f"{where}: stage {column.stage!r} has a figure for each {key}; name it in rows, where or at, or add it "
-                "to mean_over"
-            )
+            about = f"stage {column.stage!r}" if column.stage else "every stage"
+            yield f"{where}: {about} has a figure for each {key}; name it in rows, where or at, or add it to mean_over"
 
 
 def _figure_problems(study: Study, figure: Figure) -> Iterable[str]:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from dwindle.studies.forecast import Forecast, Pace, Underway, forecast
-from dwindle.studies.plan import Node, epochs_of
+from dwindle.studies.plan import Node
 from dwindle.studies.standing import Standing
+from dwindle.technique import epochs_of
 
 PERIOD: Final = 0.25
 """Seconds between reports during training; there may be hundreds of steps in one."""

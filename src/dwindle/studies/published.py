@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final, Literal
 
 import torch
 from torch.utils.data import TensorDataset
 
-from dwindle.data.augment import crop_and_flip, with_augmented_copies
+from dwindle.data.augment import Chain, RandomFlip, RandomRotation, crop_and_flip, with_augmented_copies
+from dwindle.data.images import ImageForm
+from dwindle.data.nct_crc_he import load_nct_crc_he
 from dwindle.data.splits import Splits
+
+_MOST_BYTES: Final = 64 << 30
 
 
 def sgd(groups: list[dict[str, Any]], learning_rate: float) -> torch.optim.Optimizer:
@@ -51,3 +55,32 @@ def choose_on_the_test_split_beside_copies(splits: Splits, seed: int) -> Splits:
     """Return the same with one varied copy of each training image behind the images, as Tian et al. (2022) train."""
     merged = choose_on_the_test_split(splits, seed)
     return replace(merged, train=with_augmented_copies(merged.train, crop_and_flip, seed=seed))
+
+
+def adam(groups: list[dict[str, Any]], learning_rate: float) -> torch.optim.Optimizer:
+    """Return Adam with the settings of Keras, without weight decay: what Predic et al. (2022) seem to train with."""
+    whole = [{key: value for key, value in group.items() if key != "weight_decay"} for group in groups]
+    return torch.optim.Adam(whole, lr=learning_rate, eps=1e-7)
+
+
+def constant(progress: float) -> float:
+    """Return the factor of a learning rate that stays.
+
+    >>> constant(0.0), constant(0.9)
+    (1.0, 1.0)
+    """
+    return 1.0
+
+
+flip_and_rotate: Final = Chain((RandomFlip(), RandomFlip(is_vertical=True), RandomRotation()))
+"""Of Predic et al. (2022), who name no angle."""
+
+
+def load_tiles(*, size: int = 64, max_per_class: int | Literal["none"] = "none") -> Splits:
+    """Return the tiles of NCT-CRC-HE as squares of `size` pixels; 100,000 of 224 take 60 GiB.
+
+    Raises:
+        DataError: the folders are absent, or a tile is broken.
+    """
+    form = ImageForm(size=size, max_bytes=_MOST_BYTES)
+    return load_nct_crc_he(form=form, max_per_class=None if max_per_class == "none" else max_per_class)

@@ -18,10 +18,11 @@ import numpy.typing as npt
 from dwindle.bench.ledger import Entry
 from dwindle.core.statistics import Block, mean_of_trainings
 from dwindle.errors import StudyError
-from dwindle.studies.outcome import Label, Outcome, Place, as_table, read_outcome, read_time
+from dwindle.studies.outcome import TIMED, Label, Outcome, Place, as_table, read_outcome, read_time
 from dwindle.studies.plan import Choice, Node, unfold
 from dwindle.studies.run import FAILURE, OUTCOME
-from dwindle.studies.study import Quantity, Study
+from dwindle.studies.shown import Quantity
+from dwindle.studies.study import Study
 
 _OF_ANSWERS: Final[Mapping[Quantity, tuple[float, float]]] = {
     "accuracy": (0.0, 100.0),
@@ -42,7 +43,8 @@ class Finding:
         high: likewise; the greatest.
         n_seeds: the fewest that a part of it has.
         n_examples: of the test split (of all of them together); 0 for exact figures.
-        is_exact: whether each seed's figure is exact (bytes, counts), so that [low, high] is their range.
+        is_exact: whether each seed's figure is exact (bytes, counts), so that [low, high] is their range. That of times
+            holds the intervals of all seeds.
     """
 
     value: float
@@ -51,6 +53,15 @@ class Finding:
     n_seeds: int
     n_examples: int = 0
     is_exact: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Figure:
+    """What one seed has of a quantity, and where it can lie."""
+
+    value: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, order=True)
@@ -150,13 +161,13 @@ class Results:
         figures = [self._exact(quantity, spot) for spot in spots]
         if not figures or not all(figures):
             return None
-        every = [figure for of_seeds in figures for figure in of_seeds]
+        ends = [end for of_seeds in figures for figure in of_seeds for end in (figure.low, figure.high)]
         return Finding(
-            value=fmean(fmean(of_seeds) for of_seeds in figures),
-            low=min(every),
-            high=max(every),
+            value=fmean(fmean(figure.value for figure in of_seeds) for of_seeds in figures),
+            low=min(ends),
+            high=max(ends),
             n_seeds=min(map(len, figures)),
-            is_exact=True,
+            is_exact=quantity not in TIMED,
         )
 
     def difference(self, quantity: Quantity, left: Sequence[Spot], right: Sequence[Spot]) -> Finding | None:
@@ -179,7 +190,7 @@ class Results:
             low=first.low - second.high,
             high=first.high - second.low,
             n_seeds=min(first.n_seeds, second.n_seeds),
-            is_exact=True,
+            is_exact=first.is_exact,
         )
 
     def n_missing(self, quantity: Quantity, spots: Iterable[Spot]) -> int:
@@ -221,10 +232,13 @@ class Results:
         theirs = {} if spot.against is None else self._at(spot.against, spot)
         return {seed: theirs[seed].right - ours[seed].right for seed in sorted(ours.keys() & theirs.keys())}
 
-    def _exact(self, quantity: Quantity, spot: Spot) -> list[float]:
+    def _exact(self, quantity: Quantity, spot: Spot) -> list[_Figure]:
         ours = self._at(spot.stage, spot)
-        figures = (ours[seed].exact(quantity) for seed in sorted(ours))
-        return [figure for figure in figures if figure is not None]
+        return [
+            _Figure(value, *(ours[seed].timed(quantity) or (value, value)))
+            for seed in sorted(ours)
+            if (value := ours[seed].exact(quantity)) is not None
+        ]
 
     def _at(self, stage: str, spot: Spot) -> BySeed:
         """Return the outcomes of `stage` at the axes that it has."""

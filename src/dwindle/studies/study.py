@@ -8,31 +8,36 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from dwindle.errors import SettingError
 from dwindle.settings import nearest
+from dwindle.studies.shown import Advised, Claim, Figure, OnDevices, Table
 
 Values = Mapping[str, Any]
-Quantity = Literal[
-    "accuracy",
-    "accuracy_drop",
-    "std_multiplier",
-    "sparsity",
-    "n_weights",
-    "weight_ratio",
-    "size_bytes",
-    "compression_ratio",
-    "epochs",
-]
-"""What a column shows.
 
-- `accuracy` in percent, on the test split; the mean over the seeds.
-- `accuracy_drop` in points, against the stage that `against` names, paired by example, the mean over the seeds.
-- `std_multiplier`: what the paper calls sensitivity.
-- `n_weights` that are not zero; `weight_ratio`: all weights over these.
-- `size_bytes` of the file, and `compression_ratio`: bytes of the dense fp32 weights over these.
-"""
+
+@dataclass(frozen=True, kw_only=True)
+class Measures:
+    """What is measured of every outcome beside its `.dwn` and the answers of that.
+
+    Attributes:
+        onnx: write the `.onnx`, too, weigh it as it is and zipped, and let it answer the test split, one example at a
+            time, which is timed: what an edge device does. The accuracy is then that of the `.onnx`.
+        speedup_seconds: how long each side is timed in turn, the `.onnx` and that of the dense network; 0: not at all.
+            A text such as "$speedup_seconds" takes a value.
+    """
+
+    onnx: bool = False
+    speedup_seconds: Any = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """A further network of a case: `build` as in the case, called with `arguments`; its weights are drawn at random."""
+
+    build: str
+    arguments: Values = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +49,7 @@ class Case:
         data: as the paper calls it.
         build: `package.module:function` or `file.py:function` that returns the network, its weights drawn at random.
         load: the same for the data; called with `load_arguments` it returns splits.
+        networks: what steps may name beside the network, such as a student: name -> a table as `Built` says.
         floor: accuracy in percent that the dense network must reach, or a drop against it means nothing.
         values: what "$name" stands for in this case.
     """
@@ -54,6 +60,7 @@ class Case:
     load: str
     build_arguments: Values = field(default_factory=dict[str, Any])
     load_arguments: Values = field(default_factory=dict[str, Any])
+    networks: Mapping[str, Any] = field(default_factory=dict[str, Any])
     floor: float | None = None
     values: Values = field(default_factory=dict[str, Any])
 
@@ -107,15 +114,30 @@ class Stage:
         steps: as in a recipe; "$name" takes a value.
         against: the stage whose answers the accuracy drop is taken from; as a rule dense, with as much training.
         keeps_file: whether the deployed file stays in the folder after it was measured.
+        label: what it is called in tables of stages and in advice; its name where nothing is said.
     """
 
     name: str
+    label: str = ""
     after: str | None = None
     over: tuple[str, ...] = ()
     steps: tuple[Values, ...] = ()
     against: str | None = None
     keeps_file: bool = False
     about: str = ""
+
+    @property
+    def words(self) -> str:
+        """What people read."""
+        return self.label or self.name.replace("_", " ")
+
+    def words_at(self, at: Mapping[str, str]) -> str:
+        """Return the same with where on the axes it is.
+
+        >>> Stage(name="dense_longer").words_at({}), Stage(name="clustered").words_at({"init": "linear", "n": "32"})
+        ('dense longer', 'clustered, linear, 32')
+        """
+        return ", ".join((self.words, *at.values()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,140 +158,15 @@ class Training:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Column:
-    """A column of a table.
-
-    Attributes:
-        stage: whose figure it is.
-        at: fixed values of axes, beside those of the row.
-        published: the key of the published figure in the rows of the table; None where the paper has none.
-        published_factor: makes the published figure one of the unit shown.
-    """
-
-    title: str
-    stage: str
-    quantity: Quantity
-    at: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    published: str | None = None
-    published_factor: float = 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """A table of the paper, or one beyond it.
-
-    Attributes:
-        where: what all its rows share: `data`, or values of axes.
-        rows: what tells them apart: `network`, `data`, axes; each in the order of the study.
-        published: rows as printed: values of `rows`, and figures by the key that a column names.
-        mean_over: `data`: figures are means over the data sets, given only where all of the study's were run.
-    """
-
-    id: str
-    title: str
-    columns: tuple[Column, ...]
-    rows: tuple[str, ...]
-    where: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    published: tuple[Values, ...] = ()
-    published_about: str = ""
-    mean_over: tuple[str, ...] = ()
-    about: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Figure:
-    """A picture: one line or cloud for each network, a panel for each data set.
-
-    Attributes:
-        kind: `against_ratio`: a mark for each outcome, by its compression ratio. `against_axis`: a line for each
-            network and each value of axes other than `axis`. `curves`: accuracy after every epoch, a panel for each
-            case.
-        stages: whose outcomes it shows; more than four kinds of them cannot be told apart.
-        axis: of `against_axis`: what lies below.
-        where: `network`, `data` or an axis, and the value or the list of values shown; all where nothing is said.
-    """
-
-    id: str
-    title: str
-    kind: Literal["against_ratio", "against_axis", "curves"]
-    stages: tuple[str, ...]
-    axis: str | None = None
-    quantity: Quantity = "accuracy"
-    where: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    about: str = ""
-
-    def __post_init__(self) -> None:
-        if not self.stages:
-            raise SettingError(f"figure {self.id!r} names no stage; give at least one")
-        if (self.kind == "against_axis") != (self.axis is not None):
-            raise SettingError(
-                f"figure {self.id!r} is of kind {self.kind}; an axis is for against_axis, and needed there"
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Side:
-    """One side of a condition: the mean of a quantity over all outcomes that match.
-
-    Attributes:
-        where: `network`, `data` or an axis, and the value or the list of values that match; all where nothing is said.
-    """
-
-    stage: str
-    quantity: Quantity
-    where: Mapping[str, Any] = field(default_factory=dict[str, Any])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Condition:
-    """`left` is below (above) `right`, or below (above) a number."""
-
-    left: Side
-    relation: Literal["below", "above"]
-    right: Side | None = None
-    bound: float | None = None
-
-    def __post_init__(self) -> None:
-        if (self.right is None) == (self.bound is None):
-            raise SettingError("a condition compares with right or with bound: give exactly one of them")
-        if self.right is not None and self.right.quantity != self.left.quantity:
-            raise SettingError(f"a condition compares {self.left.quantity} with {self.right.quantity}; compare like")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Claim:
-    """A sentence that figures confirm or refute: all of its conditions hold.
-
-    Attributes:
-        is_ours: whether we claim it, or the paper does.
-    """
-
-    id: str
-    text: str
-    conditions: tuple[Condition, ...]
-    is_ours: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.conditions:
-            raise SettingError(f"claim {self.id!r} has no condition; give at least one")
-
-
-@dataclass(frozen=True, kw_only=True)
-class OnDevices:
-    """Whose files are set against the memories of the catalogue of devices."""
-
-    data: str
-    stages: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
 class Study:
     """A whole study.
 
     Attributes:
         name: in commands.
         axes: name -> value -> what "$name" stands for there; the order is that of tables.
+        measures: what is measured of every outcome.
         as_published: the published protocol where ours differs from it.
+        advice: what the page advises on; None: it gives no advice.
         differences: what is done otherwise than in the paper, and why; one sentence each.
     """
 
@@ -282,10 +179,12 @@ class Study:
     axes: Mapping[str, Any] = field(default_factory=dict[str, Any])
     training: Training = Training()
     values: Values = field(default_factory=dict[str, Any])
+    measures: Measures = Measures()
     as_published: Variant = Variant()
     tables: tuple[Table, ...] = ()
     figures: tuple[Figure, ...] = ()
     on_devices: OnDevices | None = None
+    advice: Advised | None = None
     claims: tuple[Claim, ...] = ()
     differences: tuple[str, ...] = ()
 

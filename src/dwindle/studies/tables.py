@@ -11,9 +11,10 @@ from typing import Any, Final, Literal
 from dwindle.errors import SettingError
 from dwindle.studies.matching import below_floor, cases_of, matches, options_of, spots_of
 from dwindle.studies.results import Results
-from dwindle.studies.study import Column, Preset, Quantity, Study, Table
+from dwindle.studies.shown import METHOD, Column, Quantity, Table
+from dwindle.studies.study import Preset, Study
 
-Unit = Literal["%", "points", "bytes", "x", "fraction", "epochs", ""]
+Unit = Literal["%", "points", "bytes", "x", "fraction", "epochs", "s", ""]
 """Of a figure; "" counts or has none."""
 
 _FORMS: Final[Mapping[Quantity, tuple[Unit, int, int]]] = {
@@ -26,6 +27,14 @@ _FORMS: Final[Mapping[Quantity, tuple[Unit, int, int]]] = {
     "size_bytes": ("bytes", 0, 0),
     "compression_ratio": ("x", 1, 1),
     "epochs": ("epochs", 0, 0),
+    "onnx_bytes": ("bytes", 0, 0),
+    "onnx_ratio": ("x", 2, 1),
+    "zipped_bytes": ("bytes", 0, 0),
+    "zipped_ratio": ("x", 2, 1),
+    "zip_gain": ("x", 2, 1),
+    "test_seconds": ("s", 1, 2),
+    "speedup": ("x", 2, 2),
+    "seconds_per_epoch": ("s", 1, 1),
 }
 """Unit, digits of ours, digits as the paper prints them."""
 
@@ -122,9 +131,9 @@ def fill(table: Table, study: Study, results: Results) -> FilledTable:
     """
     preset = study.preset(results.variant.preset)
     rows: list[Row] = []
-    for names in _rows(table, study, preset):
-        cells = [_cell(column, table=table, names=names, study=study, results=results) for column in table.columns]
-        rows.append(Row(names=tuple(names.values()), cells=tuple(cells)))
+    for line in _lines(table, study, preset):
+        cells = [_cell(column, table=table, line=line, study=study, results=results) for column in table.columns]
+        rows.append(Row(names=tuple(line.names.values()), cells=tuple(cells)))
     return FilledTable(
         id=table.id,
         title=table.title,
@@ -156,36 +165,57 @@ def _heading(column: Column, cells: Sequence[Cell]) -> Heading:
     )
 
 
-def _rows(table: Table, study: Study, preset: Preset) -> Iterator[dict[str, str]]:
-    """Yield what tells each row apart; only networks that the study has on the data set."""
-    options = [
-        [value for value in options_of(study, preset, key) if matches(table.where, key, value)] for key in table.rows
-    ]
+@dataclass(frozen=True, kw_only=True)
+class _Line:
+    """What tells a row apart: its names by key, which outcomes it is about, and the stage where a row has one."""
+
+    names: Mapping[str, str]
+    where: Mapping[str, Any]
+    stage: str = ""
+
+
+def _lines(table: Table, study: Study, preset: Preset) -> Iterator[_Line]:
+    """Yield the rows; only networks that the study has on the data set."""
+    keys = [key for key in table.rows if key != METHOD]
+    options = [[value for value in options_of(study, preset, key) if matches(table.where, key, value)] for key in keys]
     cases = cases_of(study, preset)
     for values in itertools.product(*options):
-        names = dict(zip(table.rows, values, strict=True))
+        names = dict(zip(keys, values, strict=True))
         where = {**table.where, **names}
         if any(matches(where, "network", case.network) and matches(where, "data", case.data) for case in cases):
-            yield names
+            yield from _methods(_Line(names=names, where=where), table=table, study=study, preset=preset)
 
 
-def _cell(column: Column, *, table: Table, names: Mapping[str, str], study: Study, results: Results) -> Cell:
-    where = {**table.where, **names, **column.at}
-    open_keys = _open_keys(study, column, where) - set(table.mean_over)
+def _methods(line: _Line, *, table: Table, study: Study, preset: Preset) -> Iterator[_Line]:
+    """Yield a row for each stage and place, where rows are stages; else the one row."""
+    if not table.stages:
+        yield line
+    for stage in map(study.stage, table.stages):
+        axes = study.axes_of(stage)
+        options = [[v for v in study.options_of(axis, preset) if matches(line.where, axis, v)] for axis in axes]
+        for place in itertools.product(*options):
+            at = dict(zip(axes, place, strict=True))
+            names = {**line.names, METHOD: stage.words_at(at)}
+            yield _Line(names=names, where={**line.where, **at}, stage=stage.name)
+
+
+def _cell(column: Column, *, table: Table, line: _Line, study: Study, results: Results) -> Cell:
+    where, stage = {**line.where, **column.at}, column.stage or line.stage
+    open_keys = _open_keys(study, stage, where) - set(table.mean_over)
     if open_keys:
         raise SettingError(
-            f"table {table.id!r}, column {column.title!r}: stage {column.stage!r} has a figure for each "
+            f"table {table.id!r}, column {column.title!r}: stage {stage!r} has a figure for each "
             f"{', '.join(sorted(open_keys))}; name it in rows, where or at, or add it to mean_over"
         )
     spots = spots_of(
         study,
         study.preset(results.variant.preset),
-        stage=column.stage,
+        stage=stage,
         quantity=column.quantity,
         where=where,
     )
     found = results.mean(column.quantity, spots)
-    printed = _number(table, column, _published(table, names))
+    printed = _number(table, column, _published(table, line.names))
     if found is None:
         return Cell(published=printed)
     below = below_floor(study, results, spots)
@@ -201,14 +231,20 @@ def _cell(column: Column, *, table: Table, names: Mapping[str, str], study: Stud
     )
 
 
-def _open_keys(study: Study, column: Column, where: Mapping[str, Any]) -> set[str]:
+def _open_keys(study: Study, stage: str, where: Mapping[str, Any]) -> set[str]:
     """Return what `where` does not fix to one value."""
-    keys = ("network", "data", *study.axes_of(study.stage(column.stage)))
+    keys = ("network", "data", *study.axes_of(study.stage(stage)))
     return {key for key in keys if not isinstance(where.get(key), str)}
 
 
 def _published(table: Table, names: Mapping[str, str]) -> Mapping[str, Any]:
-    return next((row for row in table.published if all(str(row.get(k)) == v for k, v in names.items())), {})
+    """Return the published row with these names; one for all cases may leave theirs out."""
+    left_out = {"network", "data"} if table.is_published_for_all else set[str]()
+
+    def is_it(row: Mapping[str, Any]) -> bool:
+        return all(str(row.get(k)) == v for k, v in names.items() if k in row or k not in left_out)
+
+    return next(filter(is_it, table.published), {})
 
 
 def _number(table: Table, column: Column, published: Mapping[str, Any]) -> float | None:

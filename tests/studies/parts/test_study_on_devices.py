@@ -12,7 +12,7 @@ from dwindle.errors import SettingError
 from dwindle.studies.on_devices import devices_table
 from dwindle.studies.read import load_study, read_study
 from dwindle.studies.results import Results, Variant
-from dwindle.studies.study import OnDevices
+from dwindle.studies.shown import OnDevices
 
 
 @pytest.fixture

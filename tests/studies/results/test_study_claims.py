@@ -16,7 +16,8 @@ from dwindle.studies.claims import N_SEEDS_NEEDED, Ruling, judge
 from dwindle.studies.plan import Node
 from dwindle.studies.read import load_study
 from dwindle.studies.results import Results, Variant
-from dwindle.studies.study import Claim, Condition, Study
+from dwindle.studies.shown import Claim, Condition
+from dwindle.studies.study import Study
 
 THREE = Variant("three")
 Make = Callable[..., Entry]

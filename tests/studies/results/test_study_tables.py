@@ -13,7 +13,8 @@ from dwindle.errors import SettingError
 from dwindle.studies.matching import dense_stage
 from dwindle.studies.plan import Node
 from dwindle.studies.results import Results, Variant
-from dwindle.studies.study import Column, Study
+from dwindle.studies.shown import Column
+from dwindle.studies.study import Study
 from dwindle.studies.tables import figure_words, fill
 
 THREE = Variant("three")

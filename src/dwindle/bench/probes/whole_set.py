@@ -31,6 +31,11 @@ class TimedSession:
     clock: Clock = time.perf_counter
     seconds: list[float] = field(default_factory=list[float])
 
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the inputs in order."""
+        return self.session.input_names
+
     def run(self, *inputs: Array) -> tuple[Array, ...]:
         """Return what the session answers."""
         start = self.clock()

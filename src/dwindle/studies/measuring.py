@@ -1,0 +1,110 @@
+"""This file measures the files of one outcome: how large they are, what they answer, and how long that takes."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any, Final, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from dwindle.artifact import Artifact
+from dwindle.bench.batches import as_arrays, batches
+from dwindle.bench.costs import Opened, costs_in_turn
+from dwindle.bench.deployment import Deployment
+from dwindle.bench.measure import open_file
+from dwindle.bench.measurement import ACCURACY, Measurement
+from dwindle.bench.plan import Plan
+from dwindle.bench.probes import accuracy
+from dwindle.bench.probes.size import measure_size
+from dwindle.bench.probes.whole_set import TimedSession, measure_whole_set
+from dwindle.bench.probes.zipped import measure_zipped_size
+from dwindle.bench.protocol import LatencyProtocol
+from dwindle.job.inputs import first_inputs
+from dwindle.job.job import Data
+from dwindle.runtimes.onnxruntime import OnnxRuntime
+
+BATCH_SIZE: Final = 64
+"""Examples in a call where calls are not timed."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Found:
+    """What was measured of the files of an outcome.
+
+    Attributes:
+        right: (n,) whether the answer to each example of the test split is right.
+    """
+
+    measurements: tuple[Measurement, ...]
+    right: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Bench:
+    """How the files of an outcome are measured.
+
+    Attributes:
+        n_threads: of the engine.
+        dense: the file to time the `.onnx` in turn with; None: it is not.
+        seconds: how long each of the two is timed.
+    """
+
+    n_threads: int = 1
+    dense: Artifact | None = None
+    seconds: float = 0.0
+
+    def measure(self, deployment: Deployment, data: Data) -> Found:
+        """Return the sizes of all files of `deployment`, and what the `.onnx`, else the `.dwn`, answers.
+
+        The `.onnx` answers one example at a time, and each call is timed.
+
+        Raises:
+            MeasurementError: answers that are not finite, a file that has changed.
+            DataError: data that the file cannot run.
+        """
+        files = deployment.artifacts
+        sizes = [m for file in files.values() for m in measure_size(file, n_dense_weights=deployment.n_dense_weights)]
+        onnx = files.get("onnx")
+        if onnx is None:
+            (file,) = files.values()
+            scores = self._answers(file, data)
+            return replace(scores, measurements=(*sizes, *deployment.parity, *scores.measurements))
+        scores = self._timed_answers(onnx, data)
+        others = (measure_zipped_size(onnx), *deployment.parity, *scores.measurements, *self._speed(onnx, data))
+        return replace(scores, measurements=(*sizes, *others))
+
+    def _answers(self, file: Artifact, data: Data) -> Found:
+        plan = Plan(n_threads=self.n_threads, batch_size=BATCH_SIZE)
+        with ExitStack() as stack:
+            side = open_file(stack, file, OnnxRuntime(), plan=plan)
+            every = batches(cast("Any", data.test), batch_size=plan.batch_size)
+            (answers,) = accuracy.answer([(file.path.name, side.session)], every, scores=plan.scores)
+        return Found(measurements=accuracy.measure_accuracy(side.subject, answers), right=answers.values[ACCURACY])
+
+    def _timed_answers(self, file: Artifact, data: Data) -> Found:
+        plan = Plan(n_threads=self.n_threads, batch_size=1)
+        with ExitStack() as stack:
+            side = open_file(stack, file, OnnxRuntime(), plan=plan)
+            side.session.run(*as_arrays(first_inputs(data.test, 1)))  # the first call reserves memory
+            timed = TimedSession(side.session)
+            every = batches(cast("Any", data.test), batch_size=plan.batch_size)
+            (answers,) = accuracy.answer([(file.path.name, timed)], every, scores=plan.scores)
+        scores = accuracy.measure_accuracy(side.subject, answers)
+        time = measure_whole_set(side.subject, timed.seconds, batch=plan.batch_size)
+        return Found(measurements=(*scores, time), right=answers.values[ACCURACY])
+
+    def _speed(self, file: Artifact, data: Data) -> tuple[Measurement, ...]:
+        """Return latency, and speed-up over the dense file, timed in turn."""
+        if self.dense is None:
+            return ()
+        plan = Plan(n_threads=self.n_threads, latency=LatencyProtocol(seconds=self.seconds))
+        inputs = {1: as_arrays(first_inputs(data.test, 1))}
+        with ExitStack() as stack:
+            sides: tuple[Opened, Opened] = (
+                open_file(stack, file, OnnxRuntime(), plan=plan),
+                open_file(stack, self.dense, OnnxRuntime(), plan=plan),
+            )
+            ours, _ = costs_in_turn(sides, inputs, plan)
+        return ours.measurements
