@@ -16,7 +16,8 @@ from dwindle.core.encoding import codebook_of, decode, describe, support_of
 from dwindle.errors import EncodingError, NetworkError
 from dwindle.network.compressed import CompressedModel, FoldedBatchNorm, RemovedChannels, Replaced
 from dwindle.network.edits import apply_edits, edit_from_plain, own_edits
-from dwindle.network.groups import Group, find_groups, masked, shrunk
+from dwindle.network.coupled import Group, masked, shrunk
+from dwindle.network.groups import find_groups
 from dwindle.network.surgery import Cut, remove
 from dwindle.settings import to_plain
 from dwindle.testing.small import small_context, small_network

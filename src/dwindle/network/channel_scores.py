@@ -12,14 +12,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from dwindle.core.channels import sum_by_channel
 from dwindle.errors import NetworkError
-from dwindle.network.groups import Group, Slot
+from dwindle.network.coupled import Group, Slot
 from dwindle.network.train import Batch, Trainer
 
 Importance = Literal["l1", "l2", "batchnorm", "taylor"]
@@ -104,8 +104,8 @@ class _Gather:
     def __call__(self, output: Any, batch: Batch, base_loss: Tensor) -> Tensor:
         del output, batch
         parameters = {name: one for name, one in self._parameters.items() if one.requires_grad}
-        found = torch.autograd.grad(base_loss, [*parameters.values()], retain_graph=True, allow_unused=True)
-        gradients: Sequence[Tensor | None] = found
+        found: Any = torch.autograd.grad(base_loss, [*parameters.values()], retain_graph=True, allow_unused=True)
+        gradients = cast("Sequence[Tensor | None]", found)
         products = {
             name: (gradient * parameter).detach()
             for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True)

@@ -10,71 +10,23 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import starmap
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Self
 
 import torch
 from torch import Tensor, nn
 
 from dwindle.errors import NetworkError
 from dwindle.network.capture import first_line
-from dwindle.network.inputs import Inputs, as_tuple, call, tensors_in
-from dwindle.network.surgery import CONVOLUTIONS, NORMS, Cut, reshape
+from dwindle.network.coupled import SEED, Group, Role, Slot, Trial
+from dwindle.network.inputs import Inputs, as_tuple
+from dwindle.network.recurrent_groups import recurrent_groups
+from dwindle.network.stand_ins import Sizes, StandIn, standing_in
+from dwindle.network.surgery import CONVOLUTIONS, NORMS
 
-Role = Literal["output", "bias", "norm", "statistic", "input"]
-"""What a tensor does with a channel: compute, shift or scale it, hold its statistics, read it."""
-
-_TOLERANCE: Final = 1e-4
-_SEED: Final = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """Where a group's channels lie in one tensor.
-
-    Attributes:
-        tensor: its name.
-        axis: along which they lie.
-        channels: the channel of each index along the axis; -1 for an index of none.
-        role: what the tensor does with them.
-    """
-
-    tensor: str
-    axis: int
-    channels: tuple[int, ...]
-    role: Role
-
-    def indices(self, channels: Iterable[int]) -> tuple[int, ...]:
-        """Return the indices along the axis that belong to `channels`."""
-        wanted = set(channels)
-        return tuple(index for index, channel in enumerate(self.channels) if channel in wanted)
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Coupled channels: channel c is everything that `slots` assign to c, and goes as a whole or not at all.
-
-    Attributes:
-        name: the layer whose outputs count the channels.
-        n_channels: how many there are.
-        slots: where they lie.
-    """
-
-    name: str
-    n_channels: int
-    slots: tuple[Slot, ...]
-
-    def cuts(self, channels: Iterable[int]) -> tuple[Cut, ...]:
-        """Return what goes out of which tensor when `channels` go."""
-        gone = tuple(channels)
-        found = (Cut(slot.tensor, slot.axis, slot.indices(gone)) for slot in self.slots)
-        return tuple(one for one in found if one.indices)
-
-    def weights(self) -> tuple[str, ...]:
-        """Return the names of the weights that compute the channels."""
-        return tuple(slot.tensor for slot in self.slots if slot.role == "output")
+ROOTS: Final = (*CONVOLUTIONS, nn.Linear)
+"""Layers whose channels Torch-Pruning follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +50,17 @@ def find_groups(network: nn.Module, example: Inputs, *, layers: Collection[str] 
     """
     probe = _probe(example)
     network = copy.deepcopy(network).eval().requires_grad_(requires_grad=True)
-    trial = _Trial(network, probe)
+    trial = Trial(network, probe)
     groups: list[Group] = []
-    left: dict[str, str] = {}
     taken: set[tuple[str, int, int]] = set()
-    for name, found in _Trace.of(network, probe).coupled(layers):
+    recurrent, left = recurrent_groups(network, probe, layers=layers)
+    for together in recurrent:
+        if reason := trial.why_not(*together):
+            left[together[0].together] = reason
+        else:
+            groups.extend(together)
+            taken.update(*map(_places, together))
+    for name, found in _coupled(network, probe, layers):
         if isinstance(found, str):
             left[name] = found
         elif _places(found) & taken:
@@ -115,33 +73,10 @@ def find_groups(network: nn.Module, example: Inputs, *, layers: Collection[str] 
     return Groups(tuple(groups), left)
 
 
-def masked(network: nn.Module, group: Group, channels: Sequence[int]) -> nn.Module:
-    """Return a copy of `network` in which `channels` of `group` are zero wherever they are computed, shifted or read.
-
-    It answers like the network without them: that is the law of every group.
-    """
-    network = copy.deepcopy(network)
-    tensors = network.state_dict(keep_vars=True)
-    with torch.no_grad():
-        for slot in group.slots:
-            if slot.role != "statistic":
-                tensors[slot.tensor].index_fill_(slot.axis, torch.tensor(slot.indices(channels), dtype=torch.int64), 0)
-    return network
-
-
-def shrunk(network: nn.Module, group: Group, channels: Sequence[int]) -> nn.Module:
-    """Return a copy of `network` without `channels` of `group`."""
-    network = copy.deepcopy(network)
-    values = {slot.tensor: tensor for slot in group.slots for tensor in [network.state_dict()[slot.tensor].clone()]}
-    for cut in group.cuts(channels):
-        kept = sorted(set(range(values[cut.tensor].shape[cut.axis])) - set(cut.indices))
-        values[cut.tensor] = values[cut.tensor].index_select(cut.axis, torch.tensor(kept, dtype=torch.int64))
-    reshape(network, {name: tuple(tensor.shape) for name, tensor in values.items()})
-    with torch.no_grad():
-        for name, tensor in network.state_dict().items():
-            if name in values:
-                tensor.copy_(values[name])
-    return network
+def _coupled(network: nn.Module, probe: Inputs, layers: Collection[str] | None) -> Iterator[tuple[str, Group | str]]:
+    """Yield every convolution and linear layer with its group, or why it has none."""
+    if any(isinstance(module, ROOTS) for module in network.modules()):
+        yield from _Trace.of(network, probe).coupled(layers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +96,10 @@ class _Trace:
         with warnings.catch_warnings(), torch.enable_grad():
             warnings.simplefilter("ignore")
             try:
-                graph.build_dependency(network, as_tuple(probe), verbose=False)
+                with standing_in(network):
+                    graph.build_dependency(
+                        network, as_tuple(probe), verbose=False, customized_pruners={StandIn: Sizes()}
+                    )
             except Exception as error:
                 raise NetworkError(
                     f"the couplings of the channels of {type(network).__name__} cannot be traced: "
@@ -177,7 +115,7 @@ class _Trace:
         """
         seen: set[str] = set()
         for name, module in self.network.named_modules():
-            is_root = isinstance(module, (*CONVOLUTIONS, nn.Linear)) and not _is_depthwise(module)
+            is_root = isinstance(module, ROOTS) and not _is_depthwise(module)
             if name in seen or not is_root or module not in self.graph.module2node:
                 continue
             found = self._group(module)
@@ -204,6 +142,7 @@ class _Trace:
     def _slots(self, item: Any) -> list[Slot] | str:
         """Return where the channels lie in the layer that `item` of a group names, or why they cannot be cut there."""
         module = item.dep.target.module
+        module = module.stands_for if isinstance(module, StandIn) else module
         if isinstance(module, nn.Parameter):
             return "a parameter outside of any layer is applied to its channels"
         if id(module) not in self.names:  # an operation without weights: the trial tells
@@ -251,45 +190,17 @@ def _places_in(module: nn.Module, *, is_output: bool) -> tuple[tuple[str, int, R
         )  # fmt: skip
     elif isinstance(module, nn.PReLU):
         found = (("weight", 0, "norm"),) if module.num_parameters > 1 else ()
-    elif isinstance(module, nn.Embedding):
-        found = (("weight", 1, "output"),)
     else:
-        return () if not list(module.parameters()) and not list(module.buffers()) else None
+        found = _rare_places(module, is_output=is_output)
     return tuple(place for place in found or () if getattr(module, place[0], None) is not None) if found else found
 
 
-@dataclass(frozen=True, slots=True)
-class _Trial:
-    """Tries the law of a group on half of its channels."""
-
-    network: nn.Module
-    probe: Inputs
-
-    def why_not(self, group: Group) -> str:
-        """Return why `group` cannot be cut; empty if it can."""
-        if group.n_channels < 2:
-            return "it has one channel"
-        order = torch.randperm(group.n_channels, generator=torch.Generator().manual_seed(_SEED)).tolist()
-        channels = sorted(order[: group.n_channels // 2])
-        with torch.no_grad():
-            wanted = tensors_in(call(masked(self.network, group, channels), self.probe))
-            try:
-                small = tensors_in(call(shrunk(self.network, group, channels), self.probe))
-            except Exception as error:  # ruff: ignore[blind-except] (any code may raise here, and the reason is told)
-                return f"the network does not run with fewer of its channels: {first_line(error)}"
-        if [one.shape for one in small] != [one.shape for one in wanted]:
-            return "its channels are outputs of the network"
-        if not all(starmap(_are_close, zip(wanted, small, strict=True))):
-            return (
-                "without them the network answers otherwise than with zeros, as where channels are normalized together"
-            )
-        return ""
-
-
-def _are_close(wanted: Tensor, answer: Tensor) -> bool:
-    a, b = wanted.double(), answer.double()
-    scale = float(a.abs().max()) if a.numel() else 0.0
-    return torch.allclose(a, b, rtol=_TOLERANCE, atol=_TOLERANCE * scale + 1e-12, equal_nan=True)
+def _rare_places(module: nn.Module, *, is_output: bool) -> tuple[tuple[str, int, Role], ...] | None:
+    if isinstance(module, nn.Embedding):
+        return (("weight", 1, "output"),)
+    if isinstance(module, nn.RNNBase):  # its own units are found by `recurrent_groups`
+        return None if is_output else (("weight_ih_l0", 1, "input"), ("weight_ih_l0_reverse", 1, "input"))
+    return None if list(module.parameters()) or list(module.buffers()) else ()
 
 
 def _places(group: Group) -> set[tuple[str, int, int]]:
@@ -306,7 +217,7 @@ def _shared(network: nn.Module) -> frozenset[str]:
 
 def _probe(example: Inputs) -> Inputs:
     """Return random inputs like the example, whose own values may be all zero; whole numbers are kept as they are."""
-    generator = torch.Generator().manual_seed(_SEED)
+    generator = torch.Generator().manual_seed(SEED)
     made = [
         torch.randn(one.shape, generator=generator, dtype=one.dtype) if one.is_floating_point() else one.clone()
         for one in as_tuple(example)

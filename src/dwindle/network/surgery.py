@@ -142,6 +142,10 @@ def _embedding(module: Any) -> dict[str, Any]:
     return {"num_embeddings": module.weight.shape[0], "embedding_dim": module.weight.shape[1]}
 
 
+def _recurrent(module: Any) -> dict[str, Any]:
+    return {"input_size": module.weight_ih_l0.shape[1], "hidden_size": module.weight_hh_l0.shape[1]}
+
+
 CONVOLUTIONS: Final = (
     nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
 )  # fmt: skip
@@ -154,5 +158,6 @@ SIZES: Final[Mapping[tuple[type[nn.Module], ...], Callable[[Any], dict[str, Any]
     NORMS: _norm,
     (nn.PReLU,): _prelu,
     (nn.Embedding,): _embedding,
+    (nn.RNNBase,): _recurrent,
 }
 """How a module's attributes follow from its tensors."""

@@ -14,8 +14,9 @@ from dwindle.core.channels import Scope, choose_kept
 from dwindle.errors import RecipeError, SelectionError, SettingError
 from dwindle.network.channel_scores import Importance, batchnorm_scores, taylor_scores, weight_scores
 from dwindle.network.compressed import CompressedModel
+from dwindle.network.coupled import Group
 from dwindle.network.distillation import Distillation, distilled_loss
-from dwindle.network.groups import Group, find_groups
+from dwindle.network.groups import find_groups
 from dwindle.network.parametrize import trainable
 from dwindle.network.select import Select
 from dwindle.network.surgery import remove
