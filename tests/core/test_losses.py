@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dwindle.core.losses import divergence
+from dwindle.core.losses import divergence, mean_answer
 from dwindle.errors import DataError
 
 
@@ -34,3 +34,31 @@ def test_only_the_student_gets_a_gradient_and_equal_answers_give_none():
 def test_other_shapes_are_refused(student, teacher):
     with pytest.raises(DataError, match="scores"):
         divergence(torch.zeros(student), torch.zeros(teacher), temperature=1.0)
+
+
+@given(seed=st.integers(0, 1000), temperature=st.floats(0.5, 20), n=st.integers(1, 5), scale=st.floats(0.01, 50))
+def test_the_mean_answer_softens_to_the_mean_of_the_softened_answers(seed, temperature, n, scale):
+    generator = torch.Generator().manual_seed(seed)
+    answers = tuple(scale * torch.randn((n, 4, 3, 2), generator=generator))
+    found = (mean_answer(answers, temperature=temperature) / temperature).softmax(1)
+    expected = torch.stack([(answer / temperature).softmax(1) for answer in answers]).mean(0)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert torch.isfinite(mean_answer(answers, temperature=temperature)).all()
+
+
+def test_one_answer_is_its_own_mean_bit_for_bit():
+    answer = torch.randn(4, 3)
+    assert mean_answer((answer,), temperature=3.0) is answer
+
+
+def test_answers_so_sure_that_probabilities_vanish_stay_finite():
+    sure = torch.tensor([[1e4, -1e4, 0.0]])
+    found = mean_answer((sure, -sure), temperature=1.0)
+    assert torch.isfinite(found).all()
+    torch.testing.assert_close(found.softmax(1), torch.tensor([[0.5, 0.5, 0.0]]))
+
+
+@pytest.mark.parametrize("shapes", [(), ((4, 3), (4, 2)), ((4, 3), (3, 3))])
+def test_answers_of_other_shapes_have_no_mean(shapes):
+    with pytest.raises(DataError, match="same classes"):
+        mean_answer([torch.zeros(shape) for shape in shapes], temperature=1.0)

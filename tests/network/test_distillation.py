@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,8 +20,11 @@ from dwindle.network.fabric_trainer import FabricTrainer
 from dwindle.network.identity import identify
 from dwindle.recipe import Recipe
 from dwindle.technique import Context, Needs
+from dwindle.techniques.binarize import Binarize
+from dwindle.techniques.cluster import Cluster
 from dwindle.techniques.fine_tune import FineTune
 from dwindle.techniques.prune_weights import PruneWeights
+from dwindle.techniques.quantize_aware import QuantizeAware
 
 
 def network(seed, n_classes=3):
@@ -142,3 +146,56 @@ def test_pruning_at_once_has_nothing_to_distill():
 def test_a_recipe_with_distillation_survives_toml():
     recipe = Recipe((FineTune(epochs=1, distillation=Distillation(alpha=0.3)), FineTune()))
     assert Recipe.from_toml(recipe.to_toml()) == recipe
+
+
+def test_an_ensemble_teaches_the_mean_of_its_softened_probabilities(data):
+    first, second = network(1), network(2)
+    x, y = data[:8]
+    output = torch.randn(8, 3)
+    found = Distillation(alpha=0.0, temperature=2.0, is_balanced=False).loss_from(first, second)
+    wanted = torch.stack([(teacher.eval()(x) / 2).softmax(1) for teacher in (first, second)]).mean(0).detach()
+    ours = (output / 2).log_softmax(1)
+    expected = (wanted * (wanted.log() - ours)).sum(1).mean()
+    assert float(found(output, (x, y), torch.tensor(1.0))) == pytest.approx(float(expected), rel=1e-4)
+
+
+STEPS = [
+    FineTune(epochs=1),
+    PruneWeights(sparsity=0.5, schedule=Polynomial(), epochs=1),
+    Cluster(codebook_size=4, epochs=1),
+    QuantizeAware(epochs=1, activations=None),
+    QuantizeAware(epochs=1),
+    Binarize(epochs=1, keeps_ends=False),
+]
+
+
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: type(step).__name__)
+def test_every_training_can_learn_from_an_ensemble_by_name(data, step):
+    def train(**offered):
+        taught = replace(step, distillation=Distillation(alpha=0.2, teachers=("first", "second")))
+        assert Needs.TEACHER not in taught.needs
+        trainer = FabricTrainer(train=data, batch_size=32, learning_rate=0.05, accelerator="cpu")
+        x = data.tensors[0]
+        context = Context(trainer=trainer, example=x[:2], calibration=[x], networks=offered)
+        return Recipe((taught,)).run(CompressedModel.dense(network(0)), context).digest()
+
+    both = train(first=network(1), second=network(2))
+    assert both == train(second=network(2), first=network(1), third=network(4))
+    assert both != train(first=network(1), second=network(3))
+    with pytest.raises(
+        RecipeError, match="'second', which the context does not offer; the nearest known one is 'first'"
+    ):
+        train(first=network(1))
+
+
+def test_a_checkpoint_knows_every_teacher_of_an_ensemble_and_its_code():
+    def name(*teachers):
+        return identify(Distillation().loss_from(*teachers))
+
+    other = network(1)
+    other[2] = nn.GELU()
+    names = [name(network(1)), name(network(1), network(2)), name(network(2), network(1)), name(other)]
+    assert len(set(names)) == len(names)
+    assert name(network(1), network(2)) == names[1]
+    hinted = Distillation(hints=(("0", "0"),)).loss_from(network(1))
+    assert identify(hinted) not in names

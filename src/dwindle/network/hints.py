@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from dwindle.errors import NetworkError
@@ -72,7 +72,7 @@ class Watched:
             del module, inputs
             first = cast("tuple[object, ...]", output)[0] if isinstance(output, tuple) and output else output
             if isinstance(first, Tensor):
-                self._answers[path] = first
+                self._answers[path] = first.clone()  # what comes next may write into it in place
 
         return keep
 
@@ -123,7 +123,7 @@ class Hints:
 
     def _mapped(self, found: Tensor, learned: Map) -> Tensor:
         weight = self.network.get_parameter(learned.name)
-        return functional.linear(found.movedim(learned.axis, -1), weight).movedim(-1, learned.axis)
+        return functional.linear(found.movedim(learned.axis, -1), weight).movedim(-1, learned.axis).float()
 
 
 @contextmanager
@@ -138,14 +138,8 @@ def hinting(pairs: Pairs, *, student: nn.Module, teacher: nn.Module, example: In
         seed: of the first values of maps.
 
     Raises:
-        NetworkError: a module does not exist or gives no tensor, the shapes of a pair differ in more than channels, or
-            the student is a captured graph, which has no modules.
+        NetworkError: a module does not exist or gives no tensor, or the answers of a pair differ in more than channels.
     """
-    if isinstance(student, fx.GraphModule):
-        raise NetworkError(
-            "hints watch modules, and what is trained here is the captured graph of the network, which has none; give "
-            "hints to a step that trains the network itself, such as FineTune or Distill"
-        )
     watched: list[Watched] = []
     maps: dict[int, Map] = {}
     try:

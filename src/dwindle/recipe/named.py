@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from dwindle.errors import NetworkError
 from dwindle.network.answers import answer
 from dwindle.network.distillation import Distillation
+from dwindle.network.hints import hinting
+from dwindle.network.inputs import Inputs
 from dwindle.recipe.plain import describe_step
 from dwindle.settings import nearest, to_plain
 from dwindle.technique import Context, Technique
@@ -51,7 +55,7 @@ def name_problems(step: Technique, networks: Mapping[str, nn.Module]) -> Iterato
 
 
 def answer_problems(steps: Sequence[Technique], context: Context, network: nn.Module) -> list[str]:
-    """Return which students answer otherwise than their teachers could teach; they are asked about the example.
+    """Return which students their teachers cannot teach; both are asked about the example.
 
     Args:
         steps: in order; every network that they name is there.
@@ -60,33 +64,36 @@ def answer_problems(steps: Sequence[Technique], context: Context, network: nn.Mo
     """
     problems: list[str] = []
     for number, step in enumerate(steps, start=1):
-        student = student_of(step)
+        student, distillation = student_of(step), getattr(step, "distillation", None)
         trained = network if student is None else context.networks[student]
-        differences = (_difference(trained, teacher, context) for teacher in _teachers(step, context, network))
-        label = f"step {number}, {describe_step(step)}, cannot be taught"
-        problems.extend(f"{label}: {words}" for words in differences if words)
+        if isinstance(distillation, Distillation) and context.example is not None:
+            label = f"step {number}, {describe_step(step)}, cannot be taught"
+            for teacher in _teachers(step, context, network):
+                found = (
+                    "" if distillation.alpha == 1 else _difference(trained, teacher, context.example),
+                    _hint_problem(distillation, trained, teacher, example=context.example),
+                )
+                problems.extend(f"{label}: {words}" for words in found if words)
         network = trained
     return problems
 
 
 def _teachers(step: Technique, context: Context, network: nn.Module) -> list[nn.Module]:
-    """Return whose answers `step` learns from, before which the model's own network is `network`."""
-    distillation = getattr(step, "distillation", None)
-    if not isinstance(distillation, Distillation) or distillation.alpha == 1:
-        return []
-    if distillation.teachers:
-        return [context.networks[name] for name in distillation.teachers]
+    """Return from whom `step` learns, before which the model's own network is `network`."""
+    named = cast("Distillation", getattr(step, "distillation", None)).teachers
+    if named:
+        return [context.networks[name] for name in named]
     is_model = student_of(step) is not None and getattr(step, "teacher", "model") == "model"
     teacher = network if is_model else context.teacher
     return [] if teacher is None else [teacher]
 
 
-def _difference(student: nn.Module, teacher: nn.Module, context: Context) -> str:
+def _difference(student: nn.Module, teacher: nn.Module, example: Inputs) -> str:
     """Return in which the answers differ; nothing where the one can learn from the other."""
     shapes: list[str] = []
     for who, network in (("student", student), ("teacher", teacher)):
         try:
-            found = answer(network, context.example if context.example is not None else ())
+            found = answer(network, example)
         except Exception as error:  # ruff: ignore[blind-except] (a user's own code)
             return f"its {who} does not take the example ({type(error).__name__}: {error})"
         shapes.append(str(tuple(found.shape)) if isinstance(found, Tensor) else type(found).__name__)
@@ -94,8 +101,22 @@ def _difference(student: nn.Module, teacher: nn.Module, context: Context) -> str
     if ours == theirs and ours.startswith("("):
         return ""
     return (
-        f"its student answers {ours} and its teacher {theirs}; both must give one tensor of scores for the same classes"
+        f"its student answers {ours} and its teacher {theirs}; both must give one tensor of scores of the same classes"
     )
+
+
+def _hint_problem(distillation: Distillation, student: nn.Module, teacher: nn.Module, *, example: Inputs) -> str:
+    """Return why hints cannot be followed; they are tried on copies."""
+    if not distillation.hints:
+        return ""
+    ours, theirs = copy.deepcopy(student), copy.deepcopy(teacher)
+    try:
+        with hinting(distillation.hints, student=ours, teacher=theirs, example=example, seed=0):
+            return ""
+    except NetworkError as error:
+        return str(error)
+    except Exception as error:  # ruff: ignore[blind-except] (a user's own code)
+        return f"its student or its teacher does not take the example ({type(error).__name__}: {error})"
 
 
 def _is_finite(tensor: Tensor) -> bool:

@@ -75,6 +75,8 @@ class Binarize:
     def __post_init__(self) -> None:
         if problem := self._problem():
             raise SettingError(f"Binarize: {problem}")
+        if self.distillation is not None and self.distillation.hints:
+            raise SettingError("Binarize: hints watch modules, which the graph trained here has not; leave hints out")
         try:
             Levels(self.n_bits, self.levels)
         except SettingError as error:

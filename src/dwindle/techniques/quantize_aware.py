@@ -89,6 +89,8 @@ class QuantizeAware:
             return "weights=None and activations=None leave nothing to quantize; use FineTune"
         if self.granularity not in KERNEL_GRANULARITIES:
             return f"engines have no integer kernels for {self.granularity}; use PerChannel(0) or PerTensor()"
+        if self.activations is not None and self.distillation is not None and self.distillation.hints:
+            return "hints watch modules, which the graph trained for activations has not; leave hints out"
         return None
 
     def _training_problem(self) -> str | None:
