@@ -41,6 +41,7 @@ STEPS: dict[str, Technique] = {
     "tune": dw.FineTune(epochs=0.4),
 }
 MORE_STEPS: dict[str, Technique] = STEPS | {
+    "channels": dw.PruneChannels(pruning_ratio=0.4, round_to=1),
     "static-integer": dw.QuantizeStatic(weights=None),
     "aware-weights": dw.QuantizeAware(epochs=0.4, activations=None, weights=4, weight_scale="extremes"),
     "aware-integer": dw.QuantizeAware(epochs=0.4, weights=None, ranges="learned"),
@@ -56,13 +57,16 @@ CACHE = GraphCache()
 
 
 class Everything(nn.Module):
-    """A convolution, a depthwise one, batch norms with negative weights, a residual sum, an LSTM, tied layers."""
+    """A convolution, a depthwise one, batch norms with negative weights, a residual sum, an LSTM, tied layers.
+
+    Outputs of `wide` and hidden units of the LSTM can be cut: the convolutions' channels are its steps, tied layers stay.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.stem, self.norm1 = nn.Conv2d(1, 6, 3, stride=2, padding=1), nn.BatchNorm2d(6)
         self.depthwise, self.norm2 = nn.Conv2d(6, 6, 3, padding=1, groups=6, bias=False), nn.BatchNorm2d(6)
-        self.lstm = nn.LSTM(16, 8, batch_first=True)
+        self.lstm, self.wide, self.narrow = nn.LSTM(16, 8, batch_first=True), nn.Linear(8, 10), nn.Linear(10, 8)
         self.mix, self.again, self.head = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 4)
         self.again.weight = self.mix.weight
         for norm in (self.norm1, self.norm2):
@@ -75,7 +79,7 @@ class Everything(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.norm1(self.stem(x)))
         x = torch.relu(self.norm2(self.depthwise(x)) + x)
-        h = self.lstm(x.flatten(2))[0][:, -1]
+        h = self.narrow(torch.relu(self.wide(self.lstm(x.flatten(2))[0][:, -1])))
         return self.head(torch.relu(self.again(torch.relu(self.mix(h)))))
 
 
@@ -125,6 +129,8 @@ def require_structure(order: Order) -> None:
         if support is not None:
             kept = support_of(after.encodings[name])
             assert kept is not None, name
+            if kept.shape != support.shape:
+                continue  # channels were cut; tests/network/test_surgery.py looks at what stays
             assert not (kept & ~support).any(), name
             assert not decode(after.encodings[name])[~support].any(), name
         if book is not None:
@@ -178,6 +184,19 @@ def test_the_network_has_what_the_laws_are_about():
     assert outcome(("aware",)).history[-1].decisions["folded"] == {"norm1": "stem", "norm2": "depthwise"}
     assert len(orders(2, STEPS)) > 30
     assert len(orders(2, STEPS, accepted=False)) > 20
+
+
+def test_channels_then_weights_then_clusters_then_integers_keep_structure(tmp_path: Path):
+    chain = ("channels", "prune", "cluster", "aware")
+    for n in range(1, len(chain) + 1):
+        require_structure(chain[:n])
+    require_parity(outcome(chain), tmp_path)
+    wide = outcome(chain).encodings["wide.weight"]
+    support, book = support_of(wide), codebook_of(wide)
+    assert support is not None
+    assert book is not None
+    assert support.shape == (6, 5)  # the LSTM before it lost hidden units, too
+    assert book.codebook_size <= 5
 
 
 @pytest.mark.slow
