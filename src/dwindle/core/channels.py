@@ -60,8 +60,41 @@ def choose_kept(
     for name, one in scores.items():
         least = max(wanted[name], _at_least(sizes[name] * (1 - max_pruning_ratio)), 1)
         n_kept = min(one.numel(), math.ceil(least / round_to) * round_to)
-        kept[name] = torch.zeros(one.numel(), dtype=torch.bool)
-        kept[name][torch.argsort(one, descending=True, stable=True)[:n_kept]] = True
+        kept[name] = _best(one, n_kept)
+    return kept
+
+
+def keep_equally_many(
+    kept: Mapping[str, Tensor], scores: Mapping[str, Tensor], together: Mapping[str, str], *, round_to: int = 1
+) -> dict[str, Tensor]:
+    """Return `kept` with as many channels in each of the groups that go together: their mean, rounded up.
+
+    Args:
+        kept: which channels of each group stay (bool), as `choose_kept` returned it.
+        scores: what they were ranked by.
+        together: group -> a name that groups of equal size share; an empty name stands for itself.
+        round_to: the number that stays is rounded up to a multiple of this.
+
+    >>> kept = {"a": torch.tensor([True, False, False]), "b": torch.tensor([True, True, True])}
+    >>> scores = {"a": torch.tensor([3.0, 1.0, 2.0]), "b": torch.tensor([1.0, 2.0, 3.0])}
+    >>> {name: one.tolist() for name, one in keep_equally_many(kept, scores, {"a": "lstm", "b": "lstm"}).items()}
+    {'a': [True, False, True], 'b': [False, True, True]}
+    """
+    counts: dict[str, list[int]] = {}
+    for name, stays in kept.items():
+        counts.setdefault(together.get(name) or name, []).append(int(stays.sum()))
+    equal: dict[str, Tensor] = {}
+    for name, one in scores.items():
+        own = counts[together.get(name) or name]
+        n_kept = kept[name].sum() if len(own) == 1 else math.ceil(sum(own) / len(own) / round_to) * round_to
+        equal[name] = _best(one, int(n_kept))
+    return equal
+
+
+def _best(scores: Tensor, n_kept: int) -> Tensor:
+    """Return the `n_kept` highest scores (bool); of equal ones the earlier stays."""
+    kept = torch.zeros(scores.numel(), dtype=torch.bool)
+    kept[torch.argsort(scores, descending=True, stable=True)[:n_kept]] = True
     return kept
 
 

@@ -72,10 +72,11 @@ class Captured:
                 held.copy_(tensors[name])
 
 
-def capture(network: nn.Module, example: Inputs) -> Captured:
+def capture(network: nn.Module, example: Inputs, *, any_batch: bool = True) -> Captured:
     """Return the graph of `network` (which stays as it is) for inputs like `example`, of any batch size.
 
-    Several inputs share one batch size.
+    Several inputs share one batch size. `any_batch=False` takes that of the example for a constant, which is several
+    times as quick.
 
     Raises:
         NetworkError: the example is no batch, the network does not run on it, or its code cannot be captured; the line
@@ -87,13 +88,14 @@ def capture(network: nn.Module, example: Inputs) -> Captured:
     batch = example if n_examples(example) > 1 else join([example, example])
     with _quiet():
         answer = _run(copy.deepcopy(network).eval(), example)
-        program, note = _export(twin, batch, example)
+        program, note = _export(twin, batch, example) if any_batch else (_export_as_is(twin, example), "")
         if any(_writes(node) for node in program.graph.nodes):
             program = _without_writes(program)
         _require_same(answer, call(program.module(check_guards=False), example))
     notes = (note,) if note else ()
     weights = _weights(program, network)
-    return Captured(program, _sites(program), weights, dynamic_batch=not note, notes=notes, answer=answer)
+    is_dynamic = any_batch and not note
+    return Captured(program, _sites(program), weights, dynamic_batch=is_dynamic, notes=notes, answer=answer)
 
 
 def _require_batch(example: Any) -> None:
@@ -123,14 +125,18 @@ def _export(network: nn.Module, batch: Inputs, example: Inputs) -> tuple[Exporte
         return torch.export.export(network, as_tuple(batch), dynamic_shapes=dynamic, strict=False), ""
     except Exception as error:  # ruff: ignore[blind-except] (any code may raise here; the next try tells)
         reason = first_line(error)
+    program = _export_as_is(network, example)
+    return program, f"the graph accepts batches of {n_examples(example)} only, because a dynamic batch fails: {reason}"
+
+
+def _export_as_is(network: nn.Module, example: Inputs) -> ExportedProgram:
     try:
-        program = torch.export.export(network, as_tuple(example), strict=False)
+        return torch.export.export(network, as_tuple(example), strict=False)
     except Exception as error:
         raise NetworkError(
             f"torch.export cannot capture {type(network).__name__}: {first_line(error)}{_where(error, network)}; "
             f"rewrite that line without control flow that depends on values{REMEDY}"
         ) from error
-    return program, f"the graph accepts batches of {n_examples(example)} only, because a dynamic batch fails: {reason}"
 
 
 def _without_writes(program: ExportedProgram) -> ExportedProgram:

@@ -103,7 +103,7 @@ class _Units:
 
     def followed(self, network: nn.Module, example: Inputs) -> tuple[Flow, frozenset[str]]:
         """Return where all units are read, and which modules are called on sequences."""
-        graph, _ = capture(network, example).module()
+        graph, _ = capture(network, example, any_batch=False).module()
         names: dict[str, str] = {}
         first: dict[int, str] = {}
         for name, tensor in network.state_dict(keep_vars=True).items():

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dwindle.core.channels import Scope, choose_kept
+from dwindle.core.channels import Scope, choose_kept, keep_equally_many
 from dwindle.errors import RecipeError, SelectionError, SettingError
 from dwindle.network.channel_scores import Importance, batchnorm_scores, taylor_scores, weight_scores
 from dwindle.network.compressed import CompressedModel
@@ -29,11 +29,12 @@ Curve = tuple[Mapping[str, float], ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PruneChannels:
-    """Remove the least important channels of convolutions and neurons of linear layers, and all that hangs on them.
+    """Remove the least important channels of convolutions, neurons of linear and units of recurrent layers.
 
-    Channels that a residual addition, a concatenation or a depthwise convolution couples go together. Weights that are
-    pruned, shared or quantized keep that structure. Channels that cannot go (outputs of the network, channels that are
-    normalized together) stay; the history says which, and why.
+    All that hangs on them goes, too. Channels that a residual addition, a concatenation or a depthwise convolution
+    couples go together; a recurrent module loses equally many units in all its layers and directions, each its own.
+    Weights that are pruned, shared or quantized keep that structure. Channels that cannot go (outputs of the network,
+    channels that are normalized together) stay; the history says which, and why.
 
     Attributes:
         pruning_ratio: fraction of the channels of each group that goes, [0, 1); with scope "global" of all together.
@@ -118,17 +119,17 @@ class PruneChannels:
         """
         if model.activations:
             raise RecipeError(f"PruneChannels: {_RANGES}; prune before the step that quantizes activations")
-        after, curve, sizes = model, Curve(), dict[str, int]()
+        after, curve, sizes, kept = model, Curve(), dict[str, int](), dict[str, int]()
         left: Mapping[str, str] = {}
         for number in range(1, self.rounds + 1):
             groups, left = self._groups(after, context)
             sizes = {group.name: group.n_channels for group in groups} | sizes
-            after = self._prune(after, context, groups, sizes=sizes, number=number)
+            after, counts = self._prune(after, context, groups, sizes=sizes, number=number)
+            kept |= counts
             if self.epochs is not None:
                 after, trained = self._train(after, context, number=number)
                 n_before = len(curve)
                 curve += tuple({**one, "epoch": float(n_before + i)} for i, one in enumerate(trained, start=1))
-        kept = {name: _n_outputs(after, name) for name in sizes}
         if self.pruning_ratio and kept == sizes:
             raise RecipeError(
                 f"PruneChannels: pruning_ratio={self.pruning_ratio} with round_to={self.round_to} leaves all channels "
@@ -145,7 +146,8 @@ class PruneChannels:
         selected = set(self.select.resolve(model.network))
         layers = {name.rpartition(".")[0] for name in selected}
         found = find_groups(model.network, context.example, layers=layers)
-        groups = [group for group in found.groups if set(group.weights()) <= selected]
+        others = {group.together or group.name for group in found.groups if not set(group.weights()) <= selected}
+        groups = [group for group in found.groups if (group.together or group.name) not in others]
         if not groups:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in list(found.left.items())[:3])
             raise SelectionError(
@@ -156,18 +158,25 @@ class PruneChannels:
 
     def _prune(
         self, model: CompressedModel, context: Context, groups: list[Group], *, sizes: Mapping[str, int], number: int
-    ) -> CompressedModel:
-        """Return `model` after the cut of round `number`; `sizes` counts channels before the first one."""
+    ) -> tuple[CompressedModel, dict[str, int]]:
+        """Return `model` after the cut of round `number`, and how many channels each group has then.
+
+        `sizes` counts those before the first cut.
+        """
+        scores = self._scores(model, context, groups, number=number)
         kept = choose_kept(
-            self._scores(model, context, groups, number=number),
+            scores,
             self.pruning_ratio * number / self.rounds,
             sizes=sizes,
             scope=self.scope,
             round_to=self.round_to,
             max_pruning_ratio=self.max_pruning_ratio if self.scope == "global" else 1.0,
         )
+        together = {group.name: group.together for group in groups}
+        kept = keep_equally_many(kept, scores, together, round_to=self.round_to)
         gone = {name: (~stays).nonzero().flatten().tolist() for name, stays in kept.items()}
-        return remove(model, [cut for group in groups for cut in group.cuts(gone[group.name])])
+        after = remove(model, [cut for group in groups for cut in group.cuts(gone[group.name])])
+        return after, {name: int(stays.sum()) for name, stays in kept.items()}
 
     def _scores(
         self, model: CompressedModel, context: Context, groups: list[Group], *, number: int
@@ -215,9 +224,3 @@ def _trainer(context: Context) -> Trainer:
             "PruneChannels: importance 'taylor' and epochs need training data; give the context a trainer"
         )
     return context.trainer
-
-
-def _n_outputs(model: CompressedModel, layer: str) -> int:
-    """Return how many channels `layer` computes."""
-    module = model.network.get_submodule(layer)
-    return int(getattr(module, "out_channels", 0) or getattr(module, "out_features", 0))
