@@ -72,4 +72,4 @@ def test_fits_a_phone_without_scrolling_sideways(folder):
     assert found is not None, done.stdout[:300]
     assert int(found[1]) <= 390
     assert float(found[2]) >= 12
-    assert int(found[3]) == 11
+    assert int(found[3]) == 12

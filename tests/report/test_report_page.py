@@ -19,6 +19,7 @@ from dwindle.report.page import render, write_report
 VOID = {"meta", "link", "br", "img", "path", "rect"}
 SECTIONS = [
     "comparison",
+    "advice",
     "bytes",
     "weights",
     "learning",

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from dwindle.bench.ledger import Ledger
 from dwindle.errors import LedgerError
 from dwindle.report import comparison, confusion, curves, layers, story
+from dwindle.report.advised_run import advice_of
 from dwindle.report.facts import Facts, LedgerEntry, gather, items, text
 from dwindle.whole_file import write_whole
 
@@ -61,6 +62,7 @@ def _view(facts: Facts, n_torn: int) -> Mapping[str, Any]:
         "bounds": bounds,
         "tiles": comparison.tiles_of(facts),
         "rows": comparison.rows_of(facts),
+        "advice": advice_of(facts),
         "strips": layers.strips_of(facts),
         "overhead": layers.overhead_words(facts),
         "bars": layers.bars_of(facts),

@@ -244,7 +244,7 @@ def _finding_words(found: Finding, quantity: Quantity) -> str:
 
 def _value_words(value: float, quantity: Quantity) -> str:
     if quantity.endswith("_bytes"):
-        return human_bytes(value)
+        return f"{MINUS if value < 0 else ''}{human_bytes(abs(value))}"
     return f"{_number(value, quantity)} {_UNITS.get(quantity, '')}".rstrip()
 
 

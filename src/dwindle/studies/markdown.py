@@ -7,6 +7,7 @@ from typing import Any, Final, cast
 
 from dwindle.bench.ledger import Entry
 from dwindle.errors import StudyError
+from dwindle.studies.advised import advice_of
 from dwindle.studies.claims import Judged, JudgedCondition, Ruling, judge
 from dwindle.studies.matching import BelowFloor, below_floor, spots_of
 from dwindle.studies.on_devices import devices_table
@@ -24,6 +25,7 @@ LEGEND: Final = (
     "examples together; with one seed the interval is over test examples alone. Sizes, counts and multipliers are "
     "exact for each seed: their brackets hold the least and the greatest."
 )
+LITERATURE: Final = "What the literature advises, held against these files:"
 OF_TIMES: Final = "Brackets of times and speed-ups hold the 95 % intervals of all seeds."
 _UNITS: Final[Mapping[Quantity, str]] = {
     "accuracy": " %",
@@ -124,6 +126,7 @@ def _of_variant(study: Study, results: Results) -> Iterator[str]:
         yield _table(on_devices.header, on_devices.rows, n_left=1)
     if absent := [figures.id for _, figures in filled if figures.is_empty]:
         yield f"Nothing was run of: {', '.join(absent)}."
+    yield from _advice(study, results)
     yield f"## {_name(results.variant)}: claims"
     judged = [judge(claim, study, results) for claim in study.claims]
     for is_ours, whose in ((False, "What the paper concludes:"), (True, "What we claim:")):
@@ -133,6 +136,22 @@ def _of_variant(study: Study, results: Results) -> Iterator[str]:
             yield "\n".join(lines)
     if absent := [one.claim.id for one in judged if one.ruling is Ruling.NOT_RUN]:
         yield f"Nothing was run of what decides: {', '.join(absent)}."
+
+
+def _advice(study: Study, results: Results) -> Iterator[str]:
+    """Yield what the outcomes advise, in the words of the HTML page."""
+    given = advice_of(study, results)
+    if given:
+        yield f"## {_name(results.variant)}: what to use when"
+    for advice in given:
+        if len(given) > 1:
+            yield f"### {_plain(advice.about)}"
+        yield _plain(advice.paragraph)
+        if advice.tested:
+            yield LITERATURE
+            yield "\n".join(
+                f"- **{one.verdict.upper()}** {one.text} ({one.source}) {_plain(one.figures)}." for one in advice.tested
+            )
 
 
 def _title(table: FilledTable) -> str:

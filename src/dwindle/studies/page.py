@@ -11,8 +11,10 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, Te
 
 from dwindle.bench.ledger import Entry
 from dwindle.errors import StudyError
+from dwindle.report.advice import Advice
 from dwindle.report.facts import text
 from dwindle.report.words import duration
+from dwindle.studies.advised import advice_of
 from dwindle.studies.asked import Asked
 from dwindle.studies.cells import ClaimView, TableView, claim_view, table_view
 from dwindle.studies.claims import Ruling, judge
@@ -45,6 +47,7 @@ class Part:
     name: str
     about: str
     tiles: tuple[Tile, ...]
+    advice: tuple[Advice, ...]
     claims: tuple[ClaimView, ...]
     pictures: tuple[Picture, ...]
     tables: tuple[TableView, ...]
@@ -118,6 +121,7 @@ def _part(study: Study, entries: Sequence[Entry], variant: Variant, *, number: i
         name=f"{variant.preset}{', as published' if variant.is_as_published else ''}",
         about=" ".join(about for about in abouts if about),
         tiles=(*_run_tiles(planned(results, nodes), nodes), *_claim_tiles([judged.ruling for judged in claims])),
+        advice=advice_of(study, results),
         claims=tuple(claim_view(judged) for judged in claims),
         pictures=tuple(_picture(Asked(figure=f, study=study, results=results)) for f in study.figures),
         tables=tuple(table_view(table) for table in tables if not table.is_empty),

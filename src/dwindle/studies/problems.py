@@ -36,8 +36,7 @@ def problems_of(study: Study) -> Iterable[str]:
     for name, preset in study.presets.items():
         yield from _preset_problems(study, preset, f"presets.{name}")
     yield from _shown_problems(study)
-    if study.on_devices is not None:
-        yield from _on_devices_problems(study, study.on_devices)
+    yield from _advice_problems(study)
 
 
 def _further_problems(case: Case) -> Iterable[str]:
@@ -61,6 +60,16 @@ def _shown_problems(study: Study) -> Iterable[str]:
     for claim in study.claims:
         for side in (side for c in claim.conditions for side in (c.left, c.right) if side is not None):
             yield from _side_problems(study, side, f"claim {claim.id!r}")
+
+
+def _advice_problems(study: Study) -> Iterable[str]:
+    """Yield what is wrong with what advice and the table of devices are about."""
+    stages = [stage.name for stage in study.stages]
+    for name in () if study.advice is None else (study.advice.dense, *study.advice.stages):
+        if name not in stages:
+            yield f"advice names the stage {name!r}; {nearest(name, stages)}"
+    if study.on_devices is not None:
+        yield from _on_devices_problems(study, study.on_devices)
 
 
 def _on_devices_problems(study: Study, asked: OnDevices) -> Iterable[str]:

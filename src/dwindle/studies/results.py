@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from dwindle.bench.ledger import Entry
 from dwindle.core.statistics import Block, mean_of_trainings
 from dwindle.errors import StudyError
+from dwindle.report.facts import items
 from dwindle.studies.outcome import TIMED, Label, Outcome, Place, as_table, read_outcome, read_time
 from dwindle.studies.plan import Choice, Node, unfold
 from dwindle.studies.run import FAILURE, OUTCOME
@@ -192,6 +193,12 @@ class Results:
             n_seeds=min(first.n_seeds, second.n_seeds),
             is_exact=first.is_exact,
         )
+
+    def recipe(self, spot: Spot) -> list[Mapping[str, Any]] | None:
+        """Return the steps of an outcome as the ledger holds them; None where it was not made, or they are none."""
+        made = self._at(spot.stage, spot)
+        steps = next(iter(made.values())).entry.get("recipe") if made else None
+        return None if steps is None else [as_table(step) for step in items({"recipe": steps}, "recipe")]
 
     def n_missing(self, quantity: Quantity, spots: Iterable[Spot]) -> int:
         """Return how many of `spots` have no figure."""
