@@ -30,7 +30,7 @@ def test_only_the_student_gets_a_gradient_and_equal_answers_give_none():
     assert float(student.grad.abs().max()) < 1e-6
 
 
-@pytest.mark.parametrize(("student", "teacher"), [((4, 3), (4, 2)), ((4, 3), (3, 3)), ((4,), (4,))])
+@pytest.mark.parametrize(("student", "teacher"), [((4, 3), (4, 2)), ((4, 3), (3, 3)), ((4,), (4,)), ((4, 1), (4, 1))])
 def test_other_shapes_are_refused(student, teacher):
     with pytest.raises(DataError, match="scores"):
         divergence(torch.zeros(student), torch.zeros(teacher), temperature=1.0)

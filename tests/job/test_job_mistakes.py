@@ -203,6 +203,10 @@ def own(function: str, more: str = "") -> str:
         ({"more": "[[task.metrics]]\nname = 'r2'", "budget": "[budget]\nmax_r2_drop = 1"}, "put that metric first"),
         ({"budget": "[budget]\nmax_memory_peak = '50MB'"}, r"memory_peak, .*memory = true"),
         ({"budget": "[budget]\nmax_load_time = '5ms'"}, "load_time, .*dwindle bench"),
+        (
+            {"output": "[[recipe.steps]]\ntype = 'FineTune'\ndistillation = {}"},
+            "step 3, FineTune.*compares probabilities of classes, and the loss of this job is mse; learn from hints",
+        ),
         ({"output": "batch_size = 41"}, "take 41 examples at a time and the test split holds 40"),
     ],
 )

@@ -403,6 +403,14 @@ class TestRefusals:
         (problem,) = dw.Recipe(steps).check(context_of(networks=networks), model=start())
         assert "step 1" in problem
 
+    def test_what_is_no_network_or_gives_one_score_is_said_to_be_so(self) -> None:
+        (problem,) = dw.Recipe((dw.Distill(student="x"),)).check(context_of(networks={"x": "small.py"}), model=start())
+        assert "names the network 'x', which is str; give an nn.Module" in problem
+        one = dw.CompressedModel.dense(plain(n_classes=1))
+        context = context_of(networks={"x": plain(1, n_classes=1)})
+        (problem,) = dw.Recipe((dw.Distill(student="x"),)).check(context, model=one)
+        assert "at least two" in problem
+
     def test_a_student_full_of_nan_is_refused(self) -> None:
         broken = plain()
         broken[1].weight.data[0] = float("nan")

@@ -26,17 +26,17 @@ def divergence(student: Tensor, teacher: Tensor, *, temperature: float) -> Tenso
         temperature: what logits are divided by, positive.
 
     Raises:
-        DataError: the shapes differ, or there are no classes.
+        DataError: the shapes differ, or there are fewer than two classes.
 
     >>> import torch
     >>> logits = torch.tensor([[2.0, 0.0, -1.0]])
     >>> float(divergence(logits, logits, temperature=4.0))
     0.0
     """
-    if student.shape != teacher.shape or student.ndim < 2:
+    if student.shape != teacher.shape or student.ndim < 2 or student.shape[1] < 2:
         raise DataError(
             f"a student answers {tuple(student.shape)} and its teacher {tuple(teacher.shape)}; both must give scores "
-            "(batch, classes) of the same classes"
+            "(batch, classes) of the same classes, at least two"
         )
     softened = (functional.log_softmax(logits.float() / temperature, dim=1) for logits in (student, teacher))
     ours, theirs = softened

@@ -18,6 +18,7 @@ from dwindle.errors import DataError, DwindleError, RecipeError, SettingError
 from dwindle.exporters.preprocessing import Preprocessing
 from dwindle.job.inputs import BATCH_SIZE, context_of, first_inputs, length
 from dwindle.job.job import Job
+from dwindle.job.losses import LOSSES
 from dwindle.network.batches import (
     IGNORED_LABEL,
     Batches,
@@ -29,7 +30,9 @@ from dwindle.network.batches import (
     try_loss,
 )
 from dwindle.network.compressed import CompressedModel
+from dwindle.network.distillation import Distillation
 from dwindle.network.inputs import Targets, as_inputs, describe
+from dwindle.recipe.plain import describe_step
 from dwindle.runtimes.protocol import Array
 from dwindle.technique import Needs
 
@@ -49,6 +52,7 @@ def check_job(job: Job) -> None:
     trains = any(Needs.TRAINING in step.needs for step in job.recipe.steps)
     for part in ("train", "validation", "test"):
         _check_split(job, part, trains=trains)
+    _check_distillation(job)
     if job.budget is not None:
         _check_budget(job, job.budget)
     if (size := job.export.batch_size) is not None and length(job.data.test) < size:
@@ -106,6 +110,18 @@ def _check_split(job: Job, part: str, *, trains: bool) -> None:
         raise DataError(
             f"{probe.where}: top-5 accuracy of {output.shape[1]} classes is always 1; name another metric first"
         )
+
+
+def _check_distillation(job: Job) -> None:
+    """Refuse to compare as probabilities of classes what the loss takes for something else."""
+    losses = {loss: name for name, loss in LOSSES.items() if loss is not functional.cross_entropy}
+    for number, step in enumerate(job.recipe.steps, start=1):
+        distillation = getattr(step, "distillation", None)
+        if isinstance(distillation, Distillation) and distillation.alpha < 1 and job.task.loss in losses:
+            raise SettingError(
+                f"step {number}, {describe_step(step)}, compares probabilities of classes, and the loss of this job is "
+                f"{losses[job.task.loss]}; learn from hints alone (alpha = 1), or leave distillation out"
+            )
 
 
 def _check_budget(job: Job, budget: Budget) -> None:

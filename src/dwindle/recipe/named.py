@@ -50,6 +50,8 @@ def name_problems(step: Technique, networks: Mapping[str, nn.Module]) -> Iterato
                 f"names the network {name!r}, which the context does not offer; {nearest(name, networks)}; give it in "
                 "Context(networks=...)"
             )
+        elif not isinstance(cast("object", networks[name]), nn.Module):
+            yield f"names the network {name!r}, which is {type(networks[name]).__name__}; give an nn.Module"
         elif bad := [key for key, tensor in networks[name].state_dict().items() if not _is_finite(tensor)]:
             yield f"names the network {name!r}, which holds NaN or infinite values in {bad[0]!r}; train it again"
 
@@ -90,18 +92,19 @@ def _teachers(step: Technique, context: Context, network: nn.Module) -> list[nn.
 
 def _difference(student: nn.Module, teacher: nn.Module, example: Inputs) -> str:
     """Return in which the answers differ; nothing where the one can learn from the other."""
-    shapes: list[str] = []
+    shapes: list[tuple[int, ...] | str] = []
     for who, network in (("student", student), ("teacher", teacher)):
         try:
             found = answer(network, example)
         except Exception as error:  # ruff: ignore[blind-except] (a user's own code)
             return f"its {who} does not take the example ({type(error).__name__}: {error})"
-        shapes.append(str(tuple(found.shape)) if isinstance(found, Tensor) else type(found).__name__)
+        shapes.append(tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__)
     ours, theirs = shapes
-    if ours == theirs and ours.startswith("("):
+    if ours == theirs and isinstance(ours, tuple) and len(ours) > 1 and ours[1] > 1:
         return ""
     return (
-        f"its student answers {ours} and its teacher {theirs}; both must give one tensor of scores of the same classes"
+        f"its student answers {ours} and its teacher {theirs}; both must give one tensor of scores (batch, classes) of "
+        "the same classes, at least two"
     )
 
 
