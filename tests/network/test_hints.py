@@ -142,8 +142,8 @@ def test_a_name_of_the_student_that_a_map_would_take_stays_its_own() -> None:
 @pytest.mark.parametrize(
     ("pair", "message"),
     [
-        (("00", "stem"), r"module '00', which the student does not have; the nearest known one is '0'"),
-        (("0", "stm"), r"module 'stm', which the teacher does not have; the nearest known one is 'stem'"),
+        (("00", "stem"), r"module '00', which the student does not have; the nearest names are \['0'"),
+        (("0", "stm"), r"module 'stm', which the teacher does not have; the nearest names are \['stem'"),
         (("3", "stem"), r"'3', which answers \(2, 48\), with 'stem' of the teacher, which answers \(2, 6, 4, 4\)"),
     ],
 )

@@ -10,6 +10,7 @@ Reference: A. Romero et al., "FitNets: hints for thin deep nets", 2015.
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,6 @@ from torch.nn import functional
 from dwindle.errors import NetworkError
 from dwindle.network.answers import answer
 from dwindle.network.inputs import Inputs
-from dwindle.settings import nearest
 
 Pairs = Sequence[tuple[str, str]]
 """Module of the student, module of its teacher."""
@@ -40,8 +40,10 @@ class Watched:
         wanted = list(dict.fromkeys(paths))
         for path in wanted:
             if path not in modules:
-                known = nearest(path, [name for name in modules if name])
-                raise NetworkError(f"hints name the module {path!r}, which the {whose} does not have; {known}")
+                near = difflib.get_close_matches(path, [name for name in modules if name], n=3, cutoff=0.0)
+                raise NetworkError(
+                    f"hints name the module {path!r}, which the {whose} does not have; the nearest names are {near}"
+                )
         self._handles: Final = [modules[path].register_forward_hook(self._keeper(path)) for path in wanted]
 
     def take(self, path: str) -> Tensor:
