@@ -81,18 +81,16 @@ def _purposes(question: Question) -> Iterator[Statement]:
 
 
 def _smallest(question: Question, within: Sequence[Candidate]) -> list[Statement]:
-    best = _least(within)
-    if best is None:
+    if not any(c.smallest for c in within):
         return []
     lead = f"If at most {_bound(question)} of {question.metric} may be lost, "
+    best = _least(c for c in within if _is_smaller(c, question))
+    if best is None:
+        return [Statement(kind="nothing", words=f"{lead}no file is shown to be smaller than the dense one.")]
     winner, name, size = best
     dense_name, dense = _dense_beside(question, name)
-    if dense is not None and not is_below(size, dense):
-        return [Statement(kind="nothing", words=f"{lead}no file is shown to be smaller than the dense {dense_name}.")]
-    rivals = [c for c in within if c is not winner and c.smallest is not None and not is_below(size, c.smallest[1])]
-    ratio = (
-        "" if dense is None else f", {significant(dense.value / size.value)} times smaller than the dense {dense_name}"
-    )
+    rivals = _no_larger(winner, within)
+    ratio = f", {significant(dense.value / size.value)} times smaller than the dense {dense_name}" if dense else ""
     figures = f"{human_bytes(size.value)} as {name}{ratio}; {_drop_words(winner, question)}"
     if len(question.candidates) == 1:
         words = f"{lead}{winner.name} will do ({figures})."
@@ -114,8 +112,8 @@ def _fastest(question: Question, within: Sequence[Candidate]) -> Iterator[Statem
     if not faster:
         yield Statement(kind="nothing", words=_NONE_FASTER)
         return
-    best, *others = faster
-    rivals = [c for c in others if not is_below(_speed(c), _speed(best))]
+    best = faster[0]
+    rivals = [c for c in timed if c is not best and not is_below(_speed(c), _speed(best))]
     figures = f"({_speed_words(best)} as the dense one; {_drop_words(best, question)})"
     if len(question.candidates) == 1:
         words = f"It is faster, too ({_speed_words(best)} as the dense one)."
@@ -129,17 +127,14 @@ def _fastest(question: Question, within: Sequence[Candidate]) -> Iterator[Statem
 
 def _untrained(question: Question, within: Sequence[Candidate], *, said: set[str]) -> Iterator[Statement]:
     untrained = [c for c in within if not c.methods.trains]
-    best = _least(untrained)
+    best = _least(c for c in untrained if _is_smaller(c, question))
     if best is None:
         return
     winner, name, size = best
     if winner.name in said:
         yield Statement(kind="untrained", words=f"{winner.name} needs no training.", subjects=(winner.name,))
         return
-    _, dense = _dense_beside(question, name)
-    if dense is not None and not is_below(size, dense):
-        return
-    rivals = [c for c in untrained if c is not winner and c.smallest is not None and not is_below(size, c.smallest[1])]
+    rivals = _no_larger(winner, untrained)
     words = f"Without any training, {winner.name} is {'among the smallest' if rivals else 'the smallest'} "
     words += f"({human_bytes(size.value)} as {name}; {_drop_words(winner, question)})."
     yield Statement(kind="untrained", words=words, subjects=(winner.name,))
@@ -239,6 +234,21 @@ def _least(candidates: Iterable[Candidate]) -> tuple[Candidate, str, Interval] |
     """Return the candidate with the smallest file, what that is called, and its bytes."""
     found = [(c, *c.smallest) for c in candidates if c.smallest is not None]
     return min(found, key=lambda item: item[2].value, default=None)
+
+
+def _is_smaller(candidate: Candidate, question: Question) -> bool:
+    """Return whether its smallest file is shown to be smaller than the dense one, where there is one."""
+    if candidate.smallest is None:
+        return False
+    name, size = candidate.smallest
+    _, dense = _dense_beside(question, name)
+    return dense is None or is_below(size, dense)
+
+
+def _no_larger(winner: Candidate, others: Iterable[Candidate]) -> list[Candidate]:
+    """Return which of the others are not shown to be larger."""
+    size = _size(winner)
+    return [c for c in others if c is not winner and c.smallest is not None and not is_below(size, c.smallest[1])]
 
 
 def _dense_beside(question: Question, name: str) -> tuple[str, Interval | None]:
