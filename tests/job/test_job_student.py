@@ -159,3 +159,11 @@ def test_a_job_spec_says_what_is_wrong_with_a_table_of_networks() -> None:
     )
     with pytest.raises(SettingError, match=r"job\.toml: networks\.one"):
         spec.further(where="job.toml")
+
+
+@pytest.mark.slow
+def test_the_example_of_a_student_by_way_of_an_assistant_runs(repository: Path, tmp_path: Path) -> None:
+    outcome = run_job(load_job(repository / "examples/digits/distill.toml", out=tmp_path))
+    assert outcome.summary["compression_ratio"] > 10
+    assert outcome.summary["accuracy"] > 0.9
+    assert "in place of the dense network" in outcome.summary["deployed"]

@@ -1,0 +1,35 @@
+"""The digits that scikit-learn embeds, a network for them that is trained on the spot, and a student of it."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from dwindle.data.digits import load_digits_splits
+from dwindle.data.splits import Splits
+from dwindle.network.fabric_trainer import FabricTrainer
+
+
+def data() -> Splits:
+    """Return train, validation and test."""
+    return load_digits_splits()
+
+
+def network(width: int) -> nn.Module:
+    """Return three convolutions and a linear layer, their weights drawn at random."""
+
+    def block(n_in: int, n_out: int) -> list[nn.Module]:
+        return [nn.Conv2d(n_in, n_out, 3, padding=1, bias=False), nn.BatchNorm2d(n_out), nn.ReLU()]
+
+    return nn.Sequential(
+        *block(1, width), *block(width, width), nn.MaxPool2d(2), *block(width, 2 * width),
+        nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(8 * width, 10),
+    )  # fmt: skip
+
+
+def trained(width: int, epochs: int) -> nn.Module:
+    """Return the network after a few seconds of training; a job of your own names a checkpoint instead."""
+    built = network(width)
+    trainer = FabricTrainer(train=data().train, batch_size=64, learning_rate=0.1, accelerator="cpu")
+    trainer(built, steps=epochs * trainer.steps_per_epoch, seed=torch.initial_seed(), stage="teacher")
+    return built
