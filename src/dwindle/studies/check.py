@@ -56,7 +56,7 @@ def _problems(node: Node, home: Path) -> Iterator[str]:
         arguments = built.get("arguments", {})
         yield from _function_problems(built["build"], arguments, home, where=f"{node.case.name}: networks.{name}.build")
     yield from (f"{where}: {problem}" for problem in _named_problems(node))
-    yield from (f"{where}: {problem}" for problem in _training_problems(node))
+    yield from (f"{where}: {problem}" for problem in (*_training_problems(node), *_measure_problems(node)))
     for name in FUNCTIONS:
         reference = node.training[name]
         if reference is None or reference == NONE:
@@ -116,6 +116,19 @@ def _training_problems(node: Node) -> Iterator[str]:
         yield f"training.learning_rate = {rate!r}; give a positive number"
     if patience not in (None, NONE) and not _is_count(patience):  # ruff: ignore[literal-membership] (not hashable?)
         yield f"training.patience = {patience!r}; give a whole number of at least 1, or {NONE!r}"
+
+
+def _measure_problems(node: Node) -> Iterator[str]:
+    """Yield what is wrong with what is measured."""
+    seconds = node.measures.speedup_seconds
+    if (
+        isinstance(seconds, bool)
+        or not isinstance(seconds, int | float)
+        or not (math.isfinite(seconds) and seconds >= 0)
+    ):
+        yield f"measures.speedup_seconds = {seconds!r}; give a number of seconds, 0 for none"
+    elif seconds and not node.measures.onnx:
+        yield "measures.speedup_seconds times the .onnx; set measures.onnx = true"
 
 
 def _is_count(value: Any) -> bool:

@@ -238,7 +238,9 @@ class Workshop:
     def _tidy(self, node: Node, deployment: Deployment) -> Path | None:
         """Keep what is needed again, the model of a training; return the deployed file if it was asked for."""
         folder, kept = self._folder_of(node), None
-        for file in reversed([*deployment.artifacts.values()]):  # the .dwn, which is the first, is the one that is named
+        for file in reversed(
+            [*deployment.artifacts.values()]
+        ):  # the .dwn, which is the first, is the one that is named
             if node.stage.keeps_file:
                 kept = self.folder / "files" / f"{_file_name(node.words)}-{node.key}{file.path.suffix}"
                 write_whole(kept, file.path.read_bytes())
