@@ -224,3 +224,41 @@ def test_a_recurrent_layer_alone_has_its_units_as_outputs() -> None:
     found = find_groups(nn.LSTM(5, 6), torch.randn(3, 7, 5))
     assert found.groups == ()
     assert found.left == {"": "its channels are outputs of the network"}
+
+
+def test_a_packed_sequence_is_left_and_the_rest_is_found() -> None:
+    def forward(n: Any, x: Tensor) -> Tensor:
+        lengths = torch.full((len(x),), x.shape[1])
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True)
+        return n.head(torch.relu(n.middle(n.lstm(packed)[1][0][-1])))
+
+    torch.manual_seed(0)
+    network = Net(forward, lstm=nn.LSTM(5, 6, batch_first=True), middle=nn.Linear(6, 8), head=nn.Linear(8, 3)).eval()
+    found = find_groups(network, torch.randn(3, 7, 5))
+    assert [group.name for group in found.groups] == ["middle"]
+    assert set(found.left) == {"lstm", "head"}
+
+
+def test_a_network_that_cannot_be_captured_keeps_its_units() -> None:
+    def forward(n: Any, x: Tensor) -> Tensor:
+        outputs, _ = n.gru(x)
+        return n.head(outputs[:, -1] if float(x.sum()) > 0 else outputs[:, 0])
+
+    network = Net(forward, gru=nn.GRU(5, 6, batch_first=True), head=nn.Linear(6, 3)).eval()
+    found = find_groups(network, torch.randn(3, 7, 5))
+    assert not found.groups
+    assert "torch.export cannot capture" in found.left["gru"]
+
+
+def test_one_example_of_one_step_is_enough() -> None:
+    torch.manual_seed(0)
+    network = Net(
+        lambda n, x: n.head(n.lstm(x)[0][:, -1]),
+        lstm=nn.LSTM(5, 6, 2, batch_first=True, bidirectional=True, dropout=0.5),
+        head=nn.Linear(12, 3),
+    )
+    network.train()
+    found = find_groups(network, torch.randn(1, 1, 5))
+    assert {group.name for group in found.groups} == {f"lstm.l{i}{s}" for i in (0, 1) for s in ("", "_reverse")}
+    assert network.training
+    assert network.lstm.training
