@@ -107,6 +107,7 @@ def test_a_tail_keeps_its_n_largest():
     assert n_of_m_support(values, 2, 4).tolist() == [[False, False, True, True, False, True, True]]
     assert n_of_m_support(torch.ones(3, 1), 1, 4).all()
     assert n_of_m_support(torch.ones(3, 2), 1, 4).tolist() == [[False, True]] * 3
+    assert n_of_m_support(torch.ones(3, 5), 2, 10**9).tolist() == [[False, False, False, True, True]] * 3
     for shape in ((0, 4), (4, 0), (2, 0, 3), (2, 3, 0)):
         assert n_of_m_support(torch.empty(shape), 2, 4).shape == shape
 
@@ -182,6 +183,8 @@ def test_layers_without_spread_are_left_alone():
         (lambda: n_of_m_support(torch.full((2, 2), torch.nan), 1, 2), "n_of_m_support: 4 of 4 values are NaN"),
         (lambda: NOfM(n=4, m=4), "got n=4, m=4"),
         (lambda: NOfM(n=0), "got n=0, m=4"),
+        (lambda: NOfM(n=1.5), r"whole numbers .* got n=1\.5, m=4"),
+        (lambda: NOfM(n="2"), "whole numbers .* got n='2', m=4"),
         (lambda: std_support(torch.ones(3), -1.0), "not negative, got -1.0"),
         (lambda: std_support(torch.ones(3), float("inf")), "finite"),
         (lambda: find_std_multiplier({}, 0.5), "no weights to prune"),

@@ -66,6 +66,9 @@ def test_what_cannot_go_back_is_refused():
     wider.head = nn.Linear(96, 5)
     with pytest.raises(NetworkError, match=r"'head.weight' is torch.float32 of shape \(5, 96\) in the early network"):
         rewound(model, wider)
+    narrow = dw.PruneChannels(pruning_ratio=0.5, round_to=1).apply(model, small_context())
+    with pytest.raises(NetworkError, match=r"of shape \(3, .*rewind before channels are removed"):
+        rewound(narrow, small_network(seed=1))
     lost = small_network(seed=1)
     torch.nn.init.constant_(lost.head.bias, torch.nan)
     with pytest.raises(NetworkError, match=r"'head\.bias' holds 4 NaN"):
@@ -80,3 +83,5 @@ def test_settings_that_cannot_work_are_refused():
         Rewind(to="rates")
     with pytest.raises(SettingError, match="rounds counts trainings from 1, got 0"):
         Rewind(rounds=0)
+    with pytest.raises(SettingError, match=r"rounds counts trainings from 1, got 1\.5"):
+        Rewind(rounds=1.5)

@@ -338,6 +338,8 @@ def test_settings_that_came_later_do_not_rename_earlier_checkpoints():
     [
         ({}, "exactly one of sparsity, std_multiplier and pattern, got sparsity=None"),
         ({"sparsity": 0.5, "pattern": dw.NOfM()}, r"got sparsity=0\.5, std_multiplier=None, pattern=NOfM\(n=2, m=4\)"),
+        ({"pattern": "2:4"}, r"pattern is NOfM\(n=2, m=4\), say, got '2:4'"),
+        ({"sparsity": 0.5, "rewind": "weights", "epochs": 1}, r"rewind is Rewind\(.*\), say, got 'weights'"),
         ({"pattern": dw.NOfM(), "scope": "global"}, "leave scope and criterion out"),
         ({"pattern": dw.NOfM(), "criterion": "std"}, "leave scope and criterion out"),
         ({"sparsity": 0.5, "rewind": dw.Rewind()}, "rewind trains again after pruning: give positive epochs, got None"),

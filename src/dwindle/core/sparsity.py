@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,8 +30,11 @@ class NOfM:
     m: int = 4
 
     def __post_init__(self) -> None:
-        if not 1 <= self.n < self.m:
-            raise SettingError(f"NOfM: of every m weights n stay, 1 <= n < m, got n={self.n}, m={self.m}")
+        given: tuple[Any, ...] = (self.n, self.m)
+        if any(type(number) is not int for number in given) or not 1 <= self.n < self.m:
+            raise SettingError(
+                f"NOfM: of every m weights n stay, whole numbers with 1 <= n < m, got n={self.n!r}, m={self.m!r}"
+            )
 
     @property
     def sparsity(self) -> float:
@@ -135,10 +139,11 @@ def n_of_m_support(values: Tensor, n: int, m: int, *, within: Tensor | None = No
     if magnitudes.size == 0:
         return torch.ones(values.shape, dtype=torch.bool)
     rows = np.moveaxis(magnitudes, 1, -1).reshape(len(magnitudes), -1)
-    filled = np.pad(rows, ((0, 0), (0, -rows.shape[1] % m)), constant_values=-2.0)  # what fills up goes before all else
-    groups = filled.reshape(-1, m)
+    size = min(m, rows.shape[1])
+    filled = np.pad(rows, ((0, 0), (0, -rows.shape[1] % size)), constant_values=-2.0)  # it goes before all else
+    groups = filled.reshape(-1, size)
     kept = np.ones(groups.shape, np.bool_)
-    np.put_along_axis(kept, np.argsort(groups, axis=1, kind="stable")[:, : m - n], values=False, axis=1)
+    np.put_along_axis(kept, np.argsort(groups, axis=1, kind="stable")[:, : max(size - n, 0)], values=False, axis=1)
     kept &= groups >= 0.0
     inputs_last = (values.shape[0], *values.shape[2:], values.shape[1])
     kept = kept.reshape(filled.shape)[:, : rows.shape[1]].reshape(inputs_last)

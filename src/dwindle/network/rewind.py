@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor, nn
@@ -34,8 +34,9 @@ class Rewind:
     def __post_init__(self) -> None:
         if self.to not in {"weights", "learning_rate"}:
             raise SettingError(f"Rewind: to is 'weights' or 'learning_rate', got {self.to!r}")
-        if self.rounds < 1:
-            raise SettingError(f"Rewind: rounds counts trainings from 1, got {self.rounds}")
+        given: Any = self.rounds
+        if type(given) is not int or given < 1:
+            raise SettingError(f"Rewind: rounds counts trainings from 1, got {given!r}")
 
     @property
     def needs_early(self) -> bool:
@@ -85,5 +86,5 @@ def _require_same_tensors(model: CompressedModel, values: Mapping[str, Tensor]) 
         if tensor.shape != values[name].shape or tensor.dtype != values[name].dtype:
             raise NetworkError(
                 f"{name!r} is {values[name].dtype} of shape {tuple(values[name].shape)} in the early network and "
-                f"{tensor.dtype} of shape {tuple(tensor.shape)} now; {_REMEDY}"
+                f"{tensor.dtype} of shape {tuple(tensor.shape)} now; {_REMEDY}, and rewind before channels are removed"
             )
