@@ -144,7 +144,7 @@ def test_what_few_values_and_few_weights_cost():
         ),
         ([{"type": "Cluster"}, {"type": "Densify"}], Methods()),
         ([{"type": "Cluster", "codebook_size": 8, "epochs": None}], Methods(is_clustered=True, codebook_size=8)),
-        ([{"type": 3}, {}, {"type": "FineTune"}], Methods(trains=True)),
+        ([{"type": 3}, {}, {"type": ["Cluster"]}, {"type": "FineTune"}], Methods(trains=True)),
         ([{"type": "PruneWeights", "sparsity": "much", "epochs": True}], Methods(is_pruned=True)),
     ],
 )

@@ -78,9 +78,10 @@ def methods_of(steps: Iterable[Step]) -> Methods:
     """
     found = Methods()
     for step in steps:
-        if _number(step, "epochs") > 0 or step.get("type") in _ALWAYS_TRAIN:
+        technique = str(step.get("type"))  # a ledger may hold anything
+        if _number(step, "epochs") > 0 or technique in _ALWAYS_TRAIN:
             found = replace(found, trains=True)
-        apply = _EFFECTS.get(str(step.get("type")))
+        apply = _EFFECTS.get(technique)
         found = found if apply is None else apply(found, step)
     return found
 
