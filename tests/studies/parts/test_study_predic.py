@@ -7,6 +7,7 @@ import math
 import pytest
 
 from dwindle.bench.ledger import Ledger
+from dwindle.job.resolve import resolve
 from dwindle.studies.markdown import study_page
 from dwindle.studies.page import render_study
 from dwindle.studies.plan import Choice, unfold
@@ -72,6 +73,18 @@ def test_the_plain_student_differs_by_its_teacher_alone(predic, preset):
 def test_the_published_distillation_has_no_square_of_the_temperature(predic):
     nodes = {n.stage.name: n for n in unfold(predic, Choice(preset="short", seeds=(0,), as_published=True))}
     assert nodes["distilled"].steps[0]["distillation"]["is_balanced"] is False
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_student_has_about_a_third_of_the_weights(predic, preset, tmp_path):
+    node = next(n for n in unfold(predic, Choice(preset=preset, seeds=(0,))) if n.stage.name == "distilled")
+    student = node.networks["MobileNetV2"]
+    built = [
+        resolve(build, tmp_path, where="test")(**arguments)
+        for build, arguments in ((node.case.build, node.build_arguments), (student["build"], student["arguments"]))
+    ]
+    teacher, taught = (sum(p.numel() for p in network.parameters()) for network in built)
+    assert 1.5 * taught < teacher < 6 * taught
 
 
 def test_printed_tables_are_whole(predic):
