@@ -168,7 +168,7 @@ DENSE = {".dwn": exactly(600e3)}
 def test_the_paragraph_names_a_file_for_each_purpose():
     said = advise(Question(dense=DENSE, candidates=(SMALL, FAST), n_trainings=3))
     assert said.paragraph == (
-        "If at most 1 point of accuracy may be lost, PCQAT is the smallest (50.0 KB as .dwn, 12.0 times smaller than "
+        "If accuracy may get worse by at most 1 point, PCQAT is the smallest (50.0 KB as .dwn, 12.0 times smaller than "
         "the dense .dwn; drop 0.30 [0.10, 0.50] points). Student is the fastest (2.10 [2.00, 2.20] times as fast as "
         "the dense one; drop 0.80 [0.60, 0.90] points). In this engine these run slower than the dense one: 8-bit "
         "weights and activations (PCQAT: 0.700 [0.600, 0.800] times as fast)."
@@ -177,7 +177,7 @@ def test_the_paragraph_names_a_file_for_each_purpose():
 
 def test_a_tighter_bound_changes_the_advice():
     question = Question(dense=DENSE, candidates=(SMALL, FAST), max_drop=0.05)
-    assert "None of the files is shown to keep within 0.05 points" in advise(question).paragraph
+    assert "No file is shown to get worse in accuracy by at most 0.05 points" in advise(question).paragraph
     question = Question(dense=DENSE, candidates=(SMALL, FAST), max_drop=0.4)
     assert "PCQAT (50.0 KB; drop 0.30 [0.10, 0.50] points) is undecided" in advise(question).paragraph
 

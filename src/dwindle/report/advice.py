@@ -71,7 +71,7 @@ def _purposes(question: Question) -> Iterator[Statement]:
     within = question.within()
     if not within:
         yield Statement(
-            kind="nothing", words=f"None of the files is shown to keep within {_bound(question)} of {question.metric}."
+            kind="nothing", words=f"No file is shown to get worse in {question.metric} by at most {_bound(question)}."
         )
         return
     smallest = _smallest(question, within)
@@ -83,7 +83,7 @@ def _purposes(question: Question) -> Iterator[Statement]:
 def _smallest(question: Question, within: Sequence[Candidate]) -> list[Statement]:
     if not any(c.smallest for c in within):
         return []
-    lead = f"If at most {_bound(question)} of {question.metric} may be lost, "
+    lead = f"If {question.metric} may get worse by at most {_bound(question)}, "
     best = _least(c for c in within if _is_smaller(c, question))
     if best is None:
         return [Statement(kind="nothing", words=f"{lead}no file is shown to be smaller than the dense one.")]
@@ -286,8 +286,8 @@ def _bound(question: Question) -> str:
 def _drop_words(candidate: Candidate, question: Question) -> str:
     drop = candidate.drop
     if drop is None:
-        return "its drop was not measured"
-    return f"drop {_interval(drop, question)} {question.unit}".rstrip()
+        return f"its {question.change} was not measured"
+    return f"{question.change} {_interval(drop, question)} {question.unit}".rstrip()
 
 
 def _interval(found: Interval, question: Question) -> str:

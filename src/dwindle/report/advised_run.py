@@ -22,6 +22,7 @@ def advice_of(facts: Facts) -> Advice:
     metric = judged_metric(facts)
     drop = best(facts, "compressed", f"{metric}_drop")
     speedup = best(facts, "compressed", "speedup")
+    measured = best(facts, "compressed", metric) or {}
     candidate = Candidate(
         name=NAME,
         methods=methods_of({"type": text(stage, "technique"), **table(stage, "settings")} for stage in facts.stages),
@@ -38,6 +39,7 @@ def advice_of(facts: Facts) -> Advice:
             max_drop=bound if bound is not None else MAX_DROP if unit == "points" else None,
             metric=metric.replace("_", " "),
             unit=unit,
+            change="rise" if number(table(measured, "metric"), "better") == -1 else "drop",
         )
     )
 

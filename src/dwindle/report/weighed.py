@@ -64,6 +64,7 @@ class Question:
         max_drop: the drop that is still good enough; None: nobody said.
         metric: what drops, in words.
         unit: of the drop.
+        change: what getting worse is called: a drop, or a rise where less is better.
         drop_between: drop of the first minus drop of the second, paired by example; None where it is not known.
         n_trainings: the fewest trainings that a figure rests on; 0 where that is not known.
     """
@@ -73,6 +74,7 @@ class Question:
     max_drop: float | None = 1.0
     metric: str = "accuracy"
     unit: str = "points"
+    change: str = "drop"
     drop_between: Between = no_pairs
     n_trainings: int = 0
 

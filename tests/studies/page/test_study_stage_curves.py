@@ -69,6 +69,6 @@ def test_both_pages_advise_in_the_same_words(study, outcomes):
     advised = replace(study, advice=Advised(dense="dense", max_drop=90.0))
     entries = [replace(e, data={**e.data, "recipe": [{"type": "Cluster"}]}) for e in outcomes]
     page, html = study_page(advised, entries), render_study(advised, entries)
-    paragraphs = [line for line in page.splitlines() if line.startswith("If at most 90 points")]
+    paragraphs = [line for line in page.splitlines() if line.startswith("If accuracy may get worse by at most 90 p")]
     assert len(paragraphs) == 4
     assert all(paragraph in html for paragraph in paragraphs)

@@ -164,7 +164,7 @@ def test_advice_is_about_the_files_of_each_case(tiny: Study, timed: Any) -> None
     study = replace(tiny, advice=Advised(dense="dense", stages=("clustered",), max_drop=100.0))
     first, second = advice_of(study, Results.of(timed, ONE))
     assert (first.about, second.about) == ("Big on Shoes", "Small on Shoes")
-    assert "If at most 100 points of accuracy may be lost" in first.paragraph
+    assert "If accuracy may get worse by at most 100 points" in first.paragraph
     assert "125 bytes as zipped .onnx, 2.00 times smaller than the dense zipped .onnx" in first.paragraph
     assert "(2.00 [1.75, 2.25] times as fast" in first.paragraph
     page = study_page(study, timed)
