@@ -30,8 +30,8 @@ def figures(entries: Any, name: str, **changes: Any) -> list[Entry]:
 def test_the_budget_of_the_run_is_the_bound(entries: tuple[Entry, ...]) -> None:
     assert advice_of(gather(entries)).paragraph == (
         "If accuracy may get worse by at most 0.5 points, the compressed network will do (1.20 MB as .dwn, 37.2 times "
-        f"smaller than the dense .onnx; drop 0.21 [{MINUS}0.05, 0.47] points). It is faster, too (2.01 [1.96, 2.06] times as "
-        "fast as the dense one)."
+        f"smaller than the dense .onnx; drop 0.21 [{MINUS}0.05, 0.47] points). "
+        "It is faster, too (2.01 [1.96, 2.06] times as fast as the dense one)."
     )
     assert "at most 1 point," in advice_of(gather(without(entries, "budget", "summary"))).paragraph
 
