@@ -211,6 +211,26 @@ def test_convolutions_before_and_linear_layers_behind_are_found_as_well() -> Non
         "lstm.weight_ih_l0_reverse",
     }
     assert isinstance(network.lstm, nn.LSTM)
+    twin, cuts = network, []
+    for group in found.groups:
+        channels = range(0, group.n_channels, 2)
+        twin = masked(twin, group, channels)
+        cuts += group.cuts(channels)
+    after = remove(CompressedModel.dense(network), cuts).network
+    assert (after.lstm.input_size, after.lstm.hidden_size) == (4, 3)
+    torch.testing.assert_close(after(x), twin(x), rtol=1e-4, atol=1e-5)
+
+
+def test_words_before_a_recurrent_layer() -> None:
+    torch.manual_seed(0)
+    network = Net(
+        lambda n, x: n.head(n.gru(n.words(x))[1].transpose(0, 1).flatten(1)),
+        words=nn.Embedding(9, 5),
+        gru=nn.GRU(5, 6, batch_first=True, bidirectional=True),
+        head=nn.Linear(12, 3),
+    ).eval()
+    found = find_groups(network, torch.randint(9, (3, 7)))
+    assert {group.name for group in found.groups} == {"gru.l0", "gru.l0_reverse"}
 
 
 def test_only_the_layers_asked_for() -> None:

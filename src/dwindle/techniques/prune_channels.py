@@ -148,13 +148,16 @@ class PruneChannels:
         found = find_groups(model.network, context.example, layers=layers)
         others = {group.together or group.name for group in found.groups if not set(group.weights()) <= selected}
         groups = [group for group in found.groups if (group.together or group.name) not in others]
+        left = dict.fromkeys(sorted(others), "not all weights that compute its channels are selected") | dict(
+            found.left
+        )
         if not groups:
-            reasons = "; ".join(f"{name}: {reason}" for name, reason in list(found.left.items())[:3])
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in list(left.items())[:3])
             raise SelectionError(
                 f"PruneChannels: no channel of the {len(selected)} selected weights can go"
                 + (f" ({reasons})" if reasons else "; select every layer whose outputs are added together")
             )
-        return groups, found.left
+        return groups, left
 
     def _prune(
         self, model: CompressedModel, context: Context, groups: list[Group], *, sizes: Mapping[str, int], number: int
