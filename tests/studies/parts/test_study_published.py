@@ -1,4 +1,4 @@
-"""This file tests what the published protocol of Tian et al. does to splits, optimizer and learning rate."""
+"""This file tests what the published protocols of Tian et al. and of Predic et al. do to data and training."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from dwindle.data.digits import load_digits_splits
+from dwindle.studies import published
 from dwindle.studies.published import (
     a_tenth_every_20_of_100,
     a_tenth_every_30_of_100,
@@ -51,3 +52,29 @@ def test_weight_decay_is_on_every_parameter_and_momentum_is_plain():
 def test_the_learning_rate_falls_at_the_epochs_of_table_2(schedule, n):
     for epoch in range(100):
         assert schedule(epoch / 100) == pytest.approx(0.1 ** (epoch // n))
+
+
+def test_adam_of_predic_et_al_has_no_weight_decay():
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = published.adam([{"params": [weight], "weight_decay": 0.5}], 0.001)
+    assert (optimizer.defaults["lr"], optimizer.defaults["eps"]) == (0.001, 1e-7)
+    assert all(group["weight_decay"] == 0.0 for group in optimizer.param_groups)
+
+
+def test_flips_and_rotations_keep_shape_and_range():
+    images = torch.rand(4, 3, 8, 8)
+    varied = published.flip_and_rotate(images, torch.Generator().manual_seed(0))
+    assert varied.shape == images.shape
+    assert not torch.equal(varied, images)
+    assert float(varied.min()) >= 0.0
+    assert float(varied.max()) <= 1.0
+
+
+@pytest.mark.parametrize(("asked", "passed"), [("none", None), (7, 7)])
+def test_tiles_are_asked_for_at_their_size(monkeypatch, asked, passed):
+    seen = {}
+    monkeypatch.setattr(published, "load_nct_crc_he", lambda **settings: seen.update(settings))
+    published.load_tiles(size=24, max_per_class=asked)
+    assert seen["form"].size == 24
+    assert seen["form"].max_bytes > 100_000 * 224 * 224 * 3 * 4
+    assert seen["max_per_class"] == passed
