@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dwindle.core.channels import choose_kept
+from dwindle.errors import NetworkError
 from dwindle.network.compressed import CompressedModel
 from dwindle.network.coupled import masked
 from dwindle.network.groups import find_groups
@@ -221,6 +222,33 @@ def test_convolutions_before_and_linear_layers_behind_are_found_as_well() -> Non
     torch.testing.assert_close(after(x), twin(x), rtol=1e-4, atol=1e-5)
 
 
+def test_code_may_ask_a_recurrent_layer_for_its_sizes() -> None:
+    def forward(n: Any, x: Tensor) -> Tensor:
+        kind = type(n.gru) is nn.GRU and isinstance(n.gru, nn.RNNBase)
+        return n.head(n.gru(input=x[..., : n.gru.input_size], hx=None)[0][:, -1, : n.gru.hidden_size] * kind)
+
+    torch.manual_seed(0)
+    network = Net(forward, gru=nn.GRU(5, 6, batch_first=True), head=nn.Linear(6, 3)).eval()
+    found = find_groups(network, torch.randn(3, 7, 5))
+    assert [group.name for group in found.groups] == ["gru.l0"]
+    assert "forward" not in vars(network.gru)
+
+
+def test_recurrent_layers_do_not_depend_on_the_trace_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch_pruning
+
+    def fail(*arguments: Any, **settings: Any) -> None:
+        raise ValueError("lost")
+
+    monkeypatch.setattr(torch_pruning.DependencyGraph, "build_dependency", fail)
+    network = build("last step")
+    found = find_groups(network, torch.randn(3, 7, 5))
+    assert [group.name for group in found.groups] == ["lstm.l0"]
+    assert "cannot be traced: ValueError: lost" in found.left[""]
+    with pytest.raises(NetworkError, match="cannot be traced: ValueError: lost"):
+        find_groups(nn.Sequential(nn.Linear(5, 6), nn.Linear(6, 2)), torch.randn(3, 5))
+
+
 def test_words_before_a_recurrent_layer() -> None:
     torch.manual_seed(0)
     network = Net(
@@ -237,6 +265,10 @@ def test_only_the_layers_asked_for() -> None:
     network = build("one after the other")
     found = find_groups(network, torch.randn(3, 7, 5), layers=["gru"])
     assert [group.name for group in found.groups] == ["gru.l0"]
+    assert not found.left
+    found = find_groups(network, torch.randn(3, 7, 5), layers=["lstm"])
+    assert {group.together for group in found.groups} == {"lstm"}
+    assert "gru.weight_ih_l0" in {slot.tensor for group in found.groups for slot in group.slots}
     assert not found.left
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, Final, cast
 
 import torch
@@ -40,6 +41,7 @@ _RUN: Final = frozenset({
 _SUM: Final = "aten.sum.dim_IntList"
 _NORM: Final = "aten.batch_norm.default"
 _NEAR: Final = 1e-11
+_NO_WEIGHT: Final = "they are multiplied by something that is no weight of the network"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +54,9 @@ class Read:
     role: str
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A call that computes channels: for each of its outputs their numbers along the last axis, row by row.
-
-    Attributes:
-        outputs: for each output (a tensor) either one row for all, or one for each index of the first axis.
-        inputs: names of the weights whose columns read the call's first argument.
-    """
-
-    outputs: tuple[tuple[tuple[int, ...], ...], ...]
-    inputs: tuple[str, ...]
+Source = tuple[tuple[tuple[int, ...], ...], ...]
+"""What a call computes: for each output (a tensor) the numbers along its last axis; one row of them for all, or one for
+each index of the first axis."""
 
 
 @dataclass(eq=False)
@@ -128,7 +122,7 @@ class _Runner(fx.Interpreter):
 
     def _computed(self, source: Source, value: Any) -> tuple[Tensor, ...]:
         twins: list[Tensor] = []
-        for rows, output in zip(source.outputs, cast("Sequence[Tensor]", value), strict=True):
+        for rows, output in zip(source, cast("Sequence[Tensor]", value), strict=True):
             marks = self._marks[torch.tensor(rows)]  # (rows, channels)
             shaped = marks.reshape(len(rows), *[1] * (output.ndim - 2), marks.shape[1])
             twins.append(shaped.expand(output.shape).contiguous())
@@ -196,10 +190,10 @@ class _Runner(fx.Interpreter):
         states = [node.args[1]] if isinstance(node.args[1], fx.Node) else cast("list[fx.Node]", node.args[1])
         if any(self._twins.get(state) is not None for state in states):
             raise _LostError("they are the first state of another recurrent layer")
-        source = self._sources.get(node.name)
-        if source is None:
-            raise _LostError("they reach a recurrent layer that cannot be cut")
-        self._read(node, source.inputs, x_axis=-1)
+        weights, n_layers, is_bidirectional = cast("tuple[list[fx.Node], int, bool]", itemgetter(2, 4, 7)(node.args))
+        n_each = len(weights) // (n_layers * (2 if is_bidirectional else 1))
+        readers = [weights[0], weights[n_each]] if is_bidirectional else [weights[0]]
+        self._read(node, [self._name(reader) for reader in readers], x_axis=-1)
 
     def _normalized(self, node: fx.Node) -> Any:
         channels = self._along(node, 1)
@@ -209,10 +203,14 @@ class _Runner(fx.Interpreter):
         return self._twins[cast("fx.Node", node.args[0])]
 
     def _weight(self, node: fx.Node, place: int) -> str:
-        weight = cast("fx.Node", node.args[place])
+        if self._twins.get(cast("fx.Node", node.args[0])) is None:
+            raise _LostError(_NO_WEIGHT)
+        return self._name(cast("fx.Node", node.args[place]))
+
+    def _name(self, weight: fx.Node) -> str:
         name = self._names.get(str(weight.target)) if weight.op == "get_attr" else None
-        if name is None or self._twins.get(cast("fx.Node", node.args[0])) is None:
-            raise _LostError("they are multiplied by something that is no weight of the network")
+        if name is None:
+            raise _LostError(_NO_WEIGHT)
         return name
 
     def _along(self, node: fx.Node, axis: int) -> tuple[int, ...]:

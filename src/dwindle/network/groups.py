@@ -21,8 +21,8 @@ from dwindle.errors import NetworkError
 from dwindle.network.capture import first_line
 from dwindle.network.coupled import SEED, Group, Role, Slot, Trial
 from dwindle.network.inputs import Inputs, as_tuple
+from dwindle.network.opaque import opaque_recurrence
 from dwindle.network.recurrent_groups import recurrent_groups
-from dwindle.network.stand_ins import Sizes, StandIn, standing_in
 from dwindle.network.surgery import CONVOLUTIONS, NORMS
 
 ROOTS: Final = (*CONVOLUTIONS, nn.Linear)
@@ -60,7 +60,13 @@ def find_groups(network: nn.Module, example: Inputs, *, layers: Collection[str] 
         else:
             groups.extend(together)
             taken.update(*map(_places, together))
-    for name, found in _coupled(network, probe, layers):
+    try:
+        coupled = [*_coupled(network, probe, layers)]
+    except NetworkError as error:
+        if not groups:
+            raise
+        coupled = [("", str(error))]  # the recurrent layers do not depend on it
+    for name, found in coupled:
         if isinstance(found, str):
             left[name] = found
         elif _places(found) & taken:
@@ -96,10 +102,8 @@ class _Trace:
         with warnings.catch_warnings(), torch.enable_grad():
             warnings.simplefilter("ignore")
             try:
-                with standing_in(network):
-                    graph.build_dependency(
-                        network, as_tuple(probe), verbose=False, customized_pruners={StandIn: Sizes()}
-                    )
+                with opaque_recurrence(network) as sizes:
+                    graph.build_dependency(network, as_tuple(probe), verbose=False, customized_pruners=sizes)
             except Exception as error:
                 raise NetworkError(
                     f"the couplings of the channels of {type(network).__name__} cannot be traced: "
@@ -142,7 +146,6 @@ class _Trace:
     def _slots(self, item: Any) -> list[Slot] | str:
         """Return where the channels lie in the layer that `item` of a group names, or why they cannot be cut there."""
         module = item.dep.target.module
-        module = module.stands_for if isinstance(module, StandIn) else module
         if isinstance(module, nn.Parameter):
             return "a parameter outside of any layer is applied to its channels"
         if id(module) not in self.names:  # an operation without weights: the trial tells

@@ -128,8 +128,7 @@ class _Units:
         n_directions = 2 if module.bidirectional else 1
         last = tuple(unit for row in rows[-n_directions:] for unit in row)
         states = (tuple(rows),) * (2 if isinstance(module, nn.LSTM) else 1)
-        inputs = tuple(_name(path, f"weight_ih_l0{suffix}") for suffix in ("", "_reverse")[:n_directions])
-        return Source(((last,), *states), inputs)
+        return ((last,), *states)
 
     def _row(self, path: str, place: int) -> tuple[int, ...]:
         size = self.modules[path].hidden_size
