@@ -54,10 +54,11 @@ class Doubling:
 
 def test_a_timed_session_answers_as_it_does_and_notes_every_call():
     ticks = itertools.count()
-    timed = TimedSession(Doubling(), clock=lambda: next(ticks) ** 2)
+    timed = TimedSession(Doubling(), clock=lambda: next(ticks) ** 2, cpu_clock=lambda: 7.0)
     answers = [timed.run(np.ones(2))[0].tolist() for _ in range(3)]
     assert answers == [[2.0, 2.0]] * 3
     assert timed.seconds == [1, 5, 9]
+    assert timed.cpu_seconds == [0.0, 0.0, 0.0]
     assert timed.input_names == ("x",)
 
 

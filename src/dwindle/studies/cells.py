@@ -16,6 +16,7 @@ _UNITS: Final = {
     "accuracy": "%",
     "accuracy_drop": "points",
     "test_seconds": "s",
+    "test_cpu_seconds": "s",
     "seconds_per_epoch": "s",
     **dict.fromkeys(
         ("weight_ratio", "compression_ratio", "onnx_ratio", "zipped_ratio", "zip_gain", "speedup"), "times"

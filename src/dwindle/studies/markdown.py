@@ -34,6 +34,7 @@ _UNITS: Final[Mapping[Quantity, str]] = {
     "onnx_bytes": " bytes",
     "zipped_bytes": " bytes",
     "test_seconds": " s",
+    "test_cpu_seconds": " s",
     "seconds_per_epoch": " s",
     "speedup": " times",
 }

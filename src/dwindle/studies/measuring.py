@@ -14,7 +14,7 @@ from dwindle.bench.batches import as_arrays, batches
 from dwindle.bench.costs import Opened, costs_in_turn
 from dwindle.bench.deployment import Deployment
 from dwindle.bench.measure import open_file
-from dwindle.bench.measurement import ACCURACY, Measurement
+from dwindle.bench.measurement import ACCURACY, TEST_CPU_TIME, Measurement
 from dwindle.bench.plan import Plan
 from dwindle.bench.probes import accuracy
 from dwindle.bench.probes.size import measure_size
@@ -93,7 +93,8 @@ class Bench:
             (answers,) = accuracy.answer([(file.path.name, timed)], every, scores=plan.scores)
         scores = accuracy.measure_accuracy(side.subject, answers)
         time = measure_whole_set(side.subject, timed.seconds, batch=plan.batch_size)
-        return Found(measurements=(*scores, time), right=answers.values[ACCURACY])
+        cpu = measure_whole_set(side.subject, timed.cpu_seconds, batch=plan.batch_size, metric=TEST_CPU_TIME)
+        return Found(measurements=(*scores, time, cpu), right=answers.values[ACCURACY])
 
     def _speed(self, file: Artifact, data: Data) -> tuple[Measurement, ...]:
         """Return latency, and speed-up over the dense file, timed in turn."""

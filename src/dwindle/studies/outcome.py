@@ -23,7 +23,11 @@ from dwindle.studies.shown import Quantity
 T = TypeVar("T")
 Place = frozenset[tuple[str, str]]
 """Where on the axes: (axis, value)."""
-TIMED: Final[Mapping[Quantity, str]] = {"test_seconds": "test_time", "speedup": "speedup"}
+TIMED: Final[Mapping[Quantity, str]] = {
+    "test_seconds": "test_time",
+    "test_cpu_seconds": "test_cpu_time",
+    "speedup": "speedup",
+}
 """Quantities that each seed has with an interval of its own, and their metrics."""
 Label = tuple[str, str, int, str, Place]
 """What tells outcomes apart: network, data, seed, stage and place."""
@@ -183,6 +187,7 @@ _EXACT: Final[Mapping[Quantity, Callable[[Outcome], float | None]]] = {
     "zipped_ratio": lambda outcome: outcome.times_smaller("zipped_size"),
     "zip_gain": lambda outcome: outcome.zip_gain,
     "test_seconds": lambda outcome: outcome.measured("test_time", "onnx"),
+    "test_cpu_seconds": lambda outcome: outcome.measured("test_cpu_time", "onnx"),
     "speedup": lambda outcome: outcome.measured("speedup", "onnx"),
     "seconds_per_epoch": lambda outcome: outcome.seconds_per_epoch,
 }

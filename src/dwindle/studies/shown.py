@@ -26,6 +26,7 @@ Quantity = Literal[
     "zipped_ratio",
     "zip_gain",
     "test_seconds",
+    "test_cpu_seconds",
     "speedup",
     "seconds_per_epoch",
 ]
@@ -38,8 +39,8 @@ Quantity = Literal[
 - `size_bytes` of the `.dwn`, and `compression_ratio`: bytes of the dense fp32 weights over these.
 - `onnx_bytes` and `onnx_ratio`, `zipped_bytes` and `zipped_ratio`: the same of the `.onnx` and of that in a zip
   archive; `zip_gain`: how many times smaller zip makes the `.onnx`.
-- `test_seconds`: how long the `.onnx` takes for the whole test split; `speedup`: how many times faster it is than that
-  of the dense network that the case began with, timed in turn.
+- `test_seconds`: how long the `.onnx` takes for the whole test split, and `test_cpu_seconds` of processor time;
+  `speedup`: how many times faster it is than that of the dense network that the case began with, timed in turn.
 - `seconds_per_epoch` of training.
 """
 

@@ -38,6 +38,7 @@ def test_the_onnx_is_weighed_zipped_and_timed(study_file: Path, tmp_path: Path) 
         assert 0 < (outcome.exact("zipped_bytes") or 0) < (outcome.exact("onnx_bytes") or 0)
         low, high = outcome.timed("test_seconds") or (0.0, 0.0)
         assert 0 < low <= (outcome.exact("test_seconds") or 0.0) <= high
+        assert outcome.timed("test_cpu_seconds") is not None
     assert (pruned.exact("zip_gain") or 0) > (dense.exact("zip_gain") or 0)
     low, high = tuned.timed("speedup") or (0.0, 0.0)
     assert 0 < low <= (tuned.exact("speedup") or 0.0) <= high

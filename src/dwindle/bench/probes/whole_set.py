@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from dwindle.bench.measurement import TEST_TIME, Measurement, Subject
+from dwindle.bench.measurement import TEST_TIME, Measurement, Metric, Subject
 from dwindle.bench.protocol import Clock
 from dwindle.core.statistics import Interval, mean_interval
 from dwindle.errors import MeasurementError
@@ -25,11 +25,16 @@ N_BLOCKS: Final = 20
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TimedSession:
-    """A session that notes how long each of its calls takes, in seconds."""
+    """A session that notes how long each of its calls takes, in seconds: on the clock, and of processor time.
+
+    Processor time is that of all threads of this process; other work on the machine hardly changes it.
+    """
 
     session: Session
     clock: Clock = time.perf_counter
+    cpu_clock: Clock = time.process_time
     seconds: list[float] = field(default_factory=list[float])
+    cpu_seconds: list[float] = field(default_factory=list[float])
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -38,13 +43,16 @@ class TimedSession:
 
     def run(self, *inputs: Array) -> tuple[Array, ...]:
         """Return what the session answers."""
-        start = self.clock()
+        start, cpu_start = self.clock(), self.cpu_clock()
         outputs = self.session.run(*inputs)
+        self.cpu_seconds.append(self.cpu_clock() - cpu_start)
         self.seconds.append(self.clock() - start)
         return outputs
 
 
-def measure_whole_set(subject: Subject, seconds: Sequence[float], *, batch: int) -> Measurement:
+def measure_whole_set(
+    subject: Subject, seconds: Sequence[float], *, batch: int, metric: Metric = TEST_TIME
+) -> Measurement:
     """Return the sum of `seconds`, what each call with `batch` examples took, in the order of the calls.
 
     Raises:
@@ -59,4 +67,4 @@ def measure_whole_set(subject: Subject, seconds: Sequence[float], *, batch: int)
     low = max(n_blocks * mean.low, len(seconds) * min(seconds))
     interval = Interval(value=total, low=low, high=n_blocks * mean.high, n=len(seconds))
     conditions: dict[str, str | float] = {"batch": batch, "blocks": n_blocks}
-    return subject.measured(TEST_TIME, interval, protocol=PROTOCOL, conditions=conditions)
+    return subject.measured(metric, interval, protocol=PROTOCOL, conditions=conditions)
