@@ -60,13 +60,7 @@ def find_groups(network: nn.Module, example: Inputs, *, layers: Collection[str] 
         else:
             groups.extend(together)
             taken.update(*map(_places, together))
-    try:
-        coupled = [*_coupled(network, probe, layers)]
-    except NetworkError as error:
-        if not groups:
-            raise
-        coupled = [("", str(error))]  # the recurrent layers do not depend on it
-    for name, found in coupled:
+    for name, found in _coupled(network, probe, layers, is_needed=not groups):
         if isinstance(found, str):
             left[name] = found
         elif _places(found) & taken:
@@ -79,10 +73,23 @@ def find_groups(network: nn.Module, example: Inputs, *, layers: Collection[str] 
     return Groups(tuple(groups), left)
 
 
-def _coupled(network: nn.Module, probe: Inputs, layers: Collection[str] | None) -> Iterator[tuple[str, Group | str]]:
-    """Yield every convolution and linear layer with its group, or why it has none."""
-    if any(isinstance(module, ROOTS) for module in network.modules()):
-        yield from _Trace.of(network, probe).coupled(layers)
+def _coupled(
+    network: nn.Module, probe: Inputs, layers: Collection[str] | None, *, is_needed: bool
+) -> Iterator[tuple[str, Group | str]]:
+    """Yield every convolution and linear layer with its group, or why it has none.
+
+    A trace that fails is an error only if it `is_needed`: recurrent layers do not depend on it.
+    """
+    if not any(isinstance(module, ROOTS) for module in network.modules()):
+        return
+    try:
+        trace = _Trace.of(network, probe)
+    except NetworkError as error:
+        if is_needed:
+            raise
+        yield "", str(error)
+        return
+    yield from trace.coupled(layers)
 
 
 @dataclass(frozen=True, slots=True)
