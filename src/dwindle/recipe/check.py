@@ -37,7 +37,10 @@ REMEDIES: Final = {
     Needs.TRAINING: "Context(trainer=...), for example a FabricTrainer",
     Needs.TEACHER: "Context(teacher=...), the float network",
     Needs.REFERENCE: "Context(reference=...), the network as it was before it was quantized",
-    Needs.EARLY: "Context(early=...), the same network early in training (job.toml: [network] early = a checkpoint)",
+    Needs.EARLY: (
+        "Context(early=...), the same network early in training (job.toml: [network] early = a checkpoint; a study: "
+        "early = a stage)"
+    ),
 }
 
 Scope = frozenset[str] | Select | None

@@ -65,8 +65,11 @@ def _problems(node: Node, home: Path) -> Iterator[str]:
             yield from _function_problems(reference, None, home, where=f"{where}: training.{name}")
         else:
             yield f"{where}: training.{name} = {reference!r}; name a function, or {NONE!r}"
-    steps = [step for ancestor in _line(node) for step in ancestor.recipe.steps]
+    line = _line(node)
+    steps = [step for ancestor in line for step in ancestor.recipe.steps]
     offers = ~Needs.NOTHING & ~Needs.LABELS
+    if all(ancestor.early is None for ancestor in line):
+        offers &= ~Needs.EARLY
     yield from (f"{where}: {problem}" for problem in find_problems(steps, offers, Trait.NOTHING))
 
 

@@ -197,6 +197,7 @@ class Workshop:
             trainer=self._trainer(node, data, folder),
             teacher=self.model(node.root).network if Needs.TEACHER in wants else None,
             networks=self._networks(node),
+            early=None if node.early is None else self.model(node.early).network,
             workdir=folder if node.trains else None,
         )
 

@@ -90,6 +90,7 @@ class Node:
             self.case.build, self.build_arguments, self.case.load, self.load_arguments, self.seed, self.training,
             self.steps, None if self.parent is None else self.parent.key,
             *([self.networks] if self.networks else []),  # keys of earlier studies stay what they were
+            *([] if self.early is None else [{"early": self.early.key}]),
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
@@ -119,6 +120,14 @@ class Node:
     def trains(self) -> bool:
         """Whether a step trains."""
         return any(Needs.TRAINING in step.needs for step in self.recipe.steps)
+
+    @property
+    def early(self) -> Node | None:
+        """The ancestor to whose weights a step may rewind; None where the stage names none."""
+        node = None if self.stage.early is None else self.parent
+        while node is not None and node.stage.name != self.stage.early:
+            node = node.parent
+        return node
 
     @property
     def root(self) -> Node:

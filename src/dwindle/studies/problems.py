@@ -119,7 +119,15 @@ def _stage_problems(study: Study) -> Iterable[str]:
             if axis not in study.axes:
                 yield f"stage {stage.name!r} goes over {axis!r}; {nearest(axis, study.axes)}"
         before[stage.name] = stage
+        if stage.early is not None and stage.early not in _ancestors(stage, before):
+            known = nearest(stage.early, _ancestors(stage, before))
+            yield f"stage {stage.name!r} rewinds to {stage.early!r}, which it does not come from; {known}"
     yield from (problem for stage in study.stages for problem in _against_problems(study, stage, before))
+
+
+def _ancestors(stage: Stage, before: Mapping[str, Stage]) -> list[str]:
+    """Return the names of the stages that `stage` comes from."""
+    return [] if stage.after is None else [stage.after, *_ancestors(before[stage.after], before)]
 
 
 def _against_problems(study: Study, stage: Stage, stages: Mapping[str, Stage]) -> Iterable[str]:

@@ -113,6 +113,7 @@ class Stage:
         over: axes; one outcome for each combination of their values, beside those of the stage before.
         steps: as in a recipe; "$name" takes a value.
         against: the stage whose answers the accuracy drop is taken from; as a rule dense, with as much training.
+        early: a stage that it comes from, whose network is the one early in training for steps that rewind.
         keeps_file: whether the deployed file stays in the folder after it was measured.
         label: what it is called in tables of stages and in advice; its name where nothing is said.
     """
@@ -123,6 +124,7 @@ class Stage:
     over: tuple[str, ...] = ()
     steps: tuple[Values, ...] = ()
     against: str | None = None
+    early: str | None = None
     keeps_file: bool = False
     about: str = ""
 
