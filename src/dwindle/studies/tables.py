@@ -32,8 +32,8 @@ _FORMS: Final[Mapping[Quantity, tuple[Unit, int, int]]] = {
     "zipped_bytes": ("bytes", 0, 0),
     "zipped_ratio": ("x", 2, 1),
     "zip_gain": ("x", 2, 1),
-    "test_seconds": ("s", 1, 2),
-    "test_cpu_seconds": ("s", 1, 1),
+    "test_seconds": ("s", 2, 2),
+    "test_cpu_seconds": ("s", 2, 2),
     "speedup": ("x", 2, 2),
     "seconds_per_epoch": ("s", 1, 1),
 }

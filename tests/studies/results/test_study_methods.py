@@ -156,7 +156,7 @@ def test_what_does_not_fit_in_a_table_of_stages_is_said(tiny: Study, changes: An
 def test_the_page_says_what_brackets_of_times_hold(tiny: Study, timed: Any) -> None:
     page = study_page(replace(tiny, tables=(METHODS,)), timed)
     assert OF_TIMES in page
-    assert "| Shoes | Big | clustered, 10x, 4 | 125 | 8 | 9.0 [8.0, 10.0] | 2.00 [1.75, 2.25] | - |" in page
+    assert "| Shoes | Big | clustered, 10x, 4 | 125 | 8 | 9.00 [8.00, 10.00] | 2.00 [1.75, 2.25] | - |" in page
     assert OF_TIMES not in study_page(tiny, timed)
 
 
