@@ -59,7 +59,7 @@ CACHE = GraphCache()
 class Everything(nn.Module):
     """A convolution, a depthwise one, batch norms with negative weights, a residual sum, an LSTM, tied layers.
 
-    Outputs of `wide` and hidden units of the LSTM can be cut: the convolutions' channels are its steps, tied layers stay.
+    Outputs of `wide` and units of the LSTM can be cut: the convolutions' channels are its steps, tied layers stay.
     """
 
     def __init__(self) -> None:

@@ -15,8 +15,8 @@ import dwindle as dw
 from dwindle.core.encoding import codebook_of, decode, describe, support_of
 from dwindle.errors import EncodingError, NetworkError
 from dwindle.network.compressed import CompressedModel, FoldedBatchNorm, RemovedChannels, Replaced
-from dwindle.network.edits import apply_edits, edit_from_plain, own_edits
 from dwindle.network.coupled import Group, masked, shrunk
+from dwindle.network.edits import apply_edits, edit_from_plain, own_edits
 from dwindle.network.groups import find_groups
 from dwindle.network.surgery import Cut, remove
 from dwindle.settings import to_plain
