@@ -80,6 +80,7 @@ def test_torch_runs_the_file_in_the_student(job_folder: Path) -> None:
         np.testing.assert_allclose(found, outcome.model.network.eval()(inputs).numpy(), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_assistant_stands_between_and_later_steps_work_on_the_student(job_folder: Path) -> None:
     tables = f'{STUDENT}[networks.assistant]\nbuild = "mine.py:network"\narguments = {{width = 8}}\n'
     steps = (

@@ -141,6 +141,7 @@ def test_it_trains_clusters_and_becomes_files_at_parity(kind: type[nn.LSTM] | ty
     assert max(gaps) < 1e-5
 
 
+@pytest.mark.slow
 def test_its_integers_reach_the_engine(tmp_path: Path) -> None:
     after = dw.Recipe((HALF, dw.QuantizeDynamic())).run(CompressedModel.dense(Windows()), context())
     assert affine_of(after.encodings["layers.weight_hh_l1_reverse"]) is not None
