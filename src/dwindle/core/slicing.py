@@ -43,28 +43,28 @@ def cut(encoding: Encoding, axis: int, indices: Sequence[int]) -> Encoding:
 def _take(encoding: Encoding, axis: int, kept: Tensor) -> Encoding:
     match encoding:
         case Dense(values):
-            return Dense(values.index_select(axis, kept))
+            return Dense(_select(values, axis, kept))
         case Half(values):
-            return Half(values.index_select(axis, kept))
+            return Half(_select(values, axis, kept))
         case Affine():
             return _take_affine(encoding, axis, kept)
         case Codebook(indices, centroids):
-            return Codebook(indices.index_select(axis, kept), centroids)
+            return Codebook(_select(indices, axis, kept), centroids)
         case Sparse():
             return _take_sparse(encoding, axis, kept)
         case Scaled(values, factor, scaled_axis):
             inner = _take(values, axis, kept)
             if isinstance(inner, Dense | Scaled):
                 raise EncodingError(f"{type(inner).__name__} cannot be scaled")
-            return Scaled(inner, factor.index_select(0, kept) if axis == scaled_axis else factor, scaled_axis)
+            return Scaled(inner, _select(factor, 0, kept) if axis == scaled_axis else factor, scaled_axis)
         case _:
             assert_never(encoding)
 
 
 def _take_sparse(encoding: Sparse, axis: int, kept: Tensor) -> Sparse:
-    kept_support, values = encoding.support.index_select(axis, kept), encoding.values
+    kept_support, values = _select(encoding.support, axis, kept), encoding.values
     if isinstance(values, Affine) and isinstance(values.granularity, PerGroup):
-        return Sparse(kept_support, _requantize(values, decode(values).index_select(axis, kept), kept_support))
+        return Sparse(kept_support, _requantize(values, _select(decode(values), axis, kept), kept_support))
     inner = _take(values, axis, kept)
     if isinstance(inner, Sparse | Scaled):
         raise EncodingError(f"{type(inner).__name__} cannot stand inside a support")
@@ -74,12 +74,12 @@ def _take_sparse(encoding: Sparse, axis: int, kept: Tensor) -> Sparse:
 def _take_affine(encoding: Affine, axis: int, kept: Tensor) -> Affine:
     match encoding.granularity:
         case PerGroup():
-            return _requantize(encoding, decode(encoding).index_select(axis, kept), None)
+            return _requantize(encoding, _select(decode(encoding), axis, kept), None)
         case PerChannel(channel_axis) if channel_axis == axis:
-            scale, zero_point = encoding.scale.index_select(0, kept), encoding.zero_point.index_select(0, kept)
+            scale, zero_point = _select(encoding.scale, 0, kept), _select(encoding.zero_point, 0, kept)
         case _:
             scale, zero_point = encoding.scale, encoding.zero_point
-    return replace(encoding, codes=encoding.codes.index_select(axis, kept), scale=scale, zero_point=zero_point)
+    return replace(encoding, codes=_select(encoding.codes, axis, kept), scale=scale, zero_point=zero_point)
 
 
 def _requantize(encoding: Affine, values: Tensor, support: Tensor | None) -> Affine:
@@ -94,3 +94,7 @@ def _requantize(encoding: Affine, values: Tensor, support: Tensor | None) -> Aff
         signed=encoding.signed,
         support=support,
     )
+
+
+def _select(tensor: Tensor, axis: int, kept: Tensor) -> Tensor:
+    return tensor.index_select(axis, kept.to(tensor.device))

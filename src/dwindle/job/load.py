@@ -42,19 +42,6 @@ def load_job(path: Path, *, out: Path | None = None, report_progress: Progress |
     networks = _further_networks(spec, folder, where=str(path))
     data = _load_data(spec, folder)
     target = out if out is not None else (folder / spec.output.folder).resolve()
-    augment = resolve(spec.training.augment, folder, where="training.augment") if spec.training.augment else None
-    trainer = FabricTrainer(
-        train=data.train,
-        validation=data.validation,
-        batch_size=spec.training.batch_size,
-        learning_rate=spec.training.learning_rate,
-        base_loss=task.loss,
-        augment=augment,
-        precision=spec.training.precision,
-        patience=spec.training.patience,
-        workdir=target / "work",
-        report_progress=report_progress,
-    )
     return Job(
         name=spec.name,
         network=network,
@@ -62,7 +49,7 @@ def load_job(path: Path, *, out: Path | None = None, report_progress: Progress |
         networks=networks,
         data=data,
         recipe=recipe,
-        trainer=trainer,
+        trainer=_trainer(spec, folder, data=data, loss=task.loss, target=target, report_progress=report_progress),
         task=task,
         out=target,
         seed=spec.seed,
@@ -76,6 +63,24 @@ def load_job(path: Path, *, out: Path | None = None, report_progress: Progress |
         measures_memory=spec.output.memory,
         measures_cpu_time=spec.output.cpu_time,
         command=f"dwindle compress {path.name}",
+    )
+
+
+def _trainer(
+    spec: JobSpec, folder: Path, *, data: Data, loss: BaseLoss, target: Path, report_progress: Progress | None
+) -> FabricTrainer:
+    augment = resolve(spec.training.augment, folder, where="training.augment") if spec.training.augment else None
+    return FabricTrainer(
+        train=data.train,
+        validation=data.validation,
+        batch_size=spec.training.batch_size,
+        learning_rate=spec.training.learning_rate,
+        base_loss=loss,
+        augment=augment,
+        precision=spec.training.precision,
+        patience=spec.training.patience,
+        workdir=target / "work",
+        report_progress=report_progress,
     )
 
 

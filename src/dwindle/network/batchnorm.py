@@ -22,14 +22,12 @@ from dwindle.errors import NetworkError
 from dwindle.network.capture import Captured, capture
 from dwindle.network.compressed import CompressedModel, FoldedBatchNorm
 from dwindle.network.inputs import Inputs
+from dwindle.network.select import CONVOLUTIONS
 
 STRAIGHT: Final = ("aten.conv1d.", "aten.conv2d.", "aten.conv3d.", "aten.linear.")
 TRANSPOSED: Final = ("aten.conv_transpose1d.", "aten.conv_transpose2d.", "aten.conv_transpose3d.")
 NORMS: Final = ("aten.batch_norm.", "aten._native_batch_norm_legit_no_training.")
-LAYERS: Final = (
-    nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear,
-    nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
-)  # fmt: skip
+LAYERS: Final = (*CONVOLUTIONS, nn.Linear)
 LAYER_FORWARDS: Final = {layer.forward for layer in LAYERS}
 
 

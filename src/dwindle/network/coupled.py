@@ -11,9 +11,11 @@ from typing import Final, Literal
 import torch
 from torch import Tensor, nn
 
+from dwindle.core.encoding import Dense, decode
+from dwindle.core.slicing import cut
 from dwindle.network.capture import first_line
 from dwindle.network.inputs import Inputs, call, tensors_in
-from dwindle.network.surgery import Cut, reshape
+from dwindle.network.surgery import Cut, merged, reshape
 
 Role = Literal["output", "bias", "norm", "statistic", "input"]
 """What a tensor does with a channel: compute, shift or scale it, hold its statistics, read it."""
@@ -94,14 +96,10 @@ def shrunk(network: nn.Module, group: Group, channels: Sequence[int]) -> nn.Modu
 def _without(network: nn.Module, cuts: Iterable[Cut]) -> nn.Module:
     """Return a copy of `network` without what `cuts` name; indices count as in `network`, whatever else is cut."""
     network = copy.deepcopy(network)
-    gone: dict[tuple[str, int], set[int]] = {}
-    for cut in cuts:
-        gone.setdefault((cut.tensor, cut.axis), set()).update(cut.indices)
-    held = network.state_dict()
-    values = {name: held[name].clone() for name, _ in gone}
-    for (name, axis), indices in gone.items():
-        kept = sorted(set(range(values[name].shape[axis])) - indices)
-        values[name] = values[name].index_select(axis, torch.tensor(kept, dtype=torch.int64))
+    held, cuts = network.state_dict(), merged(cuts)
+    values = {one.tensor: held[one.tensor].clone() for one in cuts}
+    for one in cuts:
+        values[one.tensor] = decode(cut(Dense(values[one.tensor]), one.axis, one.indices))
     reshape(network, {name: tuple(tensor.shape) for name, tensor in values.items()})
     with torch.no_grad():
         for name, tensor in network.state_dict().items():

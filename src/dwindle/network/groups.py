@@ -12,21 +12,20 @@ import copy
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from dwindle.errors import NetworkError
+from dwindle.network.batchnorm import LAYERS
 from dwindle.network.capture import first_line
 from dwindle.network.coupled import SEED, Group, Role, Slot, Trial
 from dwindle.network.inputs import Inputs, as_tuple
 from dwindle.network.opaque import opaque_recurrence
 from dwindle.network.recurrent_groups import recurrent_groups
-from dwindle.network.surgery import CONVOLUTIONS, NORMS
-
-ROOTS: Final = (*CONVOLUTIONS, nn.Linear)
-"""Layers whose channels Torch-Pruning follows."""
+from dwindle.network.select import CONVOLUTIONS
+from dwindle.network.surgery import NORMS
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +48,7 @@ def find_groups(network: nn.Module, example: Inputs, *, layers: Collection[str] 
         NetworkError: the network does not run on the example, or cannot be traced.
     """
     probe = _probe(example)
-    network = copy.deepcopy(network).eval().requires_grad_(requires_grad=True)
+    network = copy.deepcopy(network).cpu().eval().requires_grad_(requires_grad=True)
     trial = Trial(network, probe)
     groups: list[Group] = []
     taken: set[tuple[str, int, int]] = set()
@@ -80,7 +79,7 @@ def _coupled(
 
     A trace that fails is an error only if it `is_needed`: recurrent layers do not depend on it.
     """
-    if not any(isinstance(module, ROOTS) for module in network.modules()):
+    if not any(isinstance(module, LAYERS) for module in network.modules()):
         return
     try:
         trace = _Trace.of(network, probe)
@@ -126,7 +125,7 @@ class _Trace:
         """
         seen: set[str] = set()
         for name, module in self.network.named_modules():
-            is_root = isinstance(module, ROOTS) and not _is_depthwise(module)
+            is_root = isinstance(module, LAYERS) and not _is_depthwise(module)
             if name in seen or not is_root or module not in self.graph.module2node:
                 continue
             found = self._group(module)
@@ -229,7 +228,7 @@ def _probe(example: Inputs) -> Inputs:
     """Return random inputs like the example, whose own values may be all zero; whole numbers are kept as they are."""
     generator = torch.Generator().manual_seed(SEED)
     made = [
-        torch.randn(one.shape, generator=generator, dtype=one.dtype) if one.is_floating_point() else one.clone()
+        torch.randn(one.shape, generator=generator, dtype=one.dtype) if one.is_floating_point() else one.cpu()
         for one in as_tuple(example)
     ]
     return made[0] if isinstance(example, Tensor) else tuple(made)

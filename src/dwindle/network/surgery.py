@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dwindle.core.slicing import cut
 from dwindle.errors import NetworkError
 from dwindle.network.compressed import CompressedModel, RemovedChannels
+from dwindle.network.select import CONVOLUTIONS
 
 Shape = tuple[int, ...]
 
@@ -34,7 +35,7 @@ def remove(model: CompressedModel, cuts: Sequence[Cut]) -> CompressedModel:
         EncodingError: a cut takes everything, or an index or axis that does not exist.
     """
     changed = dict(model.encodings)
-    cuts = _merged(cuts)
+    cuts = merged(cuts)
     for one in cuts:
         if one.tensor not in changed or one.tensor in model.aliases.values():
             shared = "is shared by several modules" if one.tensor in changed else "is no encoded tensor of this model"
@@ -83,7 +84,7 @@ def tell_sizes(module: nn.Module) -> None:
             return
 
 
-def _merged(cuts: Sequence[Cut]) -> list[Cut]:
+def merged(cuts: Iterable[Cut]) -> list[Cut]:
     """Return one cut for each tensor and axis: indices count before anything is cut."""
     indices: dict[tuple[str, int], set[int]] = {}
     for one in cuts:
@@ -146,9 +147,6 @@ def _recurrent(module: Any) -> dict[str, Any]:
     return {"input_size": module.weight_ih_l0.shape[1], "hidden_size": module.weight_hh_l0.shape[1]}
 
 
-CONVOLUTIONS: Final = (
-    nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
-)  # fmt: skip
 NORMS: Final = (
     nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d,
 )  # fmt: skip

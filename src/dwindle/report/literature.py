@@ -6,7 +6,7 @@ et al., BROADNETS 2022, section 5. A guideline that nothing measured here bears 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -226,67 +226,65 @@ def _listed(words: Iterable[str]) -> str:
     return "; ".join([*every[:_MOST_LISTED], *more])
 
 
-def _guidelines() -> Iterator[Guideline]:
-    yield Guideline(
+GUIDELINES: Final = (
+    Guideline(
         source=PREDIC,
         text="16-bit floats need no training and halve the file.",
         judge=_halves,
-    )
-    yield Guideline(
+    ),
+    Guideline(
         source=PREDIC,
         text="8-bit integers make a network faster.",
         judge=_speed(lambda m: m.is_only("integers") and m.is_int8, wanted=1),
-    )
-    yield Guideline(
+    ),
+    Guideline(
         source=PREDIC,
         text="8-bit integers almost always call for training with them: without it, too much is lost.",
         judge=_needs_training,
-    )
-    yield Guideline(
+    ),
+    Guideline(
         source=PREDIC,
         text="The smallest file takes several methods together.",
         judge=_combination_is_smallest,
-    )
-    yield Guideline(
+    ),
+    Guideline(
         source=PREDIC,
         text="A distilled student is faster.",
         judge=_speed(lambda m: m.is_only("another network") and m.is_taught, wanted=1),
-    )
-    yield Guideline(
+    ),
+    Guideline(
         source=PREDIC,
         text="A student that was taught is better than one that was trained plainly.",
         judge=_distilled_is_better,
-    )
-    yield Guideline(
+    ),
+    Guideline(
         source=QIN,
         text="Quantization makes a smaller file than pruning.",
         judge=_integers_smaller_than_pruning,
-    )
-    yield Guideline(
+    ),
+    Guideline(
         source=QIN,
         text="Quantization makes inference slower, because weights are decoded again.",
         judge=_speed(lambda m: m.is_only("integers"), wanted=-1),
-    )
-    yield Guideline(
+    ),
+    Guideline(
         source=QIN,
         text="Pruned weights make inference faster.",
         judge=_speed(lambda m: m.is_only("pruning"), wanted=1),
-    )
-    yield Guideline(
+    ),
+    Guideline(
         source=QIN,
         text="16 bits keep more of what a network knows than 8.",
         judge=_sixteen_keeps_more,
-    )
-    yield Guideline(
+    ),
+    Guideline(
         source=TIAN,
         text="Nine weights of ten can go for less than 0.7 points, if the others train on.",
         judge=_costs_less(lambda m: m.is_only("pruning") and m.sparsity >= _TENTH and m.trains, 0.7),
-    )
-    yield Guideline(
+    ),
+    Guideline(
         source=TIAN,
         text="Sixteen shared values a layer cost less than 1 point.",
         judge=_costs_less(lambda m: m.kinds <= _FLOATS and m.codebook_size == 16, 1.0),
-    )
-
-
-GUIDELINES: Final = tuple(_guidelines())
+    ),
+)
