@@ -1,0 +1,139 @@
+"""This file scores layers by how much they change the intrinsic dimension of what passes through them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from torch import nn
+
+from dwindle.errors import SettingError
+from dwindle.network.significance.criterion import Evidence, LayerScore
+
+View = Literal["channels", "flat"]
+"""What is one point: the channels at one position of one example, or everything of one example."""
+Fit = Literal["likelihood", "linear"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TwoNNChange:
+    """|ID after - ID before| by two nearest neighbours (Abishek 2022, section 3.3.2; Facco et al. 2017).
+
+    Attributes:
+        fit: "likelihood" (maximum likelihood) or "linear" (a line through the origin, as Facco et al. have it).
+        discarded: share of the largest ratios that a linear fit leaves out, in [0, 1).
+        view: what is one point.
+        n_examples: how many inputs are looked at, at most.
+        max_points: how many vectors of channels are looked at, at most; drawn at random.
+    """
+
+    fit: Fit = "likelihood"
+    discarded: float = 0.1
+    view: View = "flat"
+    n_examples: int = 1000
+    max_points: int = 10_000
+
+    def __post_init__(self) -> None:
+        if self.fit not in get_args(Fit):
+            raise SettingError(f"TwoNNChange: fit must be one of {', '.join(get_args(Fit))}, got {self.fit!r}")
+        if not 0 <= self.discarded < 1:
+            raise SettingError(f"TwoNNChange: discarded must be in [0, 1), got {self.discarded}")
+        _require_points("TwoNNChange", view=self.view, n_examples=self.n_examples, max_points=self.max_points)
+
+    @property
+    def needs_inputs(self) -> bool:
+        """It looks at inputs."""
+        return True
+
+    @property
+    def needs_labels(self) -> bool:
+        """It needs no labels."""
+        return False
+
+    def scores(self, network: nn.Module, evidence: Evidence, names: Sequence[str]) -> dict[str, LayerScore]:
+        """Score `names`; see `Criterion`."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PCAChange:
+    """ID after - ID before by principal components: Hybrid-Net's criterion (Chakraborty et al. 2020).
+
+    Attributes:
+        explained_variance: share of the variance that the counted components explain, in (0, 1].
+        view: what is one point.
+        is_signed: whether a layer that lowers the dimension counts as insignificant, as published; else |difference|.
+        n_examples: how many inputs are looked at, at most.
+        max_points: how many vectors of channels are looked at, at most; drawn at random.
+    """
+
+    explained_variance: float = 0.95
+    view: View = "channels"
+    is_signed: bool = True
+    n_examples: int = 1000
+    max_points: int = 10_000
+
+    def __post_init__(self) -> None:
+        if not 0 < self.explained_variance <= 1:
+            raise SettingError(f"PCAChange: explained_variance must be in (0, 1], got {self.explained_variance}")
+        _require_points("PCAChange", view=self.view, n_examples=self.n_examples, max_points=self.max_points)
+
+    @property
+    def needs_inputs(self) -> bool:
+        """It looks at inputs."""
+        return True
+
+    @property
+    def needs_labels(self) -> bool:
+        """It needs no labels."""
+        return False
+
+    def scores(self, network: nn.Module, evidence: Evidence, names: Sequence[str]) -> dict[str, LayerScore]:
+        """Score `names`; see `Criterion`."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LevinaBickelChange:
+    """|ID after - ID before| by the likelihood of distances to many neighbours (Levina & Bickel 2004).
+
+    Attributes:
+        n_neighbours: how many neighbours of each point count, at least 3.
+        view: what is one point.
+        n_examples: how many inputs are looked at, at most.
+        max_points: how many vectors of channels are looked at, at most; drawn at random.
+    """
+
+    n_neighbours: int = 20
+    view: View = "flat"
+    n_examples: int = 1000
+    max_points: int = 10_000
+
+    def __post_init__(self) -> None:
+        if self.n_neighbours < 3:
+            raise SettingError(f"LevinaBickelChange: n_neighbours must be at least 3, got {self.n_neighbours}")
+        _require_points("LevinaBickelChange", view=self.view, n_examples=self.n_examples, max_points=self.max_points)
+
+    @property
+    def needs_inputs(self) -> bool:
+        """It looks at inputs."""
+        return True
+
+    @property
+    def needs_labels(self) -> bool:
+        """It needs no labels."""
+        return False
+
+    def scores(self, network: nn.Module, evidence: Evidence, names: Sequence[str]) -> dict[str, LayerScore]:
+        """Score `names`; see `Criterion`."""
+        raise NotImplementedError
+
+
+def _require_points(who: str, *, view: View, n_examples: int, max_points: int) -> None:
+    if view not in get_args(View):
+        raise SettingError(f"{who}: view must be one of {', '.join(get_args(View))}, got {view!r}")
+    if n_examples < 3:
+        raise SettingError(f"{who}: n_examples must be at least 3, got {n_examples}")
+    if max_points < 3:
+        raise SettingError(f"{who}: max_points must be at least 3, got {max_points}")
