@@ -31,8 +31,14 @@ if TYPE_CHECKING:
     from dwindle.network.compressed import CompressedModel
     from dwindle.network.distillation import Distillation
     from dwindle.network.fabric_trainer import FabricTrainer
+    from dwindle.network.labelled import Labelled
     from dwindle.network.rewind import Rewind
     from dwindle.network.select import Select
+    from dwindle.network.significance.curvature import FisherTrace, HessianTrace
+    from dwindle.network.significance.deviation import WeightDeviation
+    from dwindle.network.significance.dimension import LevinaBickelChange, PCAChange, TwoNNChange
+    from dwindle.network.significance.sensitivity import LossSensitivity
+    from dwindle.network.significance.significance import Significance
     from dwindle.recipe import Recipe
     from dwindle.technique import Context
     from dwindle.techniques.binarize import Binarize
@@ -43,6 +49,7 @@ if TYPE_CHECKING:
     from dwindle.techniques.distill import Distill
     from dwindle.techniques.fine_tune import FineTune
     from dwindle.techniques.fold_batchnorm import FoldBatchNorm
+    from dwindle.techniques.mixed_precision import MixedPrecision
     from dwindle.techniques.prune_channels import PruneChannels
     from dwindle.techniques.prune_weights import PruneWeights
     from dwindle.techniques.quantize_aware import QuantizeAware
@@ -69,12 +76,19 @@ __all__ = [
     "ExportOptions",
     "FabricTrainer",
     "FineTune",
+    "FisherTrace",
     "FoldBatchNorm",
+    "HessianTrace",
+    "Labelled",
     "Ledger",
+    "LevinaBickelChange",
+    "LossSensitivity",
     "Metric",
     "MinMax",
+    "MixedPrecision",
     "Mse",
     "NOfM",
+    "PCAChange",
     "PerChannel",
     "PerGroup",
     "PerTensor",
@@ -94,6 +108,9 @@ __all__ = [
     "Rewind",
     "Score",
     "Select",
+    "Significance",
+    "TwoNNChange",
+    "WeightDeviation",
     "__version__",
     "deploy",
     "errors",

@@ -10,9 +10,12 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from dwindle.errors import RecipeError
 from dwindle.network.compressed import CompressedModel, Record
 from dwindle.network.distillation import Distillation
 from dwindle.network.inputs import Inputs
+from dwindle.network.labelled import Labelled
+from dwindle.network.significance.criterion import Criterion, Evidence
 from dwindle.network.train import Progress, Trainer
 from dwindle.settings import TAG, to_plain
 from dwindle.version import VERSION
@@ -27,6 +30,7 @@ class Needs(enum.Flag):
     CALIBRATION = enum.auto()
     """Input batches without labels."""
     LABELS = enum.auto()
+    """Labelled validation data and a loss."""
     TRAINING = enum.auto()
     TEACHER = enum.auto()
     REFERENCE = enum.auto()
@@ -80,6 +84,7 @@ class Context:
         reference: the float network that a quantized one should answer like. Where it is None, `Recipe.run` offers the
             network as it was right before a step made its weights integers, or as it was given while none has.
         early: the network as it was early in its training, or before it, for pruning that goes back there.
+        validation: labelled batches and a loss, for deciding which layers matter.
         workdir: folder for stage caches and training checkpoints; None keeps nothing, so a killed run starts over.
         report_progress: called with (what, done, total) during work of more than a second.
     """
@@ -92,6 +97,7 @@ class Context:
     networks: Mapping[str, nn.Module] = field(default_factory=dict[str, nn.Module])
     reference: nn.Module | None = None
     early: nn.Module | None = None
+    validation: Labelled | None = None
     workdir: Path | None = None
     report_progress: Progress | None = field(default=None, compare=False)
 
@@ -111,6 +117,8 @@ class Context:
             have |= Needs.REFERENCE
         if self.early is not None:
             have |= Needs.EARLY
+        if self.validation is not None:
+            have |= Needs.LABELS
         return have
 
 
@@ -144,6 +152,30 @@ def needs_of(distillation: Distillation | None) -> Needs:
         return Needs.NOTHING
     teacher = Needs.NOTHING if distillation.teachers else Needs.TEACHER
     return teacher | Needs.EXAMPLE if distillation.hints else teacher
+
+
+def needs_of_criterion(criterion: Criterion) -> Needs:
+    """Return what saying how much layers matter needs."""
+    inputs = Needs.CALIBRATION if criterion.needs_inputs else Needs.NOTHING
+    labels = Needs.LABELS if criterion.needs_labels else Needs.NOTHING
+    return Needs.EXAMPLE | inputs | labels
+
+
+def evidence_of(context: Context) -> Evidence:
+    """Return what a criterion may look at.
+
+    Raises:
+        RecipeError: the context has no example.
+    """
+    if context.example is None:
+        raise RecipeError("to judge layers, give the context an example, one input batch: Context(example=...)")
+    return Evidence(
+        example=context.example,
+        inputs=context.calibration,
+        validation=context.validation,
+        seed=context.seed,
+        report_progress=context.report_progress,
+    )
 
 
 def recorded(

@@ -132,6 +132,16 @@ class TestBinarizeWeightsAlone(TechniqueLaws):
     technique = dw.Binarize(n_bits=2, activations=False, granularity=dw.PerChannel(0), keeps_ends=False)
 
 
+class TestMixedPrecision(TechniqueLaws):
+    technique = dw.MixedPrecision(epochs=0.4, bits={"*": 2})
+
+
+class TestMixedPrecisionBySignificance(TechniqueLaws):
+    technique = dw.MixedPrecision(
+        epochs=0.4, significance=dw.Significance(by=dw.WeightDeviation(), share=0.5, keeps_ends=False)
+    )
+
+
 class TestQuantizeDynamic(TechniqueLaws):
     technique = dw.QuantizeDynamic()
 

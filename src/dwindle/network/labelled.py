@@ -1,4 +1,4 @@
-"""This file holds labelled examples with the loss that judges them: what decides between layers, never what is reported."""
+"""This file holds labelled examples with the loss that judges them: what decides, never what is reported."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from typing import Final
 from torch import nn
 
 from dwindle.errors import SelectionError
+from dwindle.network.significance.significance import Significance
 
 CONVOLUTIONS: Final = (
     nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
@@ -25,14 +26,33 @@ class Select:
 
     The default is every floating-point parameter of two or more axes in a convolution, linear, embedding, attention or
     recurrent layer. `exclude` (globs) is taken away from any of them. A pattern that matches nothing is an error.
+
+    `significance` takes those of them that matter, or those that do not. That needs data: a recipe looks at the network
+    as it was given to it, right before the step, and replaces the choice by names; so two steps that choose the two
+    sides of one `Significance` share out the layers.
     """
 
     names: tuple[str, ...] = ()
     types: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    significance: Significance | None = None
 
     def resolve(self, network: nn.Module) -> tuple[str, ...]:
         """Return the names of the selected parameters in the network's order; a tied weight appears once.
+
+        Raises:
+            SelectionError: a pattern matches nothing, or nothing is left, or layers are chosen by significance, which
+                names alone cannot tell.
+        """
+        if self.significance is not None:
+            raise SelectionError(
+                "layers are chosen by their significance, which only data can tell: run the step in a Recipe, which "
+                "looks at them, or name the layers"
+            )
+        return self.pool(network)
+
+    def pool(self, network: nn.Module) -> tuple[str, ...]:
+        """Return what `resolve` does, whatever the significance: the layers to choose from.
 
         Raises:
             SelectionError: a pattern matches nothing, or nothing is left.

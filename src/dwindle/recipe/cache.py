@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 
 import safetensors.torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from dwindle.errors import DwindleError
 from dwindle.network.compressed import CompressedModel
@@ -65,6 +65,9 @@ class StageCache:
                 inputs = as_inputs(batch)
                 for tensor in () if inputs is None else as_tuple(inputs):  # the step says why something else cannot be
                     update_with_tensor(sha, "calibration", tensor)
+        if Needs.LABELS in step.needs:
+            for tensor in _labelled(context):
+                update_with_tensor(sha, "validation", tensor)
         for label, network in _networks(step, context):
             for name, tensor in network.state_dict().items():
                 update_with_tensor(sha, f"{label} {name}".lower(), tensor)
@@ -123,7 +126,15 @@ def _offered(step: Technique, context: Context) -> dict[str, Any]:
     if Needs.TRAINING in step.needs and context.trainer is not None:
         offered["trainer"] = _described(context.trainer)
         offered["steps_per_epoch"] = context.trainer.steps_per_epoch
+    if Needs.LABELS in step.needs and context.validation is not None:
+        offered["validation_loss"] = identify(context.validation.base_loss)
     return offered
+
+
+def _labelled(context: Context) -> Iterator[Tensor]:
+    """Yield every tensor of the validation data that layers are judged by."""
+    for inputs, targets in () if context.validation is None else context.validation.batches:
+        yield from (*as_tuple(inputs), *as_tuple(targets))
 
 
 def _networks(step: Technique, context: Context) -> Iterator[tuple[str, nn.Module]]:

@@ -36,6 +36,7 @@ TECHNIQUES: Final[Mapping[str, type[Technique]]] = Catalogue(
         "Distill": "dwindle.techniques.distill",
         "FineTune": "dwindle.techniques.fine_tune",
         "FoldBatchNorm": "dwindle.techniques.fold_batchnorm",
+        "MixedPrecision": "dwindle.techniques.mixed_precision",
         "PruneChannels": "dwindle.techniques.prune_channels",
         "PruneWeights": "dwindle.techniques.prune_weights",
         "QuantizeAware": "dwindle.techniques.quantize_aware",

@@ -17,6 +17,7 @@ from dwindle.network.integer_weights import has_kernel
 from dwindle.network.select import Select
 from dwindle.recipe.named import name_problems, student_of
 from dwindle.recipe.plain import describe_step
+from dwindle.recipe.significant import needs_of_selection, select_of
 from dwindle.technique import Needs, Technique, Trait
 
 WHOLE_MODEL: Final = Trait.FOLDED | Trait.QUANTIZED_ACTIVATIONS
@@ -33,7 +34,7 @@ WORDS: Final = {
 REMEDIES: Final = {
     Needs.EXAMPLE: "Context(example=...), one input batch",
     Needs.CALIBRATION: "Context(calibration=...), input batches",
-    Needs.LABELS: "Context with labelled data",
+    Needs.LABELS: "Context(validation=...), labelled batches and a loss: network.labelled.Labelled",
     Needs.TRAINING: "Context(trainer=...), for example a FabricTrainer",
     Needs.TEACHER: "Context(teacher=...), the float network",
     Needs.REFERENCE: "Context(reference=...), the network as it was before it was quantized",
@@ -79,7 +80,7 @@ def find_problems(
     held = [_Held(trait, None, 0) for trait in traits] + ([] if model is None else _held_by(model))
     for number, step in enumerate(steps, start=1):
         label = f"step {number}, {describe_step(step)},"
-        if missing := step.needs & ~offers:
+        if missing := (step.needs | needs_of_selection(step)) & ~offers:
             remedy = " and ".join(REMEDIES[need] for need in missing)
             problems.append(f"{label} needs {missing.name}, which the context does not offer; give {remedy}")
         scope: Scope = None
@@ -124,9 +125,13 @@ def _held_by(model: CompressedModel) -> list[_Held]:
 
 
 def _scope(step: Technique, network: nn.Module | None, *, is_folded: bool) -> Scope:
-    select = getattr(step, "select", None)
-    if not isinstance(select, Select):
+    select = select_of(step)
+    if select is None:
         return None
+    if select.significance is not None:  # which weights these are is not known yet; two sides of one choice never meet
+        if network is not None and not is_folded:
+            select.pool(network)
+        return select
     if network is None or is_folded:  # folding renames and adds parameters: names can no longer be resolved here
         return None if select == Select() else select
     return frozenset(select.resolve(network))

@@ -39,6 +39,7 @@ SAMPLES: Final[Mapping[str, Mapping[str, Any]]] = {
     "QuantizeDynamic": {"type": "QuantizeDynamic"},
     "Binarize": {"type": "Binarize"},
     "Binarize, weights alone": {"type": "Binarize", "activations": False},
+    "MixedPrecision": {"type": "MixedPrecision", "bits": {"*": 2}},
     "CastHalf": {"type": "CastHalf"},
     "CorrectBias": {"type": "CorrectBias"},
     "Densify": {"type": "Densify"},

@@ -18,6 +18,7 @@ from dwindle.recipe.catalogue import TECHNIQUES
 from dwindle.recipe.check import find_problems, traits_of
 from dwindle.recipe.named import answer_problems
 from dwindle.recipe.plain import describe_step, step_from_plain, step_to_plain
+from dwindle.recipe.significant import SKIPPED, Choices, Settled, explained, skipped
 from dwindle.settings import TAG, nearest
 from dwindle.technique import Context, Needs, Technique, Trait
 
@@ -97,12 +98,14 @@ class Recipe:
         cache = StageCache(context.workdir / "stages") if context.workdir is not None else None
         n_steps = len(self.steps)
         reference = _reference(model, model, None)
+        choices = Choices(model.network, context)
         for number, step in enumerate(self.steps, start=1):
             _report(context, describe_step(step), done=number - 1, total=n_steps)
             started = time.monotonic()
             before = model
             try:
-                model, was_cached = _apply(step, before, _with_reference(context, reference), cache=cache)
+                settled = choices.settle(step)
+                model, was_cached = _apply(settled, before, _with_reference(context, reference), cache=cache)
             except Exception as error:
                 error.add_note(f"in step {number} of {n_steps}: {describe_step(step)}")
                 raise
@@ -132,6 +135,9 @@ class Recipe:
         reference = _reference(model, model, None)
         for number, record in enumerate(history, start=1):
             where = f"step {number} of {len(history)}"
+            if SKIPPED in record.decisions:
+                model = replace(model, history=(*model.history, record))
+                continue
             step = step_from_plain({TAG: record.technique, **record.settings}, where=where, techniques=techniques)
             before = model
             offered = replace(_with_reference(context, reference), seed=record.seed, workdir=None)
@@ -185,12 +191,15 @@ class Recipe:
 
 
 def _apply(
-    step: Technique, model: CompressedModel, context: Context, *, cache: StageCache | None
+    settled: Settled, model: CompressedModel, context: Context, *, cache: StageCache | None
 ) -> tuple[CompressedModel, bool]:
-    """Return the outcome of `step` and whether it came from the cache."""
+    """Return the outcome of a step and whether it came from the cache."""
+    if settled.is_idle:
+        return explained(skipped(settled, model, context), settled.judged), False
+    step = settled.step
     key = cache.key(step, model, context) if cache is not None else ""
     if cache is not None and (stored := cache.load(key, model, networks=context.networks)) is not None:
-        return stored, True
+        return explained(stored, settled.judged), True
     after = step.apply(model, context)
     if len(after.history) != len(model.history) + 1:
         raise RecipeError(
@@ -198,7 +207,7 @@ def _apply(
         )
     if cache is not None:
         cache.store(key, after)
-    return after, False
+    return explained(after, settled.judged), False
 
 
 def _with_reference(context: Context, reference: nn.Module | None) -> Context:

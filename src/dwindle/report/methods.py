@@ -110,6 +110,13 @@ def _distill(found: Methods, step: Step) -> Methods:
     return Methods(is_student=True, is_taught=alpha != 1.0, trains=True)
 
 
+def _fewest_bits(step: Step) -> int:
+    """Return the width that most saves: files hold the settled widths of layers in `bits`."""
+    widths = step.get("bits")
+    values = [n for n in widths.values() if isinstance(n, int)] if isinstance(widths, Mapping) else []  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+    return min(values, default=int(_number(step, "insignificant", 1)))  # pyright: ignore[reportUnknownArgumentType]
+
+
 _ALWAYS_TRAIN: Final = {"FineTune", "QuantizeAware", "Distill"}
 _EFFECTS: Final[Mapping[str, Callable[[Methods, Step], Methods]]] = {
     "PruneWeights": lambda found, step: replace(
@@ -125,6 +132,7 @@ _EFFECTS: Final[Mapping[str, Callable[[Methods, Step], Methods]]] = {
     "QuantizeDynamic": lambda found, step: replace(_static(found, {"activations": None, **step}), is_dynamic=True),
     "QuantizeAware": lambda found, step: replace(_static(found, step), is_aware=True),
     "Binarize": lambda found, step: replace(found, weight_bits=int(_number(step, "n_bits", 1)), is_aware=True),
+    "MixedPrecision": lambda found, step: replace(found, weight_bits=_fewest_bits(step), is_aware=True),
     "CastHalf": lambda found, step: replace(found, is_half=True),
     "Distill": _distill,
 }

@@ -24,11 +24,12 @@ from dwindle.bench.measurement import Measurement
 from dwindle.core.encoding import decode, support_of
 from dwindle.errors import NetworkError
 from dwindle.exporters.graph_cache import GraphCache
-from dwindle.job.inputs import calibration_inputs, first_inputs
+from dwindle.job.inputs import N_VALIDATION, DrawnBatches, calibration_inputs, first_inputs
 from dwindle.job.job import Data
 from dwindle.job.resolve import call_with, resolve
 from dwindle.network.compressed import CompressedModel, FoldedBatchNorm
 from dwindle.network.fabric_trainer import FabricTrainer
+from dwindle.network.labelled import Labelled
 from dwindle.network.train import Progress
 from dwindle.recipe.recipe import Stage
 from dwindle.settings import NONE, TAG, to_plain
@@ -190,14 +191,19 @@ class Workshop:
         data = self.data(node)
         folder = self._folder_of(node)
         wants = {need for step in node.recipe.steps for need in step.needs}
+        trainer = self._trainer(node, data, folder)
         return Context(
             seed=node.seed,
             example=first_inputs(data.train, 2),
             calibration=calibration_inputs(data.train, n=N_CALIBRATION, seed=node.seed),
-            trainer=self._trainer(node, data, folder),
+            trainer=trainer,
             teacher=self.model(node.root).network if Needs.TEACHER in wants else None,
             networks=self._networks(node),
             early=None if node.early is None else self.model(node.early).network,
+            validation=Labelled(
+                batches=DrawnBatches(data.validation, N_VALIDATION, node.seed, "validation"),
+                base_loss=trainer.base_loss,
+            ),
             workdir=folder if node.trains else None,
         )
 

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field, replace
-from typing import get_args
+from dataclasses import dataclass, field
 
-import torch
-
-from dwindle.core.encoding import Encoding, affine_of, decode
 from dwindle.core.few_bits import FactorGradient, FactorRule, LevelRange, Levels, Spread
 from dwindle.core.granularity import Granularity, PerTensor
-from dwindle.errors import EncodingError, NetworkError, RecipeError, SelectionError, SettingError
-from dwindle.network.activations import CallSite, LevelQuantizer
-from dwindle.network.aware import training_graph
-from dwindle.network.batchnorm import fold_batchnorms, plan_folds
+from dwindle.errors import SelectionError, SettingError
 from dwindle.network.capture import capture
 from dwindle.network.compressed import CompressedModel
 from dwindle.network.distillation import Distillation
-from dwindle.network.few_bit_grid import FewBitGrid, FewBits, RoundedInput
-from dwindle.network.integer_weights import KERNEL_GRANULARITIES
+from dwindle.network.few_bit_training import problem_of, require_trainable, train_few_bits
 from dwindle.network.placement import matmul_calls
-from dwindle.network.rounded_training import rounded_training
 from dwindle.network.select import Select
 from dwindle.network.structure import CentroidGradient
 from dwindle.technique import Context, Effect, Needs, Trait, needs_of, recorded
@@ -73,32 +63,12 @@ class Binarize:
     select: Select = field(default_factory=Select)
 
     def __post_init__(self) -> None:
-        if problem := self._problem():
+        if problem := problem_of(self):
             raise SettingError(f"Binarize: {problem}")
-        if self.distillation is not None and self.distillation.hints:
-            raise SettingError("Binarize: hints watch modules, which the graph trained here has not; leave hints out")
         try:
             Levels(self.n_bits, self.levels)
         except SettingError as error:
             raise SettingError(f"Binarize: {error}") from error
-
-    def _problem(self) -> str | None:
-        known = {
-            "levels": LevelRange, "factor": FactorRule, "gradient": FactorGradient, "spread": Spread,
-            "centroid_gradient": CentroidGradient,
-        }  # fmt: skip
-        for name, values in known.items():
-            if getattr(self, name) not in get_args(values):
-                return f"{name} must be one of {', '.join(get_args(values))}, got {getattr(self, name)!r}"
-        if self.granularity not in KERNEL_GRANULARITIES:
-            return f"weights share a factor by PerTensor() or PerChannel(0), got {self.granularity}"
-        if not (math.isfinite(self.epochs) and self.epochs > 0):
-            return f"epochs must be positive, got {self.epochs}"
-        if self.learning_rate is not None and not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            return f"learning_rate must be positive or None, got {self.learning_rate}"
-        if not 0 <= self.freeze_after <= 1:
-            return f"freeze_after is a share of the training, in [0, 1], got {self.freeze_after}"
-        return None
 
     @property
     def needs(self) -> Needs:
@@ -124,27 +94,12 @@ class Binarize:
             EncodingError: a selected weight is quantized already.
             NetworkError: the network cannot be captured.
         """
-        if context.trainer is None or context.example is None:
-            raise RecipeError("Binarize trains a graph; give the context a trainer and an example, one input batch")
-        if model.activations:
-            raise RecipeError(f"Binarize: {len(model.activations)} activations are quantized already; do it once")
-        captured = capture(model.network, context.example)
-        calls = matmul_calls(captured)
-        names = self._selected(model, tuple(calls))
-        quantizer = LevelQuantizer(n_bits=self.n_bits, kind=self.levels)
-        sites = [site for name in names for site in calls[name]] if self.activations else list[CallSite]()
-        edits = plan_folds(model, captured).edits if self.activations else ()
-        folded = {edit.batchnorm: edit.layer for edit in edits}
-        network = training_graph(captured, {}, folded=folded, inputs={site: RoundedInput(quantizer) for site in sites})
-        grids = {name: self._grid(name, model.encodings[name]) for name in names}
-        training = rounded_training(self, model, trainer=context.trainer, offers=context)
-        encodings, curve = training.run(model, grids, network=network)
-        after = model.with_encodings(encodings)
-        if self.activations:
-            after, _ = fold_batchnorms(after, context.example)
-            after = replace(after, activations=dict.fromkeys(sorted(sites), quantizer))
-        decisions = {"weights": list(names), "folded": folded, "notes": list(captured.notes)}
-        return recorded(self, after, context, decisions=decisions, curve=curve)
+        _, example = require_trainable("Binarize", model, context)
+        captured = capture(model.network, example)
+        names = self._selected(model, tuple(matmul_calls(captured)))
+        widths = dict.fromkeys(names, self.n_bits)
+        trained = train_few_bits(self, model, captured, offered=context, widths=widths)
+        return recorded(self, trained.model, context, decisions=trained.decisions, curve=trained.curve)
 
     def _selected(self, model: CompressedModel, in_order: tuple[str, ...]) -> tuple[str, ...]:
         selected = self.select.resolve(model.network)
@@ -156,20 +111,3 @@ class Binarize:
                 "first and the last are kept as they are; select others, or use keeps_ends=False"
             )
         return tuple(kept)
-
-    def _grid(self, name: str, encoding: Encoding) -> FewBitGrid:
-        if affine_of(encoding) is not None:
-            raise EncodingError(f"{name!r} has no float values left to train; put this step before the quantizer")
-        if (dtype := decode(encoding).dtype) != torch.float32:
-            raise NetworkError(f"{name!r} is {dtype}, but levels are decoded in float32; call network.float() first")
-        return FewBitGrid(
-            encoding,
-            FewBits(
-                levels=Levels(self.n_bits, self.levels),
-                factor=self.factor,
-                gradient=self.gradient,
-                granularity=self.granularity,
-                is_centred=self.is_centred,
-                spread=self.spread,
-            ),
-        )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dwindle.network.labelled import Labelled
 from dwindle.network.train import AfterStep, Loss
 from dwindle.technique import Context
 
@@ -32,7 +33,7 @@ def small_network(seed: int = 0) -> nn.Module:
 
 
 def small_context(seed: int = 7) -> Context:
-    """Return a context that offers everything: an example, calibration batches, a trainer, an early network."""
+    """Return a context that offers everything: example, calibration, validation, trainer, an early network."""
     generator = torch.Generator().manual_seed(seed)
     inputs = torch.randn(24, *INPUT_SHAPE, generator=generator)
     targets = torch.randint(N_CLASSES, (24,), generator=generator)
@@ -44,6 +45,9 @@ def small_context(seed: int = 7) -> Context:
         trainer=trainer,
         reference=small_network(),
         early=small_network(seed=1),
+        validation=Labelled(
+            batches=tuple(zip(inputs.split(8), targets.split(8), strict=True)), base_loss=functional.cross_entropy
+        ),
     )
 
 
