@@ -191,7 +191,7 @@ def scored(opened: Opened, source: Source, plan: Plan) -> accuracy.Answers | Non
             f"give a multiple of {size}"
         )
     named = [(opened.artifact.path.name, opened.session)]
-    return accuracy.answer(named, cut(batch, size), scores=plan.scores)[0]
+    return accuracy.answer(named, cut(batch, size), scores=plan.scores, threshold=plan.threshold)[0]
 
 
 def _throughput_batch(opened: Opened, inputs: tuple[Array, ...], asked: int | None) -> int:

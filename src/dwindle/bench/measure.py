@@ -112,7 +112,9 @@ def _run(files: tuple[Artifact, ...], data: Data, *, engine: Runtime, plan: Plan
     with ExitStack() as stack:
         sides = [open_file(stack, file, engine, plan=plan) for file in files]
         first, every = _peek(batches(data, batch_size=plan.batch_size))
-        answers = accuracy.answer([(s.artifact.path.name, s.session) for s in sides], every, scores=plan.scores)
+        answers = accuracy.answer(
+            [(s.artifact.path.name, s.session) for s in sides], every, scores=plan.scores, threshold=plan.threshold
+        )
         inputs = _inputs(sides, first, plan)
         if len(sides) == 1:
             return [_found(sides[0], answers[0], costs_alone(sides[0], inputs, plan))]

@@ -23,6 +23,7 @@ class Plan:
         n_threads: threads of the engine, fixed.
         batch_size: examples in one call while accuracy is measured.
         scores: metrics of the answers; the drop is measured in the first.
+        threshold: above it one output names the second of two classes; None: each class has an output of its own.
         latency: when to stop timing; None measures no latency.
         latency_batch: examples in one timed call.
         throughput_batch: examples in one call while throughput is measured; None measures none.
@@ -36,6 +37,7 @@ class Plan:
     n_threads: int = 1
     batch_size: int = 256
     scores: tuple[AnyScore, ...] = CLASSIFICATION
+    threshold: float | None = None
     latency: LatencyProtocol | None = field(default_factory=LatencyProtocol)
     latency_batch: int = 1
     throughput_batch: int | None = None

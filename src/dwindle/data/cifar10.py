@@ -55,26 +55,31 @@ def load_cifar10(root: Path | None = None, *, size: int = SIDE) -> Splits:
         SettingError: `size` is below 1.
     """
     folder = locate(SOURCE, root)
-    parts = [_read_batch(folder / name) for name in TRAIN_FILES]
+    parts = [read_batch(folder / name) for name in TRAIN_FILES]
     images, labels = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
-    train, validation = hold_out(_prepare(images, size), labels, n_held_out=N_VALIDATION)
-    test_images, test_labels = _read_batch(folder / TEST_FILE)
+    train, validation = hold_out(prepare(images, size), labels, n_held_out=N_VALIDATION)
+    test_images, test_labels = read_batch(folder / TEST_FILE)
     return Splits(
         name="cifar-10",
         train=train,
         validation=validation,
-        test=TensorDataset(_prepare(test_images, size), test_labels),
+        test=TensorDataset(prepare(test_images, size), test_labels),
         class_names=CLASS_NAMES,
     )
 
 
-def _prepare(images: Tensor, size: int) -> Tensor:
+def prepare(images: Tensor, size: int = SIDE) -> Tensor:
+    """Return (n, 3, size, size) standardized floats of uint8 images."""
     mean, std = (torch.tensor(numbers).reshape(1, 3, 1, 1) for numbers in (MEAN, STD))
     return resize(images.float().div_(255).sub_(mean).div_(std), size)
 
 
-def _read_batch(path: Path) -> tuple[Tensor, Tensor]:
-    """Return (n, 3, 32, 32) uint8 images and (n,) labels."""
+def read_batch(path: Path) -> tuple[Tensor, Tensor]:
+    """Return (n, 3, 32, 32) uint8 images and (n,) labels.
+
+    Raises:
+        DataError: the file is damaged or no part of CIFAR-10.
+    """
     content = read_array_pickle(path.read_bytes(), what=str(path))
     images, labels = content.get(b"data"), content.get(b"labels")
     if not isinstance(images, np.ndarray) or images.ndim != 2 or images.shape[1] != 3 * SIDE * SIDE:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -13,7 +13,17 @@ from torch.nn import functional
 from dwindle.bench.batches import as_arrays
 from dwindle.bench.budget import Budget
 from dwindle.bench.measurement import CPU_TIME, LOAD_TIME, MEMORY_ADDED, MEMORY_PEAK, THROUGHPUT
-from dwindle.bench.probes.scores import SCORES, TOP5, AnyScore, MeansScore, Score, SetScore, classification, drop_of
+from dwindle.bench.probes.scores import (
+    SCORES,
+    TOP1,
+    TOP5,
+    AnyScore,
+    MeansScore,
+    Score,
+    SetScore,
+    classification,
+    drop_of,
+)
 from dwindle.errors import DataError, DwindleError, RecipeError, SettingError
 from dwindle.exporters.preprocessing import Preprocessing
 from dwindle.job.inputs import BATCH_SIZE, context_of, first_inputs, length
@@ -32,6 +42,7 @@ from dwindle.network.batches import (
 from dwindle.network.compressed import CompressedModel
 from dwindle.network.distillation import Distillation
 from dwindle.network.inputs import Targets, as_inputs, describe
+from dwindle.network.two_classes import as_scores
 from dwindle.recipe.plain import describe_step
 from dwindle.runtimes.protocol import Array
 from dwindle.technique import Needs
@@ -88,14 +99,15 @@ def _check_split(job: Job, part: str, *, trains: bool) -> None:
     batches = Batches(data=data, batch_size=BATCH_SIZE, what=part)
     output = try_first_batch(job.network, batches, torch.device("cpu"))
     probe = _Probe(output=output, targets=batches.first(2)[1], where=f"{job.data.name}, {part} split")
+    scores = as_scores(output, task.threshold)
     require_finite(batches, also_targets=any(SCORES.get(score.metric.name) for score in task.scores))
-    if task.is_default and not are_classes(output, probe.targets):
+    if task.is_default and not are_classes(scores, probe.targets):
         raise DataError(_not_classes(probe))
     counts_classes = task.counts_classes or (trains and task.loss is functional.cross_entropy)
-    if counts_classes and are_classes(output, probe.targets):
+    if counts_classes and are_classes(scores, probe.targets):
         every = all_targets(batches)
         labels = batches.first(2)[1] if every is None else every
-        require_labels(labels, output.shape[1], part)
+        require_labels(labels, scores.shape[1], part)
         is_scored = part == "test" and task.counts_classes
         if is_scored and isinstance(labels, Tensor) and bool(labels.eq(IGNORED_LABEL).any()):
             raise DataError(
@@ -105,10 +117,10 @@ def _check_split(job: Job, part: str, *, trains: bool) -> None:
     if trains:
         try_loss(task.loss, output, probe.targets, what=part)
     for score in task.scores:
-        _try_score(score, probe)
-    if task.scores[0] is TOP5 and output.shape[1] <= TOP5_CLASSES:
+        _try_score(score, replace(probe, output=scores) if _is_of_classes(score) else probe)
+    if task.scores[0] is TOP5 and scores.shape[1] <= TOP5_CLASSES:
         raise DataError(
-            f"{probe.where}: top-5 accuracy of {output.shape[1]} classes is always 1; name another metric first"
+            f"{probe.where}: top-5 accuracy of {scores.shape[1]} classes is always 1; name another metric first"
         )
 
 
@@ -171,6 +183,11 @@ def _not_classes(probe: _Probe) -> str:
         f"class numbers (batch,); got {probe.words}; for another task name its loss and metrics: [task] with loss = "
         '"mse", and [[task.metrics]] with name = "mean_absolute_error" or a function of your own'
     )
+
+
+def _is_of_classes(score: AnyScore) -> bool:
+    """Return whether a metric compares class numbers: one output is two classes to it."""
+    return isinstance(score, SetScore) or score in {TOP1, TOP5}
 
 
 def _try_score(score: AnyScore, probe: _Probe) -> None:

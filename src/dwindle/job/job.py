@@ -129,6 +129,7 @@ class Job:
         plan = Plan(
             latency=LatencyProtocol(seconds=self.latency_seconds),
             scores=self.task.scores,
+            threshold=self.task.threshold,
             throughput_batch=self.throughput_batch,
             memory=self.measures_memory,
             cpu_time=self.measures_cpu_time,

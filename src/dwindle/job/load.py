@@ -13,7 +13,7 @@ from dwindle.bench.measurement import Metric
 from dwindle.bench.probes.scores import CLASSIFICATION, SCORES, AnyScore, Score
 from dwindle.errors import DataError, NetworkError, SettingError
 from dwindle.job.job import Data, Job
-from dwindle.job.losses import LOSSES
+from dwindle.job.losses import LOSSES, threshold_of
 from dwindle.job.resolve import call_with, resolve
 from dwindle.job.spec import FurtherSpec, JobSpec, MetricSpec, NetworkSpec, TaskSpec, read_job
 from dwindle.job.task import Task
@@ -79,6 +79,7 @@ def _trainer(
         augment=augment,
         precision=spec.training.precision,
         patience=spec.training.patience,
+        threshold=threshold_of(loss),
         workdir=target / "work",
         report_progress=report_progress,
     )

@@ -56,13 +56,46 @@ def bce_with_logits(output: Any, target: Any) -> Tensor:
     return functional.binary_cross_entropy_with_logits(logits, labels)
 
 
+def bce(output: Any, target: Any) -> Tensor:
+    """Return the binary cross entropy of probabilities, as a network that ends in a sigmoid gives them.
+
+    Raises:
+        DataError: outputs and targets differ in number, or either lie outside [0, 1].
+    """
+    shares, labels = _alike(output, target, "bce")
+    for what, values in (("targets", labels), ("outputs", shares)):
+        _require_shares(values, what)
+    return functional.binary_cross_entropy(shares, labels)
+
+
 LOSSES: Final[Mapping[str, BaseLoss]] = {
     "cross_entropy": functional.cross_entropy,
     "mse": mse,
     "l1": l1,
     "smooth_l1": smooth_l1,
     "bce_with_logits": bce_with_logits,
+    "bce": bce,
 }
+THRESHOLDS: Final[Mapping[BaseLoss, float]] = {bce_with_logits: 0.0, bce: 0.5}
+"""Above which a network that is trained with the loss, and has one output, answers the second of two classes."""
+
+
+def threshold_of(loss: BaseLoss) -> float | None:
+    """Return above which one output names the second of two classes; None where `loss` is not about two classes.
+
+    >>> threshold_of(bce), threshold_of(mse)
+    (0.5, None)
+    """
+    return next((threshold for known, threshold in THRESHOLDS.items() if known is loss), None)
+
+
+def _require_shares(values: Tensor, what: str) -> None:
+    if values.numel() == 0:
+        return
+    low, high = (float(value) for value in values.detach().aminmax())
+    if low < 0 or high > 1:  # NaN passes: the trainer names it, and the epoch
+        remedy = "renumber the labels" if what == "targets" else "use bce_with_logits where there is no sigmoid"
+        raise DataError(f"the loss bce needs {what} in [0, 1], got [{low:g}, {high:g}]; {remedy}")
 
 
 def _alike(output: Any, target: Any, name: str) -> tuple[Tensor, Tensor]:

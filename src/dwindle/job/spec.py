@@ -85,8 +85,8 @@ class MetricSpec:
 class TaskSpec:
     """`[task]`: what the network is for; classes, cross entropy and accuracy where nothing is said.
 
-    `loss` is one of cross_entropy, mse, l1, smooth_l1 and bce_with_logits, or `file.py:function`, called with (output,
-    target); of the `metrics` the first is the one whose drop is measured.
+    `loss` is one of cross_entropy, mse, l1, smooth_l1, bce_with_logits and bce, or `file.py:function`, called with
+    (output, target); of the `metrics` the first is the one whose drop is measured.
     """
 
     loss: str = "cross_entropy"

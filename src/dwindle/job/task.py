@@ -11,6 +11,7 @@ from dwindle.bench import measurement
 from dwindle.bench.measurement import ACCURACY, Metric
 from dwindle.bench.probes.scores import CLASSIFICATION, AnyScore, SetScore
 from dwindle.errors import SettingError
+from dwindle.job.losses import threshold_of
 from dwindle.network.fabric_trainer import BaseLoss
 
 TAKEN: Final = frozenset(
@@ -42,6 +43,11 @@ class Task:
                 raise SettingError(f"a metric cannot be called {name!r}; use letters, digits and underscores")
             if names.count(name) > 1:
                 raise SettingError(f"the metric {name!r} is named twice; keep one")
+
+    @property
+    def threshold(self) -> float | None:
+        """Above which one output names the second of two classes; None where the loss is not about two classes."""
+        return threshold_of(self.loss)
 
     @property
     def metric(self) -> Metric:

@@ -35,6 +35,7 @@ from dwindle.network.identity import identify
 from dwindle.network.inputs import as_tuple, n_examples
 from dwindle.network.train import AfterStep, Batch, Loss, Progress
 from dwindle.network.train_state import read_state, write_state
+from dwindle.network.two_classes import as_scores
 
 BaseLoss = Callable[[Any, Any], Tensor]
 """`base_loss(output, target)` returns a scalar; each is what the network and the data give, a tensor or a tuple."""
@@ -79,6 +80,7 @@ class FabricTrainer:
         precision: `auto` takes bfloat16 where the device computes it in hardware, else float32.
         patience: stop after so many epochs without a better validation result, and go back to the best one. A call with
             `after_step` ignores it: a schedule of masks has to run to its end.
+        threshold: above it one output names the second of two classes; None: each class has an output of its own.
         workdir: folder for a checkpoint each epoch; None keeps none, so a killed run starts over.
         accelerator: as Lightning names them: `auto`, `cpu`, `cuda`, ...; one device is used.
         report_progress: called with (stage, steps done, steps) after each step.
@@ -94,6 +96,7 @@ class FabricTrainer:
     augment: Augment | None = None
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     patience: int | None = None
+    threshold: float | None = None
     workdir: Path | None = None
     accelerator: str = "auto"
     report_progress: Progress | None = None
@@ -239,8 +242,8 @@ class _Run:
         if self.job.loss is not None:
             with self.fabric.autocast():  # a loss may run a network of its own
                 loss = self.job.loss(output, (inputs, targets), loss)
-        if are_classes(output, targets):
-            self.right.append(int((output.argmax(1) == targets).sum()))
+        if (n_right := self._n_right(output, targets)) is not None:
+            self.right.append(n_right)
             self.n_answered += n_examples(inputs)
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -258,6 +261,11 @@ class _Run:
             self.trainer.report_progress(self.job.stage, self.step, self.job.steps)
         return value
 
+    def _n_right(self, output: Any, targets: Any) -> int | None:
+        """Return how many answers are right; None where they are no classes."""
+        scores = as_scores(output, self.trainer.threshold)
+        return int((scores.argmax(1) == targets).sum()) if are_classes(scores, targets) else None
+
     def _factor(self, step: int) -> float:
         return self.trainer.schedule(step / self.job.steps)
 
@@ -273,9 +281,9 @@ class _Run:
             output = self.model(*as_tuple(inputs))
             total += float(self.trainer.base_loss(output, targets)) * n_examples(inputs)
             n += n_examples(inputs)
-            has_classes = are_classes(output, targets)
-            if has_classes:
-                n_right += int((output.argmax(1) == targets).sum())
+            n_right_here = self._n_right(output, targets)
+            has_classes = n_right_here is not None
+            n_right += n_right_here or 0
         if not math.isfinite(total):
             raise NetworkError(
                 f"stage {self.job.stage!r}: the validation loss became {total} in epoch {len(self.curve) + 1}; "
@@ -318,6 +326,7 @@ class _Run:
             *map(identify, (trainer.base_loss, trainer.optimizer, trainer.schedule, trainer.augment, job.loss)),
             trainer.train_batches.fingerprint(),
             trainer.validation_batches.fingerprint() if trainer.validation_batches is not None else "",
+            *([] if trainer.threshold is None else [trainer.threshold]),
         )  # fmt: skip
         sha.update(repr(settings).encode())
         return sha.hexdigest()[:16]

@@ -49,11 +49,13 @@ class Bench:
         n_threads: of the engine.
         dense: the file to time the `.onnx` in turn with; None: it is not.
         seconds: how long each of the two is timed.
+        threshold: above it one output names the second of two classes; None: each class has an output of its own.
     """
 
     n_threads: int = 1
     dense: Artifact | None = None
     seconds: float = 0.0
+    threshold: float | None = None
 
     def measure(self, deployment: Deployment, data: Data) -> Found:
         """Return the sizes of all files of `deployment`, and what the `.onnx`, else the `.dwn`, answers.
@@ -76,21 +78,23 @@ class Bench:
         return replace(scores, measurements=(*sizes, *others))
 
     def _answers(self, file: Artifact, data: Data) -> Found:
-        plan = Plan(n_threads=self.n_threads, batch_size=BATCH_SIZE)
+        plan = Plan(n_threads=self.n_threads, batch_size=BATCH_SIZE, threshold=self.threshold)
         with ExitStack() as stack:
             side = open_file(stack, file, OnnxRuntime(), plan=plan)
             every = batches(cast("Any", data.test), batch_size=plan.batch_size)
-            (answers,) = accuracy.answer([(file.path.name, side.session)], every, scores=plan.scores)
+            (answers,) = accuracy.answer(
+                [(file.path.name, side.session)], every, scores=plan.scores, threshold=plan.threshold
+            )
         return Found(measurements=accuracy.measure_accuracy(side.subject, answers), right=answers.values[ACCURACY])
 
     def _timed_answers(self, file: Artifact, data: Data) -> Found:
-        plan = Plan(n_threads=self.n_threads, batch_size=1)
+        plan = Plan(n_threads=self.n_threads, batch_size=1, threshold=self.threshold)
         with ExitStack() as stack:
             side = open_file(stack, file, OnnxRuntime(), plan=plan)
             side.session.run(*as_arrays(first_inputs(data.test, 1)))  # the first call reserves memory
             timed = TimedSession(side.session)
             every = batches(cast("Any", data.test), batch_size=plan.batch_size)
-            (answers,) = accuracy.answer([(file.path.name, timed)], every, scores=plan.scores)
+            (answers,) = accuracy.answer([(file.path.name, timed)], every, scores=plan.scores, threshold=plan.threshold)
         scores = accuracy.measure_accuracy(side.subject, answers)
         time = measure_whole_set(side.subject, timed.seconds, batch=plan.batch_size)
         cpu = measure_whole_set(side.subject, timed.cpu_seconds, batch=plan.batch_size, metric=TEST_CPU_TIME)

@@ -19,9 +19,11 @@ from dwindle.bench.probes.scores import (
     MeansScore,
     Score,
     SetScore,
+    as_scores,
     classification,
     drop_of,
     top1,
+    top5,
 )
 from dwindle.core.statistics import Interval, mean_interval, paired_drop_interval, wilson_interval
 from dwindle.errors import DataError, DwindleError, MeasurementError
@@ -68,6 +70,7 @@ class Answers:
 @dataclass(slots=True)
 class _Tally:
     scores: Sequence[AnyScore]
+    threshold: float | None = None
     values: dict[Metric, list[Array]] = field(default_factory=dict[Metric, list[Array]])
     truth: list[Array] = field(default_factory=list[Array])
     classes: list[Array] = field(default_factory=list[Array])
@@ -87,10 +90,14 @@ class _Tally:
         for score in self.scores:
             if isinstance(score, SetScore) or (score is TOP5 and _has_few_classes(outputs)):
                 continue  # counted below; always right
-            values = _checked(score, _values(score, answer, batch, what=what), batch, what=what)
+            given = self._as_scores(answer) if _is_top(score) else answer
+            values = _checked(score, _values(score, given, batch, what=what), batch, what=what)
             self.values.setdefault(score.metric, []).append(values)
         if any(isinstance(score, SetScore) or _is_top1(score) for score in self.scores):
-            self._classify(answer, batch.targets)
+            self._classify(self._as_scores(answer), batch.targets)
+
+    def _as_scores(self, answer: Any) -> Any:
+        return answer if self.threshold is None else as_scores(answer, self.threshold)
 
     def _classify(self, answer: Any, targets: Any) -> None:
         logits, classes = classification(answer, targets)
@@ -109,15 +116,21 @@ class _Tally:
 
 
 def answer(
-    sessions: Sequence[tuple[str, Session]], data: Iterable[Batch], *, scores: Sequence[AnyScore] = CLASSIFICATION
+    sessions: Sequence[tuple[str, Session]],
+    data: Iterable[Batch],
+    *,
+    scores: Sequence[AnyScore] = CLASSIFICATION,
+    threshold: float | None = None,
 ) -> tuple[Answers, ...]:
     """Return the answers of each named session to the same batches; the data is read once.
+
+    With a `threshold`, one output above it names the second of two classes, for the metrics of classes.
 
     Raises:
         DataError: labels out of range, inputs that a file cannot run, no data.
         MeasurementError: answers or scores that are not finite.
     """
-    tallies = [_Tally(scores) for _ in sessions]
+    tallies = [_Tally(scores, threshold) for _ in sessions]
     for batch in data:
         for (what, session), tally in zip(sessions, tallies, strict=True):
             tally.add(run_batch(session, batch, what=what), batch, what)
@@ -239,3 +252,7 @@ def _has_few_classes(outputs: tuple[Array, ...]) -> bool:
 
 def _is_top1(score: AnyScore) -> bool:
     return isinstance(score, Score) and score.per_example is top1
+
+
+def _is_top(score: AnyScore) -> bool:
+    return isinstance(score, Score) and score.per_example in {top1, top5}

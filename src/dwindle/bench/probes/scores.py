@@ -179,6 +179,18 @@ def classification(outputs: Any, targets: Any) -> tuple[Array, npt.NDArray[np.in
     return outputs, targets.astype(np.int64)
 
 
+def as_scores(outputs: Any, threshold: float) -> Any:
+    """Return (n, 2) scores, 0 and how far it lies above `threshold`, of one output (n, 1) or (n,); others as they are.
+
+    >>> as_scores(np.array([[0.75], [0.5]]), 0.5).tolist()
+    [[0.0, 0.25], [0.0, 0.0]]
+    """
+    if isinstance(outputs, tuple) or outputs.ndim not in {1, 2} or outputs.size != len(outputs):
+        return outputs
+    above = outputs.reshape(-1, 1) - outputs.dtype.type(threshold)
+    return np.concatenate([np.zeros_like(above), above], axis=1)
+
+
 def drop_of(metric: Metric) -> Metric:
     """Return the metric of what is lost: shares are lost in percentage points, others in their own unit.
 
