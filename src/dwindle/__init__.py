@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from dwindle.network.significance.curvature import FisherTrace, HessianTrace
     from dwindle.network.significance.deviation import WeightDeviation
     from dwindle.network.significance.dimension import LevinaBickelChange, PCAChange, TwoNNChange
+    from dwindle.network.significance.guide import Guide
     from dwindle.network.significance.sensitivity import LossSensitivity
     from dwindle.network.significance.significance import Significance
     from dwindle.recipe import Recipe
@@ -78,6 +79,7 @@ __all__ = [
     "FineTune",
     "FisherTrace",
     "FoldBatchNorm",
+    "Guide",
     "HessianTrace",
     "Labelled",
     "Ledger",

@@ -23,6 +23,7 @@ PUBLIC_NAMES: Final[Mapping[str, str]] = {
     "FineTune": "dwindle.techniques.fine_tune:FineTune",
     "FisherTrace": "dwindle.network.significance.curvature:FisherTrace",
     "FoldBatchNorm": "dwindle.techniques.fold_batchnorm:FoldBatchNorm",
+    "Guide": "dwindle.network.significance.guide:Guide",
     "HessianTrace": "dwindle.network.significance.curvature:HessianTrace",
     "Labelled": "dwindle.network.labelled:Labelled",
     "Ledger": "dwindle.bench.ledger:Ledger",

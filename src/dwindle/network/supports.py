@@ -46,16 +46,19 @@ class Candidates:
         within = {name: support_or_all(encoding) for name, encoding in encodings.items()}
         return cls(values=values, within=within, transposed=transposed_weights(network))
 
-    def by_layer(self, sparsity: float, *, n_rounds: int = 1) -> Supports:
+    def by_layer(self, sparsity: float | Mapping[str, float], *, n_rounds: int = 1) -> Supports:
         """Return supports that drop the smallest magnitudes of each tensor.
 
         Args:
-            sparsity: share of a tensor's weights that is zero in the end.
+            sparsity: share of a tensor's weights that is zero in the end; of all tensors, or of each by its name.
             n_rounds: prunings still to come, this one among them; each takes the same share of what is left.
         """
+        target = dict.fromkeys(self.values, sparsity) if isinstance(sparsity, float | int) else sparsity
         return {
-            name: magnitude_support(values, self._next(sparsity, n_rounds, self.within[name]), within=self.within[name])
-            for name, values in self.values.items()
+            name: magnitude_support(values, self._next(target[name], n_rounds, within), within=within)
+            for (name, values), within in zip(
+                self.values.items(), map(self.within.__getitem__, self.values), strict=True
+            )
         }
 
     def globally(self, sparsity: float, *, n_rounds: int = 1) -> Supports:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from dwindle.core.encoding import restrict
+from dwindle.core.encoding import decode, restrict
 from dwindle.core.schedule import Constant, Schedule, is_due, sparsity_at
 from dwindle.core.sparsity import NOfM
 from dwindle.errors import RecipeError, SettingError
@@ -18,6 +18,7 @@ from dwindle.network.distillation import Distillation, distilled_loss
 from dwindle.network.parametrize import TrainingCopy, trainable
 from dwindle.network.rewind import Rewind, rewound
 from dwindle.network.select import Select
+from dwindle.network.significance.guide import Guide, SharedOut
 from dwindle.network.supports import (
     Candidates,
     Supports,
@@ -27,10 +28,10 @@ from dwindle.network.supports import (
     transposed_weights,
 )
 from dwindle.network.train import Trainer
-from dwindle.technique import Context, Effect, Needs, Trait, needs_of, recorded
+from dwindle.technique import Context, Effect, Needs, Trait, evidence_of, needs_of, needs_of_criterion, recorded
 
 _RANGES: Final = "the ranges of its activations were calibrated with the weights that would go"
-_LATER: Final = frozenset({"pattern", "rewind"})
+_LATER: Final = frozenset({"pattern", "rewind", "guide"})
 """Fields that came later: checkpoints of before are named without them."""
 
 
@@ -53,6 +54,8 @@ class PruneWeights:
         learning_rate: of that training; None takes the trainer's own.
         distillation: learn from the context's teacher during that training, too.
         select: which weights.
+        guide: with `sparsity` over all selected weights: how much of it falls on which layer, by how much layers matter
+            on the model as it comes in; None gives each layer the same.
     """
 
     sparsity: float | None = None
@@ -66,13 +69,14 @@ class PruneWeights:
     select: Select = field(default_factory=Select)
     pattern: NOfM | None = None
     rewind: Rewind | None = None
+    guide: Guide | None = None
 
     def __post_init__(self) -> None:
         if problem := self._kind_problem() or self._amount_problem() or self._schedule_problem():
             raise SettingError(f"PruneWeights: {problem}")
 
     def _kind_problem(self) -> str | None:
-        for name, kind in (("pattern", NOfM), ("rewind", Rewind)):
+        for name, kind in (("pattern", NOfM), ("rewind", Rewind), ("guide", Guide)):
             given: Any = getattr(self, name)
             if given is not None and not isinstance(given, kind):
                 return f"{name} is {kind()!r}, say, got {given!r}"
@@ -98,6 +102,8 @@ class PruneWeights:
             return "scope='global' ranks magnitudes; the std rule has a threshold for each layer, leave scope out"
         if self.pattern is not None and (self.scope, self.criterion) != ("layer", "magnitude"):
             return "pattern ranks the magnitudes of each few neighbours; leave scope and criterion out"
+        if self.guide is not None and (self.sparsity is None or self.uses_std or self.scope == "global" or self.rewind):
+            return "guide shares a sparsity out among layers; leave scope, criterion, std_multiplier and rewind out"
         return None
 
     def _schedule_problem(self) -> str | None:
@@ -137,9 +143,10 @@ class PruneWeights:
     @property
     def needs(self) -> Needs:
         """Training for a schedule or to rewind, a teacher to distill from, early weights to go back to."""
+        judging = Needs.NOTHING if self.guide is None else needs_of_criterion(self.guide.by)
         if self.schedule is None and self.rewind is None:
-            return Needs.NOTHING
-        needs = Needs.TRAINING | needs_of(self.distillation)
+            return judging
+        needs = Needs.TRAINING | needs_of(self.distillation) | judging
         return needs | Needs.EARLY if self.rewind is not None and self.rewind.needs_early else needs
 
     @property
@@ -169,6 +176,8 @@ class PruneWeights:
         if model.activations:
             raise RecipeError(f"PruneWeights: {_RANGES}; prune before the step that quantizes activations")
         names = self.select.resolve(model.network)
+        if self.guide is not None:
+            return self._apply_guided(model, context, names, guide=self.guide)
         if self.schedule is not None:
             return self._apply_during_training(model, context, names)
         if self.rewind is not None:
@@ -176,6 +185,20 @@ class PruneWeights:
         after, multiplier = self._prune(model, names)
         decisions = describe_supports({name: after.encodings[name] for name in names})
         return recorded(self, after, context, decisions=decisions | _multiplier(multiplier))
+
+    def _apply_guided(
+        self, model: CompressedModel, context: Context, names: tuple[str, ...], *, guide: Guide
+    ) -> CompressedModel:
+        """Share the sparsity out, then prune every layer to its own."""
+        sizes = {name: decode(model.encodings[name]).numel() for name in names}
+        shared = guide.share_out(model.network, evidence_of(context), sizes, sparsity=self._sparsity)
+        if self.schedule is not None:
+            return self._apply_during_training(model, context, names, shared=shared)
+        encodings = {name: model.encodings[name] for name in names}
+        supports = Candidates.of(model.network, encodings).by_layer(shared.sparsity)
+        after = model.with_encodings({name: restrict(encodings[name], supports[name]) for name in names})
+        decisions = describe_supports({name: after.encodings[name] for name in names})
+        return recorded(self, after, context, decisions=decisions | {"guide": shared.to_plain()})
 
     def _prune(
         self, model: CompressedModel, names: tuple[str, ...], *, n_rounds: int = 1
@@ -231,20 +254,19 @@ class PruneWeights:
         return recorded(self, model, context, decisions=decisions | _multiplier(multiplier), curve=tuple(curve))
 
     def _apply_during_training(
-        self, model: CompressedModel, context: Context, names: tuple[str, ...]
+        self, model: CompressedModel, context: Context, names: tuple[str, ...], *, shared: SharedOut | None = None
     ) -> CompressedModel:
         trainer = _trainer(context)
-        n_steps = self._n_steps(trainer)
         with trainable(model) as copy, distilled_loss(self.distillation, context, copy.network) as loss:
             for name in names:  # masks exist from the first step on, so that every checkpoint holds them
                 copy.restrict(name, support_or_all(model.encodings[name]))
-            prune = self._pruning(copy, names, n_steps=n_steps, transposed=transposed_weights(model.network))
+            prune = self._pruning(model, copy, names, n_steps=self._n_steps(trainer), shared=shared)
             prune(0)
             curve = trainer(
                 copy.network,
-                steps=n_steps,
+                steps=self._n_steps(trainer),
                 seed=context.seed,
-                stage=self._stage(model),
+                stage=self._stage(model, shared),
                 learning_rate=self.learning_rate,
                 loss=loss,
                 after_step=prune,
@@ -252,22 +274,34 @@ class PruneWeights:
             encodings = copy.finish()
         after = model.with_encodings(encodings)
         decisions = describe_supports({name: encodings[name] for name in names})
-        return recorded(self, after, context, decisions=decisions, curve=curve)
+        found = {} if shared is None else {"guide": shared.to_plain()}
+        return recorded(self, after, context, decisions=decisions | found, curve=curve)
 
     def _pruning(
-        self, copy: TrainingCopy, names: tuple[str, ...], *, n_steps: int, transposed: Mapping[str, int]
+        self,
+        model: CompressedModel,
+        copy: TrainingCopy,
+        names: tuple[str, ...],
+        *,
+        n_steps: int,
+        shared: SharedOut | None,
     ) -> Callable[[int], None]:
         """Return what prunes `copy` after a step; it keeps nothing, so a resumed training goes on as if never cut."""
-        schedule = self.schedule or Constant()
+        schedule, transposed = self.schedule or Constant(), transposed_weights(model.network)
 
         def prune(step: int) -> None:
             if not is_due(schedule, step, n_steps=n_steps):
                 return
-            sparsity = sparsity_at(schedule, step / n_steps, target=self._sparsity)
             values = {name: copy.value(name).cpu() for name in names}
             within = {name: everything_or(copy.support(name), values[name]) for name in names}
             candidates = Candidates(values=values, within=within, transposed=transposed)
-            for name, support in self._supports(candidates, sparsity).items():
+            if shared is None:
+                supports = self._supports(candidates, sparsity_at(schedule, step / n_steps, target=self._sparsity))
+            else:
+                supports = candidates.by_layer(
+                    {name: sparsity_at(schedule, step / n_steps, target=s) for name, s in shared.sparsity.items()}
+                )
+            for name, support in supports.items():
                 copy.restrict(name, support.to(copy.value(name).device))
 
         return prune
@@ -275,11 +309,13 @@ class PruneWeights:
     def _n_steps(self, trainer: Trainer) -> int:
         return max(1, round((self.epochs or 0.0) * trainer.steps_per_epoch))
 
-    def _stage(self, model: CompressedModel) -> str:
+    def _stage(self, model: CompressedModel, shared: SharedOut | None = None) -> str:
         """Name the checkpoint by what goes in, so that equal steps of one recipe do not take each other's."""
         settings = ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
         words = ", ".join(f"{name}={v!r}" for name, v in settings if not (name in _LATER and v is None))
         inputs = f"{model.digest()} {len(model.history)} {type(self).__name__}({words})"
+        if shared is not None:
+            inputs += f" {sorted(shared.sparsity.items())}"
         kind = "prune" if self.rewind is None else "rewind"
         return f"{len(model.history) + 1:02d}-{kind}-{hashlib.sha256(inputs.encode()).hexdigest()[:12]}"
 
