@@ -20,7 +20,7 @@ MATMUL_TYPES: Final = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Select:
     """Which weights: `names` (globs of parameter names), else `types` (module class names), else the default.
 
@@ -36,6 +36,11 @@ class Select:
     types: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     significance: Significance | None = None
+
+    def __repr__(self) -> str:
+        """Return it as it is written; checkpoints of before there was a significance are named by this text."""
+        later = "" if self.significance is None else f", significance={self.significance!r}"
+        return f"Select(names={self.names!r}, types={self.types!r}, exclude={self.exclude!r}{later})"
 
     def resolve(self, network: nn.Module) -> tuple[str, ...]:
         """Return the names of the selected parameters in the network's order; a tied weight appears once.
