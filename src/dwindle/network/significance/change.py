@@ -1,8 +1,7 @@
-"""This file changes one weight as a technique would, without training: what a layer's sensitivity is a sensitivity to."""
+"""This file changes one weight as a technique would, without training: what a layer is sensitive to."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -108,4 +107,4 @@ def squared_error(weight: Tensor, change: Change) -> float:
     1.0
     """
     gap = weight.detach().double() - apply_change(weight, change).double()
-    return math.fsum([float(gap.square().sum())])
+    return float(gap.square().sum())
