@@ -17,19 +17,28 @@ def data() -> Splits:
 
 def network(width: int) -> nn.Module:
     """Return three convolutions and a linear layer, their weights drawn at random."""
-
-    def block(n_in: int, n_out: int) -> list[nn.Module]:
-        return [nn.Conv2d(n_in, n_out, 3, padding=1, bias=False), nn.BatchNorm2d(n_out), nn.ReLU()]
-
     return nn.Sequential(
         *block(1, width), *block(width, width), nn.MaxPool2d(2), *block(width, 2 * width),
         nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(8 * width, 10),
     )  # fmt: skip
 
 
-def trained(width: int, epochs: int) -> nn.Module:
-    """Return the network after a few seconds of training; a job of your own names a checkpoint instead."""
-    built = network(width)
+def layered(width: int) -> nn.Module:
+    """Return four convolutions and two linear layers, their weights drawn at random: enough layers to compare."""
+    return nn.Sequential(
+        *block(1, width), *block(width, width), nn.MaxPool2d(2), *block(width, 2 * width), *block(2 * width, 2 * width),
+        nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8 * width, 4 * width), nn.ReLU(), nn.Linear(4 * width, 10),
+    )  # fmt: skip
+
+
+def block(n_in: int, n_out: int) -> list[nn.Module]:
+    """Return a convolution with what follows it."""
+    return [nn.Conv2d(n_in, n_out, 3, padding=1, bias=False), nn.BatchNorm2d(n_out), nn.ReLU()]
+
+
+def trained(width: int, epochs: int, *, is_layered: bool = False) -> nn.Module:
+    """Return a network after a few seconds of training; a job of your own names a checkpoint instead."""
+    built = layered(width) if is_layered else network(width)
     trainer = FabricTrainer(train=data().train, batch_size=64, learning_rate=0.1, accelerator="cpu")
     trainer(built, steps=epochs * trainer.steps_per_epoch, seed=torch.initial_seed(), stage="teacher")
     return built

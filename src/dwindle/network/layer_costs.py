@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from torch import Tensor, nn
 
@@ -101,13 +101,13 @@ def _run(network: nn.Module, names: Sequence[str], example: Inputs) -> _Tally:
     return tally
 
 
-def _weights_of(module: nn.Module) -> Iterator[nn.Parameter]:
+def _weights_of(module: nn.Module) -> Iterator[Tensor]:
     yield from module.parameters(recurse=False)
     if isinstance(module, nn.MultiheadAttention):  # it multiplies with this weight without calling the layer
         yield module.out_proj.weight
 
 
-def _hook(tally: _Tally, weights: Mapping[str, nn.Parameter]) -> Any:
+def _hook(tally: _Tally, weights: Mapping[str, Tensor]) -> Any:
     def note(module: nn.Module, inputs: tuple[Any, ...], *others: Any) -> None:
         *keywords, output = others
         given, answered = tensors_in([*inputs, *keywords]), tensors_in(output)
@@ -127,7 +127,7 @@ def _places(module: nn.Module, weight: Tensor, *, given: Tensor, answered: Tenso
         width = next(getattr(module, name) for name in _WIDTHS if hasattr(module, name))
         return given.numel() // max(1, width)
     if isinstance(module, CONVOLUTIONS):
-        return answered.numel() // max(1, cast("int", module.out_channels))
+        return answered.numel() // max(1, module.out_channels)
     if isinstance(module, nn.RNNCellBase):  # a weight holds several gates
         return answered.numel() // max(1, module.hidden_size)
     return answered.numel() // max(1, weight.shape[0])

@@ -53,6 +53,16 @@ class Legend:
     note: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Label:
+    """Words beside a mark at `x` and `y` per cent; on the left of it where `is_left`."""
+
+    x: float
+    y: float
+    words: str
+    is_left: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
     """What the template `chart.html.j2` draws; `description` is read aloud in place of the picture."""
@@ -66,6 +76,7 @@ class Chart:
     y_label: str = ""
     bands: tuple[Band, ...] = ()
     legend: tuple[Legend, ...] = ()
+    labels: tuple[Label, ...] = ()
     note: str = ""
 
 

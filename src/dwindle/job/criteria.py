@@ -1,0 +1,135 @@
+"""This file names the criteria that layers are analyzed by, and says how many examples each can afford."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from dwindle.errors import SettingError
+from dwindle.network.significance.catalogue import AnyCriterion
+from dwindle.network.significance.change import Binary, Pruned, Rounded
+from dwindle.network.significance.curvature import FisherTrace, HessianTrace
+from dwindle.network.significance.deviation import WeightDeviation
+from dwindle.network.significance.dimension import LevinaBickelChange, PCAChange, TwoNNChange
+from dwindle.network.significance.sensitivity import LossSensitivity
+from dwindle.settings import nearest
+
+WORK: Final = 1.5e11
+"""Multiplications that one criterion may take: some ten seconds of one core."""
+MOST: Final = 1_000
+N_VECTORS: Final = 4
+"""Random vectors for the trace of a Hessian."""
+BINARIZING: Final = "binary"
+EFFECTS: Final = ("prune", "4_bits", "2_bits", BINARIZING)
+"""Names of the sensitivities."""
+DIMENSIONS: Final = ("two_nn", "pca", "levina_bickel")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Named:
+    """A criterion that has a name.
+
+    Attributes:
+        title: in words.
+        unit: of its scores.
+        make: the criterion for a number of examples.
+        passes: how much work one example is, in forward passes, for a number of layers.
+        least: examples without which its scores say nothing.
+    """
+
+    title: str
+    unit: str
+    make: Callable[[int], AnyCriterion]
+    passes: Callable[[int], int]
+    least: int
+
+    def n_affordable(self, *, macs: int, n_layers: int) -> int:
+        """Return how many examples it can afford; of heavy networks fewer, but never fewer than say something."""
+        return max(self.least, min(MOST, int(WORK / max(1, macs * self.passes(n_layers)))))
+
+
+def _once(_: int) -> int:
+    return 1
+
+
+def _each_layer(n_layers: int) -> int:
+    return n_layers + 1
+
+
+NAMED: Final[Mapping[str, Named]] = {
+    "two_nn": Named(
+        title="TwoNN dimension", unit="dimensions", make=lambda n: TwoNNChange(n_examples=n), passes=_once, least=64
+    ),
+    "pca": Named(
+        title="PCA dimension", unit="components", make=lambda n: PCAChange(n_examples=n), passes=_once, least=64
+    ),
+    "levina_bickel": Named(
+        title="Levina-Bickel dimension",
+        unit="dimensions",
+        make=lambda n: LevinaBickelChange(n_examples=n),
+        passes=_once,
+        least=64,
+    ),
+    "prune": Named(
+        title="loss when pruned by half",
+        unit="loss",
+        make=lambda n: LossSensitivity(change=Pruned(), n_examples=n),
+        passes=_each_layer,
+        least=8,
+    ),
+    "4_bits": Named(
+        title="loss at 4 bits",
+        unit="loss",
+        make=lambda n: LossSensitivity(change=Rounded(n_bits=4), n_examples=n),
+        passes=_each_layer,
+        least=8,
+    ),
+    "2_bits": Named(
+        title="loss at 2 bits",
+        unit="loss",
+        make=lambda n: LossSensitivity(change=Rounded(n_bits=2), n_examples=n),
+        passes=_each_layer,
+        least=8,
+    ),
+    BINARIZING: Named(
+        title="loss when binary",
+        unit="loss",
+        make=lambda n: LossSensitivity(change=Binary(), n_examples=n),
+        passes=_each_layer,
+        least=8,
+    ),
+    "fisher": Named(
+        title="Fisher trace", unit="loss", make=lambda n: FisherTrace(n_examples=n), passes=lambda _: 4, least=16
+    ),
+    "hessian": Named(
+        title="Hessian trace",
+        unit="loss",
+        make=lambda n: HessianTrace(n_examples=n, n_samples=N_VECTORS),
+        passes=lambda _: 6 * N_VECTORS,
+        least=8,
+    ),
+    "deviation": Named(
+        title="deviation of weights",
+        unit="weight",
+        make=lambda _: WeightDeviation(),
+        passes=_once,
+        least=1,
+    ),
+}
+"""By the name that the command line takes."""
+DEFAULT: Final = ("two_nn", "pca", "levina_bickel", "prune", "2_bits", BINARIZING, "fisher", "hessian", "deviation")
+
+
+def require_known(names: Sequence[str]) -> tuple[str, ...]:
+    """Return `names`, each once.
+
+    Raises:
+        SettingError: there is none, or one that is unknown (the nearest is named).
+    """
+    if not names:
+        raise SettingError(f"name at least one criterion; known are {', '.join(NAMED)}")
+    for name in names:
+        if name not in NAMED:
+            raise SettingError(f"unknown criterion {name!r}; {nearest(name, NAMED)}")
+    return tuple(dict.fromkeys(names))

@@ -1,0 +1,103 @@
+"""This file decides what to do with each layer, and says why in plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from dwindle.job.analysis import Judgement, Treatment
+from dwindle.network.layer_costs import LayerCost
+
+FEW_BYTES: Final = 0.01
+"""A layer with a smaller share of the bytes is not worth a risk."""
+HARMLESS: Final = 0.1
+"""Binarizing a layer is harmless where the loss grows by less than this share of itself, or of 0.1 if that is more."""
+_LEAST_LOSS: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """What decides.
+
+    Attributes:
+        costs: by layer, in the order of the network.
+        decider: the criterion that tells significant layers from others; None where none gave scores.
+        binarizing: what binarizing each layer alone does to the validation loss; empty where that is not known.
+        base_loss: of the network as it is; None where it is not known.
+    """
+
+    costs: Mapping[str, LayerCost]
+    decider: Judgement | None = None
+    binarizing: Mapping[str, float] = field(default_factory=dict[str, float])
+    base_loss: float | None = None
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all layers."""
+        return sum(cost.dense_bytes for cost in self.costs.values())
+
+
+def treatments(found: Findings) -> dict[str, Treatment]:
+    """Return what to do with each layer."""
+    names = list(found.costs)
+    return {name: _treatment(name, names, found) for name in names}
+
+
+def _treatment(name: str, names: Sequence[str], found: Findings) -> Treatment:
+    cost = found.costs[name]
+    share = cost.dense_bytes / max(1, found.total_bytes)
+    if cost.n_calls == 0:
+        return Treatment(
+            action="leave out", why=f"The network never calls it on the example: {share:.1%} of the bytes."
+        )
+    if name in {names[0], names[-1]}:
+        end = "first layer reads the input itself" if name == names[0] else "last layer gives the answer"
+        if len(names) == 1:
+            end = "only layer does both, reads the input and gives the answer"
+        return Treatment(action="keep 8 bits", why=f"The {end}: ends keep precision ({share:.1%} of the bytes).")
+    if share < FEW_BYTES:
+        return Treatment(action="keep 8 bits", why=f"Only {share:.2%} of the bytes: fewer bits are not worth a risk.")
+    if found.decider is None or name not in found.decider.judged:
+        by = f"{found.decider.title} cannot judge it" if found.decider else "No criterion could judge it"
+        return Treatment(action="keep 8 bits", why=f"{by}, so nothing says that fewer bits are safe.")
+    if name in found.decider.significant:
+        return Treatment(action="keep 4 bits", why=f"Significant: {_scored(name, found.decider)}.{_doubt(name, found)}")
+    return _of_insignificant(name, found.decider, found)
+
+
+def _of_insignificant(name: str, decider: Judgement, found: Findings) -> Treatment:
+    scored, rise = _scored(name, decider), found.binarizing.get(name)
+    if rise is None:
+        why = f"Insignificant: {scored}. What binary weights would do to the loss is not known, so values are shared."
+        return Treatment(action="cluster to 16 values", why=why)
+    if _is_harmless(rise, found):
+        return Treatment(action="make binary", why=f"Insignificant: {scored}; binary, it {_changes(rise)} alone.")
+    why = f"Insignificant: {scored}; but binary, it {_changes(rise)} alone, so it shares values instead."
+    return Treatment(action="cluster to 16 values", why=why)
+
+
+def _scored(name: str, decider: Judgement) -> str:
+    """Return the score in words, against the cut."""
+    score = decider.scores[name]
+    cut = decider.cut
+    side = "" if cut is None else f", {'above' if name in decider.significant else 'at or below'} {cut:.3g}"
+    if {"dimension_before", "dimension_after"} <= score.details.keys():
+        before, after = score.details["dimension_before"], score.details["dimension_after"]
+        return f"dimension {before:.3g} before, {after:.3g} after, a change of {score.value:.3g}{side}"
+    return f"{decider.title} {score.value:.3g}{side}"
+
+
+def _doubt(name: str, found: Findings) -> str:
+    rise = found.binarizing.get(name)
+    if rise is None or not _is_harmless(rise, found):
+        return ""
+    return f" Yet binary, it {_changes(rise)} alone: worth a try with fewer bits."
+
+
+def _is_harmless(rise: float, found: Findings) -> bool:
+    return rise <= HARMLESS * max(_LEAST_LOSS, found.base_loss or 0.0)
+
+
+def _changes(rise: float) -> str:
+    return f"raises the loss by {rise:.2g}" if rise > 0 else f"lowers the loss by {-rise:.2g}"
