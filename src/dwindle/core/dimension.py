@@ -139,7 +139,7 @@ def levina_bickel(points: Tensor, *, n_neighbours: int = 20, average: Average = 
 
     >>> square = torch.rand(2000, 2, generator=torch.Generator().manual_seed(0))
     >>> round(levina_bickel(square).value, 1)
-    1.9
+    2.0
     """
     if n_neighbours < 3:
         raise SettingError(f"levina_bickel: n_neighbours must be at least 3, got {n_neighbours}; 20 is usual")

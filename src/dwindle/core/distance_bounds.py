@@ -1,0 +1,112 @@
+"""This file bounds the squared distances between points by matrix products, in few operations and any precision.
+
+|x - y|^2 = |x|^2 + |y|^2 - 2 xy. Whatever the order of summation, what rounding does to it is at most a small share,
+the slack, of |x|^2 + |y|^2 (N. J. Higham, "Accuracy and Stability of Numerical Algorithms", 2nd edition, 2002, section
+3.1). A distance that is small beside the norms is thus known to few digits only: the bounds say so, and points are
+centred first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Self
+
+import torch
+from torch import Tensor
+
+from dwindle.core.cloud import BLOCK, Cloud, ranges
+
+WIDTH: Final = 256
+"""Coordinates that are summed by one matrix product; the slack grows with it."""
+_N_FOR_CENTRE: Final = 101
+_COPIED: Final = 2 * BLOCK
+"""Clouds of at most so many coordinates are converted once; larger ones whenever a block is read."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CentredPoints:
+    """Points of a cloud around a centre, numbered anew.
+
+    Attributes:
+        cloud: where they are read.
+        which: (m,) which points of the cloud.
+        centre: (d,) near most of the points, and not moved by a few that are far away.
+        norms: (m,) float64, squared distances from the centre.
+    """
+
+    cloud: Cloud
+    which: Tensor
+    centre: Tensor
+    norms: Tensor
+
+    @classmethod
+    def of(cls, cloud: Cloud, which: Tensor) -> Self:
+        """Choose the centre: the median of some points, coordinate by coordinate."""
+        some = which[:: -(-len(which) // _N_FOR_CENTRE)]
+        wide = max(BLOCK // len(some), 1)
+        centre = torch.cat([cloud.block(some, c).median(0).values for c in ranges(cloud.shape[1], wide)])
+        tall = max(BLOCK // cloud.shape[1], 1)
+        norms = torch.cat([(cloud.block(which[r]) - centre).square_().sum(1) for r in ranges(len(which), tall)])
+        return cls(cloud, which, centre, norms)
+
+    def read(self, points: Tensor | slice, coordinates: slice) -> Tensor:
+        """Return centred coordinates in float64."""
+        return self.cloud.block(self.which[points], coordinates).sub_(self.centre[coordinates])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DistanceBounds:
+    """Lower and upper bounds of squared distances, computed in one float type.
+
+    Attributes:
+        points: between them.
+        dtype: of the products.
+        copy: (m, d) centred coordinates in `dtype`, where they are few; None otherwise.
+        slack: the largest error of a squared distance, as a share of |x|^2 + |y|^2.
+        floor: what underflow may add to it.
+    """
+
+    points: CentredPoints
+    dtype: torch.dtype
+    copy: Tensor | None
+    slack: float
+    floor: float
+
+    @classmethod
+    def of(cls, points: CentredPoints, dtype: torch.dtype) -> Self:
+        """Return the bounds in `dtype`.
+
+        With u its rounding unit, b blocks of w coordinates summed in any order cost (w + b) u; rounding coordinates,
+        norms and the last additions costs at most 16 u; the norms were summed in float64. Coordinates are below 1, so
+        where one underflows it costs no more than the least normal number.
+        """
+        d = points.cloud.shape[1]
+        width = min(WIDTH, d)
+        unit, unit_of_norms = torch.finfo(dtype).eps / 2.0, torch.finfo(torch.float64).eps / 2.0
+        slack = 1.1 * ((width + -(-d // width) + 16) * unit + d * unit_of_norms)
+        copied = len(points.which) * d <= _COPIED
+        copy = points.read(slice(None), slice(None)).to(dtype) if copied else None
+        return cls(points, dtype, copy, slack, 8.0 * d * torch.finfo(dtype).tiny)
+
+    def lower(self, rows: Tensor, columns: slice) -> Tensor:
+        """Return lower bounds (len(rows), len(columns)) between points, infinite from a point to itself."""
+        size = len(rows), columns.stop - columns.start
+        bounds = torch.zeros(size, dtype=self.dtype, device=rows.device)
+        for coordinates in ranges(self.points.cloud.shape[1], WIDTH):
+            bounds.addmm_(self._read(rows, coordinates), self._read(columns, coordinates).T)
+        norms = self.points.norms * (1.0 - self.slack)
+        bounds.mul_(-2.0).add_((norms[rows, None] - self.floor).to(self.dtype))
+        bounds.add_(norms[columns].to(self.dtype))
+        own = (rows >= columns.start) & (rows < columns.stop)
+        bounds[own.nonzero().squeeze(1), rows[own] - columns.start] = torch.inf
+        return bounds
+
+    def width(self, rows: Tensor, others: Tensor) -> Tensor:
+        """Return upper minus lower bounds (r, c), float64, of `rows` (r,) with `others` (r, c)."""
+        norms = self.points.norms
+        return 2.0 * (self.slack * (norms[rows, None] + norms[others]) + self.floor)
+
+    def _read(self, points: Tensor | slice, coordinates: slice) -> Tensor:
+        if self.copy is not None:
+            return self.copy[points, coordinates]
+        return self.points.read(points, coordinates).to(self.dtype)
