@@ -129,10 +129,13 @@ def _check_distillation(job: Job) -> None:
     losses = {loss: name for name, loss in LOSSES.items() if loss is not functional.cross_entropy}
     for number, step in enumerate(job.recipe.steps, start=1):
         distillation = getattr(step, "distillation", None)
-        if isinstance(distillation, Distillation) and distillation.alpha < 1 and job.task.loss in losses:
+        if not isinstance(distillation, Distillation) or distillation.one_output is not None:
+            continue
+        if distillation.alpha < 1 and job.task.loss in losses:
             raise SettingError(
                 f"step {number}, {describe_step(step)}, compares probabilities of classes, and the loss of this job is "
-                f"{losses[job.task.loss]}; learn from hints alone (alpha = 1), or leave distillation out"
+                f"{losses[job.task.loss]}; learn from hints alone (alpha = 1), say what one output is (one_output), or "
+                "leave distillation out"
             )
 
 

@@ -13,7 +13,7 @@ from dwindle.bench.measurement import Metric
 from dwindle.bench.probes.scores import CLASSIFICATION, SCORES, AnyScore, Score
 from dwindle.errors import DataError, NetworkError, SettingError
 from dwindle.job.job import Data, Job
-from dwindle.job.losses import LOSSES, threshold_of
+from dwindle.job.losses import loss_of, threshold_of
 from dwindle.job.resolve import call_with, resolve
 from dwindle.job.spec import FurtherSpec, JobSpec, MetricSpec, NetworkSpec, TaskSpec, read_job
 from dwindle.job.task import Task
@@ -113,15 +113,7 @@ def _further_networks(spec: JobSpec, folder: Path, *, where: str) -> dict[str, n
 
 def _task(spec: TaskSpec, folder: Path) -> Task:
     scores = tuple(_score(metric, folder, where=f"task.metrics[{i}]") for i, metric in enumerate(spec.metrics))
-    return Task(loss=_loss(spec.loss, folder), scores=scores or CLASSIFICATION)
-
-
-def _loss(name: str, folder: Path) -> BaseLoss:
-    if ":" in name:
-        return resolve(name, folder, where="task.loss")
-    if name not in LOSSES:
-        raise SettingError(f"task.loss = {name!r}: {nearest(name, LOSSES)}; or name your own as file.py:function")
-    return LOSSES[name]
+    return Task(loss=loss_of(spec.loss, folder, where="task.loss"), scores=scores or CLASSIFICATION)
 
 
 def _score(spec: MetricSpec, folder: Path, *, where: str) -> AnyScore:

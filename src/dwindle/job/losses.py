@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from torch import Tensor
 from torch.nn import functional
 
-from dwindle.errors import DataError
+from dwindle.errors import DataError, SettingError
+from dwindle.job.resolve import resolve
 from dwindle.network.fabric_trainer import BaseLoss
 from dwindle.network.inputs import as_inputs, describe
+from dwindle.settings import nearest
 
 
 def mse(output: Any, target: Any) -> Tensor:
@@ -78,6 +81,19 @@ LOSSES: Final[Mapping[str, BaseLoss]] = {
 }
 THRESHOLDS: Final[Mapping[BaseLoss, float]] = {bce_with_logits: 0.0, bce: 0.5}
 """Above which a network that is trained with the loss, and has one output, answers the second of two classes."""
+
+
+def loss_of(name: Any, folder: Path, *, where: str) -> BaseLoss:
+    """Return the loss called `name`, or that of `package.module:name` or of `file.py:name` in `folder`.
+
+    Raises:
+        SettingError: there is none.
+    """
+    if isinstance(name, str) and ":" in name:
+        return resolve(name, folder, where=where)
+    if not isinstance(name, str) or name not in LOSSES:
+        raise SettingError(f"{where} = {name!r}: {nearest(str(name), LOSSES)}; or name your own as file.py:function")
+    return LOSSES[name]
 
 
 def threshold_of(loss: BaseLoss) -> float | None:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from dwindle.network.hints import Hints, hinting
 from dwindle.network.identity import code_of
 from dwindle.network.inputs import Inputs, call
 from dwindle.network.train import Batch, Loss
+from dwindle.network.two_classes import OneOutput, as_logits
 from dwindle.settings import nearest
 
 
@@ -36,6 +37,8 @@ class Distillation:
             Empty leaves it to the step, which takes the context's teacher unless it says otherwise.
         hints: pairs of names of modules, of the student and of its one teacher, that should say the same (Romero et al.
             2015); where channels differ in number, a linear map between them is learned, and thrown away in the end.
+        one_output: what a network with one output answers about two classes: a "logit", or with a sigmoid at its end a
+            "probability"; None: each class has an output of its own.
         hint_weight: factor of the mean squared distance between what these modules say, which is added to the loss.
     """
 
@@ -45,6 +48,7 @@ class Distillation:
     teachers: tuple[str, ...] = ()
     hints: tuple[tuple[str, str], ...] = ()
     hint_weight: float = 1.0
+    one_output: OneOutput | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
@@ -53,6 +57,10 @@ class Distillation:
             raise SettingError(f"Distillation: temperature must be positive and finite, got {self.temperature}")
         if not 0 <= self.hint_weight < math.inf:
             raise SettingError(f"Distillation: hint_weight must be at least 0 and finite, got {self.hint_weight}")
+        if self.one_output is not None and self.one_output not in get_args(OneOutput):
+            raise SettingError(
+                f"Distillation: one_output must be one of {', '.join(get_args(OneOutput))}, got {self.one_output!r}"
+            )
         object.__setattr__(self, "teachers", _names(self.teachers))
         object.__setattr__(self, "hints", _pairs(self.hints))
         if self.hints and len(self.teachers) > 1:
@@ -136,7 +144,11 @@ def teachers_of(distillation: Distillation, offers: Offers) -> tuple[nn.Module, 
 class TeacherLoss:
     """A loss over a batch: the base loss, mixed with how far the answers are from those of copies of the teachers."""
 
+    one_output: OneOutput | None = None
+
     def __init__(self, settings: Distillation, *teachers: nn.Module) -> None:
+        if settings.one_output is not None:  # what a checkpoint knows of a loss without it stays what it was
+            self.one_output = settings.one_output
         self.alpha = settings.alpha
         self.temperature = settings.temperature
         self.factor = settings.temperature**2 if settings.is_balanced else 1.0
@@ -175,8 +187,9 @@ class TeacherLoss:
                     f"distillation compares scores (batch, classes), got {type(output).__name__} from the student and "
                     f"{type(answer).__name__} from the teacher; return one tensor"
                 )
-        together = mean_answer(answers, temperature=self.temperature)
-        return divergence(output, together, temperature=self.temperature)
+        logits = [as_logits(answer, self.one_output) for answer in answers]
+        together = mean_answer(logits, temperature=self.temperature)
+        return divergence(as_logits(output, self.one_output), together, temperature=self.temperature)
 
 
 def _digest(networks: tuple[nn.Module, ...]) -> str:

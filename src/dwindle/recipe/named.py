@@ -14,6 +14,7 @@ from dwindle.network.answers import answer
 from dwindle.network.distillation import Distillation
 from dwindle.network.hints import hinting
 from dwindle.network.inputs import Inputs
+from dwindle.network.two_classes import OneOutput, as_logits
 from dwindle.recipe.plain import describe_step
 from dwindle.settings import nearest, to_plain
 from dwindle.technique import Context, Technique
@@ -72,7 +73,9 @@ def answer_problems(steps: Sequence[Technique], context: Context, network: nn.Mo
             label = f"step {number}, {describe_step(step)}, cannot be taught"
             for teacher in _teachers(step, context, network):
                 found = (
-                    "" if distillation.alpha == 1 else _difference(trained, teacher, context.example),
+                    ""
+                    if distillation.alpha == 1
+                    else _difference(trained, teacher, context.example, one_output=distillation.one_output),
                     _hint_problem(distillation, trained, teacher, example=context.example),
                 )
                 problems.extend(f"{label}: {words}" for words in found if words)
@@ -90,12 +93,12 @@ def _teachers(step: Technique, context: Context, network: nn.Module) -> list[nn.
     return [] if teacher is None else [teacher]
 
 
-def _difference(student: nn.Module, teacher: nn.Module, example: Inputs) -> str:
+def _difference(student: nn.Module, teacher: nn.Module, example: Inputs, *, one_output: OneOutput | None) -> str:
     """Return in which the answers differ; nothing where the one can learn from the other."""
     shapes: list[tuple[int, ...] | str] = []
     for who, network in (("student", student), ("teacher", teacher)):
         try:
-            found = answer(network, example)
+            found = as_logits(answer(network, example), one_output)
         except Exception as error:  # ruff: ignore[blind-except] (a user's own code)
             return f"its {who} does not take the example ({type(error).__name__}: {error})"
         shapes.append(tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__)
@@ -104,7 +107,7 @@ def _difference(student: nn.Module, teacher: nn.Module, example: Inputs) -> str:
         return ""
     return (
         f"its student answers {ours} and its teacher {theirs}; both must give one tensor of scores (batch, classes) of "
-        "the same classes, at least two"
+        "the same classes, at least two; of one output say in the distillation what it is: one_output"
     )
 
 

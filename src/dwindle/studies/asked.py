@@ -32,16 +32,19 @@ class Asked:
 
     def options(self, axis: str) -> list[str]:
         """Return the values of `axis` that the figure shows."""
-        return [option for option in self.study.axes[axis] if matches(self.figure.where, axis, option)]
+        return [option for option in self.study.known_axes[axis] if matches(self.figure.where, axis, option)]
 
     def options_run(self, axis: str) -> list[str]:
         """Return those of them that an outcome has."""
+        if axis not in self.study.axes:
+            return self.options(axis)
         run = {outcome.at.get(axis) for outcome in self.results.outcomes}
         return [option for option in self.options(axis) if option in run]
 
     def places(self, stage: str, *, beside: str | None = None) -> list[dict[str, str]]:
         """Return the places of `stage` on its axes, without the axis `beside`, in the order of the study."""
-        axes = [axis for axis in self.study.axes_of(self.study.stage(stage)) if axis != beside]
+        of_stage = self.study.axes_for(self.study.stage(stage), self.figure.quantity)
+        axes = [axis for axis in of_stage if axis != beside]
         return [
             dict(zip(axes, values, strict=True)) for values in itertools.product(*(self.options(axis) for axis in axes))
         ]
@@ -50,7 +53,7 @@ class Asked:
         """Return the outcome of `stage` at `at` for a (data set, network), taken against what its stage says."""
         data, network = case
         found = self.study.stage(stage)
-        ordered = {axis: at[axis] for axis in self.study.axes_of(found)}
+        ordered = {axis: at[axis] for axis in self.study.axes_for(found, self.figure.quantity)}
         return Spot(stage=stage, network=network, data=data, at=ordered, against=found.against)
 
     def finding(self, quantity: Quantity, spot: Spot) -> Finding | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dwindle.errors import SettingError
+from dwindle.job.losses import loss_of
 from dwindle.job.resolve import resolve
 from dwindle.recipe.check import find_problems
 from dwindle.recipe.named import named_in
@@ -65,12 +66,21 @@ def _problems(node: Node, home: Path) -> Iterator[str]:
             yield from _function_problems(reference, None, home, where=f"{where}: training.{name}")
         else:
             yield f"{where}: training.{name} = {reference!r}; name a function, or {NONE!r}"
+    if (loss := node.training.get("loss")) is not None:
+        yield from _loss_problems(loss, home, where=f"{where}: training.loss")
     line = _line(node)
     steps = [step for ancestor in line for step in ancestor.recipe.steps]
-    offers = ~Needs.NOTHING & ~Needs.LABELS
+    offers = ~Needs.NOTHING
     if all(ancestor.early is None for ancestor in line):
         offers &= ~Needs.EARLY
     yield from (f"{where}: {problem}" for problem in find_problems(steps, offers, Trait.NOTHING))
+
+
+def _loss_problems(reference: Any, home: Path, *, where: str) -> Iterator[str]:
+    try:
+        loss_of(reference, home, where=where)
+    except SettingError as error:
+        yield str(error)
 
 
 def _line(node: Node) -> list[Node]:

@@ -26,20 +26,23 @@ from dwindle.errors import NetworkError
 from dwindle.exporters.graph_cache import GraphCache
 from dwindle.job.inputs import N_VALIDATION, DrawnBatches, calibration_inputs, first_inputs
 from dwindle.job.job import Data
+from dwindle.job.losses import loss_of, threshold_of
 from dwindle.job.resolve import call_with, resolve
 from dwindle.network.compressed import CompressedModel, FoldedBatchNorm
-from dwindle.network.fabric_trainer import FabricTrainer
+from dwindle.network.fabric_trainer import BaseLoss, FabricTrainer
 from dwindle.network.labelled import Labelled
 from dwindle.network.train import Progress
 from dwindle.recipe.recipe import Stage
 from dwindle.settings import NONE, TAG, to_plain
+from dwindle.studies.layers import distinct_weights, judged_layers, together
 from dwindle.studies.measuring import Bench
-from dwindle.studies.models import load_model, save_model
+from dwindle.studies.models import load_model, partly_anew, save_model
 from dwindle.studies.plan import Node
-from dwindle.technique import Context, Needs
+from dwindle.technique import Context, Needs, evidence_of
 from dwindle.version import VERSION
 from dwindle.whole_file import write_whole
 
+DEFAULT_LOSS: Final = "cross_entropy"
 N_PARITY: Final = 64
 """Examples on which parity is measured."""
 N_CALIBRATION: Final = 512
@@ -110,8 +113,18 @@ class Workshop:
             "measurements": [_plain(measurement) for measurement in found.measurements],
             "answers": {"n": len(found.right), "right": pack_bits(found.right)},
         }
+        if node.layers:
+            entry["layers"] = self._layers(node, model, deployment)
         kept = self._tidy(node, deployment)
         return entry if kept is None else {**entry, "file": str(kept.relative_to(self.folder))}
+
+    def _layers(self, node: Node, model: CompressedModel, deployment: Deployment) -> dict[str, Any]:
+        """Return what single layers are like, the file read back, and what judges them where the stage asks for it."""
+        counted = distinct_weights(deployment.artifacts["dwn"].path, node.layers)
+        if not node.criteria:
+            return counted
+        evidence = evidence_of(self._context(node))
+        return together(counted, judged_layers(model.network, evidence, node.layers, criteria=node.criteria))
 
     def model(self, node: Node) -> CompressedModel:
         """Return the outcome of `node`: from memory, from its file, or made now."""
@@ -129,11 +142,17 @@ class Workshop:
         return load_model(self._model_path(node), self._untrained(node), networks=self._networks(node))
 
     def _made(self, node: Node) -> CompressedModel:
-        before = self._untrained(node) if node.parent is None else self.model(node.parent)
-        model = node.recipe.run(before, self._context(node), on_stage=lambda stage: self._note(node, stage))
+        model = node.recipe.run(self._begun(node), self._context(node), on_stage=lambda stage: self._note(node, stage))
         if node.trains:
             save_model(self._model_path(node), model)
         return model
+
+    def _begun(self, node: Node) -> CompressedModel:
+        """Return what the steps of `node` start from."""
+        if node.parent is None:
+            return self._untrained(node)
+        before = self.model(node.parent)
+        return partly_anew(before, self._untrained(node), node.anew, where=node.words) if node.anew else before
 
     def _model_path(self, node: Node) -> Path:
         return self._folder_of(node) / "model.safetensors"
@@ -214,6 +233,7 @@ class Workshop:
             if (reference := node.training[name]) not in {None, NONE}
         }
         patience = node.training["patience"]
+        loss = self._loss(node)
         return FabricTrainer(
             train=data.train,
             validation=data.validation,
@@ -222,13 +242,19 @@ class Workshop:
             patience=None if patience == NONE else patience,
             workdir=folder,
             report_progress=self.report_progress,
+            base_loss=loss,
+            threshold=threshold_of(loss),
             **cast("dict[str, Any]", named),
         )
+
+    def _loss(self, node: Node) -> BaseLoss:
+        return loss_of(node.training.get("loss") or DEFAULT_LOSS, self.home, where="training.loss")
 
     def _bench(self, node: Node) -> Bench:
         seconds = float(node.measures.speedup_seconds)
         dense = self._dense_file(node.root) if node.measures.onnx and seconds and node.parent is not None else None
-        return Bench(n_threads=self.n_threads, dense=dense, seconds=seconds)
+        threshold = threshold_of(self._loss(node))
+        return Bench(n_threads=self.n_threads, dense=dense, seconds=seconds, threshold=threshold)
 
     def _dense_file(self, root: Node) -> Artifact:
         """Return the `.onnx` of the dense network that others are timed in turn with; it stays beside its model."""

@@ -36,12 +36,12 @@ def spots_of(
     """
     found = study.stage(stage)
     against = found.against if quantity == "accuracy_drop" else None
-    axes = study.axes_of(found)
+    axes = study.axes_for(found, quantity)
     options = [[value for value in options_of(study, preset, axis) if matches(where, axis, value)] for axis in axes]
     return tuple(
         Spot(stage=stage, network=case.network, data=case.data, at=dict(zip(axes, at, strict=True)), against=against)
         for case in cases_of(study, preset)
-        if matches(where, "network", case.network) and matches(where, "data", case.data)
+        if case.has(stage) and matches(where, "network", case.network) and matches(where, "data", case.data)
         for at in itertools.product(*options)
     )
 

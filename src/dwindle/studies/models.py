@@ -6,9 +6,11 @@ takes weeks; its outcomes are known by what its file says, and so are the models
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,10 +18,12 @@ import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from dwindle.errors import DwindleError
+from dwindle.core.encoding import Dense
+from dwindle.errors import DwindleError, NetworkError
 from dwindle.network.compressed import CompressedModel
 from dwindle.network.edits import NO_NETWORKS
 from dwindle.recipe.pack import pack, record_from_plain, record_to_plain, unpack
+from dwindle.settings import nearest
 from dwindle.whole_file import write_whole
 
 _STATE: Final = "model"
@@ -57,3 +61,31 @@ def load_model(
     except (OSError, SafetensorError, DwindleError, KeyError, TypeError, ValueError):
         return None
     return replace(model, history=history) if history and model.digest() == history[-1].digest else None
+
+
+def partly_anew(
+    before: CompressedModel, fresh: CompressedModel, patterns: Sequence[str], *, where: str
+) -> CompressedModel:
+    """Return `fresh` with the weights of `before`, but for parameters and buffers that match one of `patterns`.
+
+    Raises:
+        NetworkError: `before` is no plain network, what is kept does not fit, or a pattern matches nothing.
+    """
+    is_plain = all(isinstance(encoding, Dense) for encoding in before.encodings.values())
+    if not is_plain or before.edits or before.activations:
+        raise NetworkError(f"{where}: it starts partly anew from a compressed network; name a stage that is dense")
+    new = fresh.network.state_dict()
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in new):
+            raise NetworkError(f"{where}: anew names {pattern!r}; {nearest(pattern, new)}")
+    kept = {
+        name: value
+        for name, value in before.network.state_dict().items()
+        if not any(fnmatchcase(name, pattern) for pattern in patterns)
+    }
+    network = copy.deepcopy(fresh.network)
+    try:
+        network.load_state_dict({**new, **kept})
+    except RuntimeError as error:
+        raise NetworkError(f"{where}: the weights it starts from do not fit its network: {error}") from error
+    return CompressedModel.dense(network)

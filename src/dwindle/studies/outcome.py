@@ -18,7 +18,7 @@ from dwindle.bench.ledger import Entry
 from dwindle.errors import StudyError
 from dwindle.report.facts import items
 from dwindle.studies.make import unpack_bits
-from dwindle.studies.shown import Quantity
+from dwindle.studies.shown import CRITERION, LAYER, OF_LAYERS, Quantity
 
 T = TypeVar("T")
 Place = frozenset[tuple[str, str]]
@@ -73,13 +73,19 @@ class Outcome:
         """(n,) percent: 100 where the answer to an example of the test split is right, else 0."""
         return np.where(unpack_bits(self.entry["answers"]["right"], self.n), np.float64(100.0), np.float64(0.0))
 
-    def exact(self, quantity: Quantity) -> float | None:
-        """Return a figure other than accuracy and its drop; None where it was not recorded.
+    def exact(self, quantity: Quantity, at: Mapping[str, str] | None = None) -> float | None:
+        """Return a figure other than accuracy and its drop, of a layer that `at` names; None where it was not recorded.
 
         Raises:
             StudyError: it is no finite number.
         """
-        return _EXACT[quantity](self)
+        return self._of_layer(quantity, at or {}) if quantity in OF_LAYERS else _EXACT[quantity](self)
+
+    def _of_layer(self, quantity: Quantity, at: Mapping[str, str]) -> float | None:
+        layer = as_table(as_table(self.entry.get("layers")).get(at.get(LAYER, "")))
+        if CRITERION in OF_LAYERS[quantity]:
+            layer = as_table(as_table(layer.get("criteria")).get(at.get(CRITERION, "")))
+        return self._finite(layer.get(quantity), quantity)
 
     def timed(self, quantity: Quantity) -> tuple[float, float] | None:
         """Return the interval of a time or of a ratio of times; None where `quantity` is neither.

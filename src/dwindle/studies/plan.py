@@ -15,7 +15,7 @@ from dwindle.errors import SettingError
 from dwindle.recipe import Recipe
 from dwindle.recipe.named import named_in
 from dwindle.settings import nearest
-from dwindle.studies.study import Case, Measures, Preset, Stage, Study, Values
+from dwindle.studies.study import Case, Measures, Preset, Stage, Study, Training, Values
 from dwindle.technique import Needs, epochs_of
 
 REFERENCE: Final = "$"
@@ -56,6 +56,9 @@ class Node:
         parent: whose outcome it starts from; None starts from random weights.
         study: name of the study; no part of the key.
         measures: what is measured of it, every value in its place; no part of the key, either.
+        layers: what is said of which layers; no part of the key, either.
+        criteria: what judges layers, where the stage asks for that; no part of the key, either.
+        anew: of the weights that it starts from, outcome of another case, those that are drawn again.
         networks: of those that the case offers beside its own the ones that `steps` name, every value in its place.
     """
 
@@ -72,6 +75,9 @@ class Node:
     parent: Node | None = field(default=None, repr=False)
     study: str = ""
     measures: Measures = field(default_factory=Measures)
+    layers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    criteria: Mapping[str, Values] = field(default_factory=dict[str, Values], repr=False)
+    anew: tuple[str, ...] = ()
     networks: Mapping[str, Values] = field(default_factory=dict[str, Values], repr=False)
 
     @cached_property
@@ -91,6 +97,7 @@ class Node:
             self.steps, None if self.parent is None else self.parent.key,
             *([self.networks] if self.networks else []),  # keys of earlier studies stay what they were
             *([] if self.early is None else [{"early": self.early.key}]),
+            *([{"anew": list(self.anew)}] if self.anew else []),
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
@@ -131,8 +138,8 @@ class Node:
 
     @property
     def root(self) -> Node:
-        """The first of its ancestors."""
-        return self if self.parent is None else self.parent.root
+        """The first of its ancestors in the same case."""
+        return self if self.parent is None or self.parent.case is not self.case else self.parent.root
 
 
 def unfold(study: Study, choice: Choice) -> tuple[Node, ...]:
@@ -147,7 +154,7 @@ def unfold(study: Study, choice: Choice) -> tuple[Node, ...]:
     found: list[Node] = []
     for case in _cases(study, preset, choice):
         for seed in choice.seeds or preset.seeds:
-            found.extend(_of_case(study, preset, choice, which=(case, seed), stages=wanted))
+            found.extend(_with_start(study, preset, choice, which=(case, seed), stages=wanted, found=found))
         if len(found) > MAX_OUTCOMES:
             raise SettingError(f"study {study.name}: more than {MAX_OUTCOMES:,} outcomes; shorten an axis")
     if not found:
@@ -204,15 +211,42 @@ def _wanted_stages(study: Study, choice: Choice) -> set[str]:
     return wanted
 
 
+def _with_start(
+    study: Study, preset: Preset, choice: Choice, *, which: tuple[Case, int], stages: set[str], found: Sequence[Node]
+) -> list[Node]:
+    """Return the outcomes of a case and seed, behind those of other cases that it starts from and `found` lacks."""
+    case, seed = which
+    if case.start is None:
+        return list(_of_case(study, preset, choice, which=which, stages=stages))
+    known = {node.key: node for node in found}
+    source = next(other for other in study.cases if other.name == case.start.case)
+    chain = _with_ancestors(study, case.start.stage)
+    before = _with_start(study, preset, choice, which=(source, seed), stages=chain, found=())
+    start = next(node for node in before if node.case is source and node.stage.name == case.start.stage)
+    own = _of_case(study, preset, choice, which=which, stages=stages, start=known.get(start.key, start))
+    return [*(node for node in before if node.key not in known), *own]
+
+
+def _with_ancestors(study: Study, stage: str) -> set[str]:
+    after = study.stage(stage).after
+    return {stage} if after is None else {stage, *_with_ancestors(study, after)}
+
+
 def _of_case(
-    study: Study, preset: Preset, choice: Choice, *, which: tuple[Case, int], stages: set[str]
+    study: Study,
+    preset: Preset,
+    choice: Choice,
+    *,
+    which: tuple[Case, int],
+    stages: set[str],
+    start: Node | None = None,
 ) -> Iterator[Node]:
     case, seed = which
     layers = [study.values, preset.values, case.values, *_of_data(preset.by_data, case)]
     if choice.as_published:
         layers += [study.as_published.values, *_of_data(study.as_published.by_data, case)]
     made: dict[tuple[str, tuple[str, ...]], Node] = {}
-    for stage in (s for s in study.stages if s.name in stages):
+    for stage in (s for s in study.stages if s.name in stages and case.has(s.name)):
         axes = study.axes_of(stage)
         if math.prod(len(study.options_of(axis, preset)) for axis in axes) > MAX_OUTCOMES:
             raise SettingError(
@@ -220,7 +254,7 @@ def _of_case(
             )
         for place in itertools.product(*(study.options_of(axis, preset) for axis in axes)):
             at = dict(zip(axes, place, strict=True))
-            values = _merged((*layers, *(study.axes[axis][value] for axis, value in at.items())))
+            values = _merged((*layers, *(study.axes[axis][value] for axis, value in at.items()), stage.values))
             where = f"study {study.name}, {case.name}, stage {stage.name!r}"
             steps = tuple(_filled(step, values, where) for step in stage.steps)
             named = {name: case.networks[name] for step in steps for name in named_in(step) if name in case.networks}
@@ -230,18 +264,26 @@ def _of_case(
                 stage=stage,
                 at=at,
                 steps=steps,
-                training=_filled(dict(vars(study.training)), values, where),
+                training=_filled(_said(study.training), values, where),
                 load_arguments=_filled(case.load_arguments, values, where),
                 build_arguments=_filled(case.build_arguments, values, where),
                 preset=choice.preset,
                 is_as_published=choice.as_published,
-                parent=_parent(study, stage, at, made=made),
+                parent=start if stage.after is None else _parent(study, stage, at, made=made),
+                anew=case.start.anew if case.start is not None and stage.after is None else (),
                 study=study.name,
                 measures=Measures(**_filled(dict(vars(study.measures)), values, where)),
+                layers=study.layers,
+                criteria=study.criteria if stage.judges_layers else {},
                 networks=_filled(named, values, where),
             )
             made[stage.name, place] = node
             yield node
+
+
+def _said(training: Training) -> dict[str, Any]:
+    """Return the settings of the training; a loss that nobody named is left out, and keys stay what they were."""
+    return {name: value for name, value in vars(training).items() if name != "loss" or value is not None}
 
 
 def _of_data(by_data: Mapping[str, Any], case: Case) -> Iterator[Values]:
@@ -252,11 +294,10 @@ def _of_data(by_data: Mapping[str, Any], case: Case) -> Iterator[Values]:
 
 def _parent(
     study: Study, stage: Stage, at: Mapping[str, str], *, made: Mapping[tuple[str, tuple[str, ...]], Node]
-) -> Node | None:
-    if stage.after is None:
-        return None
-    axes = study.axes_of(study.stage(stage.after))
-    return made[stage.after, tuple(at[axis] for axis in axes)]
+) -> Node:
+    after = stage.after or ""
+    axes = study.axes_of(study.stage(after))
+    return made[after, tuple(at[axis] for axis in axes)]
 
 
 def _merged(layers: Iterable[Values]) -> dict[str, Any]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from dwindle.errors import SettingError
 from dwindle.settings import from_plain, nearest
+from dwindle.studies.layers import criterion_of
 from dwindle.studies.plan import MAX_SEED
-from dwindle.studies.shown import METHOD, Column, Figure, OnDevices, Quantity, Side, Table
+from dwindle.studies.shown import CRITERION, LAYER, METHOD, OF_LAYERS, Column, Figure, OnDevices, Quantity, Side, Table
 from dwindle.studies.study import Built, Case, Preset, Stage, Study
 
 
@@ -27,8 +28,11 @@ def problems_of(study: Study) -> Iterable[str]:
         yield from _twice(what, names)
     if not study.cases or not study.stages or not study.presets:
         yield "a study needs at least one case, one stage and one preset"
-    for case in study.cases:
+    for number, case in enumerate(study.cases):
         yield from _further_problems(case)
+        yield from _start_problems(study, case, study.cases[:number])
+        yield from _case_stage_problems(study, case)
+    yield from _layers_problems(study)
     for axis, options in study.axes.items():
         yield from _axis_problems(axis, options)
     yield from _layer_problems(study.as_published.by_data, study, "as_published.by_data")
@@ -49,6 +53,48 @@ def _further_problems(case: Case) -> Iterable[str]:
             from_plain(Built, cast("Mapping[str, Any]", plain), where=where)
         except SettingError as error:
             yield str(error)
+
+
+def _start_problems(study: Study, case: Case, earlier: Sequence[Case]) -> Iterable[str]:
+    if case.start is None:
+        return
+    where, known = f"case {case.name!r} starts from", {other.name: other for other in earlier}
+    stages = {stage.name: stage for stage in study.stages}
+    if case.start.case not in known:
+        yield f"{where} {case.start.case!r}, which no case before it is called; {nearest(case.start.case, known)}"
+    elif case.start.stage not in stages or not known[case.start.case].has(case.start.stage):
+        yield f"{where} stage {case.start.stage!r} of {case.start.case!r}; {nearest(case.start.stage, stages)}"
+    elif axes := study.axes_of(stages[case.start.stage]):
+        yield f"{where} stage {case.start.stage!r}, which has an outcome for each {' and '.join(axes)}"
+
+
+def _case_stage_problems(study: Study, case: Case) -> Iterable[str]:
+    stages = {stage.name: stage for stage in study.stages}
+    for name in case.stages:
+        if name not in stages:
+            yield f"case {case.name!r} names the stage {name!r}; {nearest(name, stages)}"
+            continue
+        for needed in (stages[name].after, stages[name].against):
+            if needed is not None and not case.has(needed):
+                yield f"case {case.name!r} runs {name!r} without {needed!r}, which it needs; name both"
+
+
+def _layers_problems(study: Study) -> Iterable[str]:
+    for layer, name in study.layers.items():
+        if not isinstance(name, str):
+            yield f"layers.{layer} = {name!r}; give the name of a weight, or an empty text for the network's input"
+    for criterion, plain in study.criteria.items():
+        where = f"criteria.{criterion}"
+        if not isinstance(plain, Mapping):
+            yield f'{where} must be a table such as {{ type = "TwoNNChange" }}, got {plain!r}'
+            continue
+        try:
+            criterion_of(cast("Mapping[str, Any]", plain), where=where)
+        except SettingError as error:
+            yield str(error)
+    for stage in study.stages:
+        if stage.judges_layers and not (study.layers and study.criteria):
+            yield f"stage {stage.name!r} judges layers; say which in [layers], and by what in [criteria]"
 
 
 def _shown_problems(study: Study) -> Iterable[str]:
@@ -84,8 +130,8 @@ def _on_devices_problems(study: Study, asked: OnDevices) -> Iterable[str]:
 
 
 def _axis_problems(axis: str, options: Any) -> Iterable[str]:
-    if axis in {"network", "data"}:
-        yield f"axes.{axis}: that is what cases are told apart by; call the axis otherwise"
+    if axis in {"network", "data", LAYER, CRITERION}:
+        yield f"axes.{axis}: that is what cases or layers are told apart by; call the axis otherwise"
     if not isinstance(options, Mapping) or not options:
         yield f"axes.{axis} must be a table: a name for each value, and what it stands for"
         return
@@ -162,7 +208,7 @@ def _preset_problems(study: Study, preset: Preset, where: str) -> Iterable[str]:
 
 
 def _table_problems(study: Study, table: Table) -> Iterable[str]:
-    known = ["network", "data", *([METHOD] if table.stages else []), *study.axes]
+    known = ["network", "data", *([METHOD] if table.stages else []), *study.known_axes]
     for key in (*table.rows, *table.mean_over):
         if key not in known:
             yield f"table {table.id!r} names {key!r}; {nearest(key, known)}"
@@ -220,7 +266,8 @@ def _open_problems(study: Study, table: Table, column: Column) -> Iterable[str]:
     """Yield what leaves open which outcome a column shows."""
     stage = next((stage for stage in study.stages if stage.name == column.stage), None)
     said = {*table.rows, *table.where, *column.at, *table.mean_over}
-    axes = () if stage is None else study.axes_of(stage)  # where rows are stages, they say the place, too
+    layers = OF_LAYERS.get(column.quantity, ())
+    axes = layers if stage is None else (*study.axes_of(stage), *layers)  # rows that are stages say the place, too
     for key in ("network", "data", *axes) if stage is not None or table.stages else ():
         if key not in said:
             where = f"table {table.id!r}, column {column.title!r}"
@@ -233,7 +280,7 @@ def _figure_problems(study: Study, figure: Figure) -> Iterable[str]:
     for name in figure.stages:
         if name not in stages:
             yield f"figure {figure.id!r} names the stage {name!r}; {nearest(name, stages)}"
-        elif figure.axis is not None and figure.axis not in study.axes_of(stages[name]):
+        elif figure.axis is not None and figure.axis not in study.axes_for(stages[name], figure.quantity):
             yield f"figure {figure.id!r} goes along {figure.axis!r}, of which stage {name!r} has no values"
     yield from _where_problems(study, figure.where, f"figure {figure.id!r}")
 
@@ -253,7 +300,7 @@ def _quantity_problems(study: Study, name: str, quantity: Quantity, *, where: st
 
 def _where_problems(study: Study, given: Mapping[str, Any], where: str) -> Iterable[str]:
     """Yield what `given`, values by network, data or axis, names without there being any."""
-    options = {"network": study.networks, "data": study.data, **study.axes}
+    options = {"network": study.networks, "data": study.data, **study.known_axes}
     for key, value in given.items():
         if key not in options:
             yield f"{where} names {key!r}; {nearest(key, options)}"

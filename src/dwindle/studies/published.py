@@ -9,9 +9,11 @@ import torch
 from torch.utils.data import TensorDataset
 
 from dwindle.data.augment import Chain, RandomFlip, RandomRotation, crop_and_flip, with_augmented_copies
+from dwindle.data.cifar10_pair import load_cifar10_pair, load_digit_pair
 from dwindle.data.images import ImageForm
 from dwindle.data.nct_crc_he import load_nct_crc_he
 from dwindle.data.splits import Splits
+from dwindle.errors import SettingError
 
 _MOST_BYTES: Final = 64 << 30
 
@@ -57,6 +59,14 @@ def choose_on_the_test_split_beside_copies(splits: Splits, seed: int) -> Splits:
     return replace(merged, train=with_augmented_copies(merged.train, crop_and_flip, seed=seed))
 
 
+def stop_by_the_test_split(splits: Splits, seed: int) -> Splits:
+    """Return `splits` with the test split in the place of validation, as Abishek (2022) watches the test accuracy.
+
+    The thesis stops when the test accuracy no longer rises; this shows what that gains, and nothing else should use it.
+    """
+    return replace(splits, validation=splits.test)
+
+
 def adam(groups: list[dict[str, Any]], learning_rate: float) -> torch.optim.Optimizer:
     """Return Adam with the settings of Keras, without weight decay: what Predic et al. (2022) seem to train with."""
     whole = [{key: value for key, value in group.items() if key != "weight_decay"} for group in groups]
@@ -74,6 +84,27 @@ def constant(progress: float) -> float:
 
 flip_and_rotate: Final = Chain((RandomFlip(), RandomFlip(is_vertical=True), RandomRotation()))
 """Of Predic et al. (2022), who name no angle."""
+
+
+_STAND_INS: Final = {"cat": 3, "dog": 8, "horse": 4, "frog": 9}
+
+
+def load_pair(
+    first: str, second: str, *, images: Literal["cifar10", "digits"] = "cifar10", degrees: float = 0.0
+) -> Splits:
+    """Return two classes of CIFAR-10 as Abishek (2022) takes them, or two digits in their place for a short trial.
+
+    Raises:
+        SettingError: no such class, the same one twice, or neither of these images.
+        DataError: the files are absent or damaged.
+    """
+    if images == "cifar10":
+        return load_cifar10_pair(first, second, degrees=degrees)
+    if images != "digits" or not {first, second} <= _STAND_INS.keys():
+        raise SettingError(
+            f"images = {images!r} of {first!r} and {second!r}: take cifar10, or digits for {', '.join(_STAND_INS)}"
+        )
+    return load_digit_pair(_STAND_INS[first], _STAND_INS[second], degrees=degrees)
 
 
 def load_tiles(*, size: int = 64, max_per_class: int | Literal["none"] = "none") -> Splits:

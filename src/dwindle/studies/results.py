@@ -244,7 +244,7 @@ class Results:
         return [
             _Figure(value, *(ours[seed].timed(quantity) or (value, value)))
             for seed in sorted(ours)
-            if (value := ours[seed].exact(quantity)) is not None
+            if (value := ours[seed].exact(quantity, spot.at)) is not None
         ]
 
     def _at(self, stage: str, spot: Spot) -> BySeed:

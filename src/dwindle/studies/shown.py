@@ -29,6 +29,9 @@ Quantity = Literal[
     "test_cpu_seconds",
     "speedup",
     "seconds_per_epoch",
+    "distinct_weights",
+    "dimension",
+    "significance",
 ]
 """What a column shows.
 
@@ -42,7 +45,17 @@ Quantity = Literal[
 - `test_seconds`: how long the `.onnx` takes for the whole test split, and `test_cpu_seconds` of processor time;
   `speedup`: how many times faster it is than that of the dense network that the case began with, timed in turn.
 - `seconds_per_epoch` of training.
+- `distinct_weights` of a `layer`, read back from the `.dwn`.
+- `dimension` of what a `layer` gives, and `significance` of the layer, each by a `criterion`.
 """
+LAYER: Final = "layer"
+CRITERION: Final = "criterion"
+OF_LAYERS: Final[Mapping[Quantity, tuple[str, ...]]] = {
+    "distinct_weights": (LAYER,),
+    "dimension": (LAYER, CRITERION),
+    "significance": (LAYER, CRITERION),
+}
+"""Quantities that an outcome has for each layer, and what tells these apart beside its axes."""
 
 
 @dataclass(frozen=True, kw_only=True)

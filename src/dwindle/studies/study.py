@@ -1,7 +1,7 @@
 """This file says what a study is: cases, stages of recipes, presets, published tables and claims, read from one TOML.
 
 A setting written as "$name" takes its value from the layers of values, the last of which wins: those of the study, of
-the preset, of the case, of the preset for this data set, of the published variant, of the axes.
+the preset, of the case, of the preset for this data set, of the published variant, of the axes, of the stage.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from dwindle.errors import SettingError
 from dwindle.settings import nearest
-from dwindle.studies.shown import Advised, Claim, Figure, OnDevices, Table
+from dwindle.studies.shown import CRITERION, LAYER, OF_LAYERS, Advised, Claim, Figure, OnDevices, Quantity, Table
 
 Values = Mapping[str, Any]
 
@@ -41,6 +41,21 @@ class Built:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Start:
+    """Where a case begins: the outcome of another case, with the same seed, in place of random weights.
+
+    Attributes:
+        case: by its name, as in "QuantNet on cat/dog"; it stands before this one.
+        stage: of that case; it has no axes.
+        anew: globs of parameters and buffers that start as `build` draws them: the last layer, where the task is new.
+    """
+
+    case: str
+    stage: str
+    anew: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Case:
     """A network on a data set.
 
@@ -52,6 +67,8 @@ class Case:
         networks: what steps may name beside the network, such as a student: name -> a table as `Built` says.
         floor: accuracy in percent that the dense network must reach, or a drop against it means nothing.
         values: what "$name" stands for in this case.
+        start: whose outcome its first stages start from; None: from random weights.
+        stages: what is run of it; everything where nothing is said.
     """
 
     network: str
@@ -63,6 +80,12 @@ class Case:
     networks: Mapping[str, Any] = field(default_factory=dict[str, Any])
     floor: float | None = None
     values: Values = field(default_factory=dict[str, Any])
+    start: Start | None = None
+    stages: tuple[str, ...] = ()
+
+    def has(self, stage: str) -> bool:
+        """Return whether the stage of this name is run of it."""
+        return not self.stages or stage in self.stages
 
     @property
     def name(self) -> str:
@@ -115,6 +138,8 @@ class Stage:
         against: the stage whose answers the accuracy drop is taken from; as a rule dense, with as much training.
         early: a stage that it comes from, whose network is the one early in training for steps that rewind.
         keeps_file: whether the deployed file stays in the folder after it was measured.
+        judges_layers: whether the layers of its outcome are judged by the criteria of the study.
+        values: what "$name" stands for in this stage; wins over everything else.
         label: what it is called in tables of stages and in advice; its name where nothing is said.
     """
 
@@ -126,6 +151,8 @@ class Stage:
     against: str | None = None
     early: str | None = None
     keeps_file: bool = False
+    judges_layers: bool = False
+    values: Values = field(default_factory=dict[str, Any])
     about: str = ""
 
     @property
@@ -148,6 +175,7 @@ class Training:
 
     `schedule`, `optimizer`, `augment` and `reform` name a function or an object as `package.module:name`; "none" stands
     for none. `reform(splits, seed)` returns other splits: a published experiment may train on more, or look elsewhere.
+    `loss` is one that a job may name, or a function likewise; cross entropy where nothing is said.
     """
 
     batch_size: Any = 64
@@ -157,6 +185,7 @@ class Training:
     schedule: Any = "dwindle.network.fabric_trainer:warm_up_cosine"
     optimizer: Any = "dwindle.network.fabric_trainer:sgd"
     patience: Any = None
+    loss: Any = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +195,8 @@ class Study:
     Attributes:
         name: in commands.
         axes: name -> value -> what "$name" stands for there; the order is that of tables.
+        layers: what is said of single layers: a name in tables -> the name of the weight; "" is the network's input.
+        criteria: what layers are judged by: a name in tables -> a criterion, as in `Significance(by=...)`.
         measures: what is measured of every outcome.
         as_published: the published protocol where ours differs from it.
         advice: what the page advises on; None: it gives no advice.
@@ -181,6 +212,8 @@ class Study:
     axes: Mapping[str, Any] = field(default_factory=dict[str, Any])
     training: Training = Training()
     values: Values = field(default_factory=dict[str, Any])
+    layers: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    criteria: Mapping[str, Any] = field(default_factory=dict[str, Any])
     measures: Measures = Measures()
     as_published: Variant = Variant()
     tables: tuple[Table, ...] = ()
@@ -225,7 +258,16 @@ class Study:
 
     def options_of(self, axis: str, preset: Preset) -> tuple[str, ...]:
         """Return the values that `preset` takes of an axis, in the order of the study."""
-        return tuple(name for name in self.axes[axis] if name in preset.axes.get(axis, self.axes[axis]))
+        return tuple(name for name in self.known_axes[axis] if name in preset.axes.get(axis, self.known_axes[axis]))
+
+    @property
+    def known_axes(self) -> Mapping[str, Any]:
+        """The axes of outcomes, and what figures of single layers are told apart by."""
+        return {**self.axes, LAYER: self.layers, CRITERION: self.criteria}
+
+    def axes_for(self, stage: Stage, quantity: Quantity) -> tuple[str, ...]:
+        """Return what the figures of `quantity` that `stage` has differ along."""
+        return (*self.axes_of(stage), *OF_LAYERS.get(quantity, ()))
 
     def axes_of(self, stage: Stage) -> tuple[str, ...]:
         """Return the axes along which the outcomes of `stage` differ, those of the stages before it first."""

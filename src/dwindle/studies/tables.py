@@ -36,6 +36,9 @@ _FORMS: Final[Mapping[Quantity, tuple[Unit, int, int]]] = {
     "test_cpu_seconds": ("s", 2, 2),
     "speedup": ("x", 2, 2),
     "seconds_per_epoch": ("s", 1, 1),
+    "distinct_weights": ("", 0, 0),
+    "dimension": ("", 2, 2),
+    "significance": ("", 2, 2),
 }
 """Unit, digits of ours, digits as the paper prints them."""
 
@@ -202,7 +205,7 @@ def _methods(line: _Line, *, table: Table, study: Study, preset: Preset) -> Iter
 
 def _cell(column: Column, *, table: Table, line: _Line, study: Study, results: Results) -> Cell:
     where, stage = {**line.where, **column.at}, column.stage or line.stage
-    open_keys = _open_keys(study, stage, where) - set(table.mean_over)
+    open_keys = _open_keys(study, stage, where, quantity=column.quantity) - set(table.mean_over)
     if open_keys:
         raise SettingError(
             f"table {table.id!r}, column {column.title!r}: stage {stage!r} has a figure for each "
@@ -232,9 +235,9 @@ def _cell(column: Column, *, table: Table, line: _Line, study: Study, results: R
     )
 
 
-def _open_keys(study: Study, stage: str, where: Mapping[str, Any]) -> set[str]:
+def _open_keys(study: Study, stage: str, where: Mapping[str, Any], *, quantity: Quantity) -> set[str]:
     """Return what `where` does not fix to one value."""
-    keys = ("network", "data", *study.axes_of(study.stage(stage)))
+    keys = ("network", "data", *study.axes_for(study.stage(stage), quantity))
     return {key for key in keys if not isinstance(where.get(key), str)}
 
 
