@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from itertools import pairwise
+
 import torch
 from torch import nn
 
@@ -25,10 +28,14 @@ def network(width: int) -> nn.Module:
 
 def layered(width: int) -> nn.Module:
     """Return four convolutions and two linear layers, their weights drawn at random: enough layers to compare."""
-    return nn.Sequential(
-        *block(1, width), *block(width, width), nn.MaxPool2d(2), *block(width, 2 * width), *block(2 * width, 2 * width),
-        nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8 * width, 4 * width), nn.ReLU(), nn.Linear(4 * width, 10),
-    )  # fmt: skip
+    widths = (1, width, width, 2 * width, 2 * width)
+    layers: dict[str, nn.Module] = {}
+    for i, (n_in, n_out) in enumerate(pairwise(widths), start=1):
+        layers[f"conv{i}"], layers[f"norm{i}"], layers[f"relu{i}"] = block(n_in, n_out)
+        if i % 2 == 0:
+            layers[f"pool{i}"] = nn.MaxPool2d(2)
+    layers |= {"flatten": nn.Flatten(), "linear1": nn.Linear(8 * width, 4 * width), "relu5": nn.ReLU()}
+    return nn.Sequential(OrderedDict(layers, linear2=nn.Linear(4 * width, 10)))
 
 
 def block(n_in: int, n_out: int) -> list[nn.Module]:

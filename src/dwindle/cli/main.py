@@ -11,6 +11,7 @@ from typing import Final
 
 import typer
 
+from dwindle.cli.analyze import analyze
 from dwindle.cli.bench import bench
 from dwindle.cli.compare import compare
 from dwindle.cli.compress import compress
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command()(compress)
+app.command()(analyze)
 app.command()(inspect)
 app.command()(export)
 app.command()(fits)

@@ -33,7 +33,7 @@ from dwindle.network.significance.representations import Sampling, measure_passa
 from dwindle.settings import to_plain
 from dwindle.version import VERSION
 
-N_SPECTRUM: Final = 256
+N_SPECTRUM: Final = 64
 """Inputs whose values the explained variance is taken of."""
 MAX_VECTORS: Final = 4_096
 """Vectors of channels, likewise."""
@@ -147,34 +147,33 @@ def _judgements(
     settings: Settings,
     costs: Mapping[str, LayerCost],
 ) -> tuple[Judgement, ...]:
-    macs = sum(cost.macs or 0 for cost in costs.values())
     unit = NAMED[settings.criteria[0]].unit
     found: list[Judgement] = []
     for criterion in require_known(settings.criteria):
-        judgement = _scored(criterion, network, evidence, names=names, n_examples=settings.n_examples, macs=macs)
+        judgement = _scored(criterion, network, evidence, n_examples=settings.n_examples, costs=costs)
         is_cut = settings.threshold is not None and judgement.unit in {unit, "dimensions", "components"}
         found.append(_cut(judgement, names, threshold=settings.threshold if is_cut else None))
     return tuple(found)
 
 
 def _scored(
-    name: str, network: nn.Module, evidence: Evidence, *, names: Sequence[str], n_examples: int | None, macs: int
+    name: str, network: nn.Module, evidence: Evidence, *, costs: Mapping[str, LayerCost], n_examples: int | None
 ) -> Judgement:
     """Return the scores of one criterion, or why it has none."""
     named = NAMED[name]
-    criterion = named.make(n_examples or named.n_affordable(macs=macs, n_layers=len(names)))
+    criterion = named.make(n_examples or named.n_affordable(costs.values()))
     started = time.process_time()
     judgement = Judgement(name=name, title=named.title, unit=named.unit, settings=to_plain(criterion))
     missing = _missing(criterion.needs_inputs and evidence.inputs is None, criterion.needs_labels, evidence)
     if missing:
         return replace(judgement, problem=missing)
     try:
-        scores = counted_scores(criterion, network, evidence, names=names)
+        scores = counted_scores(criterion, network, evidence, names=tuple(costs))
     except DwindleError as error:
         return replace(judgement, problem=str(error), seconds=time.process_time() - started)
     except Exception as error:  # ruff: ignore[blind-except] - a user's own network; other criteria may still work
         return replace(judgement, problem=first_line(error), seconds=time.process_time() - started)
-    ordered = {layer: scores[layer] for layer in names if layer in scores and math.isfinite(scores[layer].value)}
+    ordered = {layer: scores[layer] for layer in costs if layer in scores and math.isfinite(scores[layer].value)}
     problem = "" if ordered else "it could judge no layer of this network"
     return replace(judgement, scores=ordered, problem=problem, seconds=time.process_time() - started)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from dwindle.errors import SettingError
+from dwindle.network.layer_costs import LayerCost
 from dwindle.network.significance.catalogue import AnyCriterion
 from dwindle.network.significance.change import Binary, Pruned, Rounded
 from dwindle.network.significance.curvature import FisherTrace, HessianTrace
@@ -36,6 +38,7 @@ class Named:
         make: the criterion for a number of examples.
         passes: how much work one example is, in forward passes, for a number of layers.
         least: examples without which its scores say nothing.
+        compares: whether every example is compared with every other one, layer by layer.
     """
 
     title: str
@@ -43,10 +46,17 @@ class Named:
     make: Callable[[int], AnyCriterion]
     passes: Callable[[int], int]
     least: int
+    compares: bool = False
 
-    def n_affordable(self, *, macs: int, n_layers: int) -> int:
-        """Return how many examples it can afford; of heavy networks fewer, but never fewer than say something."""
-        return max(self.least, min(MOST, int(WORK / max(1, macs * self.passes(n_layers)))))
+    def n_affordable(self, costs: Collection[LayerCost]) -> int:
+        """Return how many examples it can afford; of heavy networks fewer, but never fewer than say something.
+
+        Of n examples it multiplies n a + n^2 b times, with a in the layers and b in distances; that is to be `WORK`.
+        """
+        a = self.passes(len(costs)) * sum(cost.macs or 0 for cost in costs) or 1
+        b = sum(cost.n_answered or 0 for cost in costs) if self.compares else 0
+        n = (math.sqrt(a * a + 4 * b * WORK) - a) / (2 * b) if b else WORK / a
+        return max(self.least, min(MOST, int(n)))
 
 
 def _once(_: int) -> int:
@@ -59,7 +69,12 @@ def _each_layer(n_layers: int) -> int:
 
 NAMED: Final[Mapping[str, Named]] = {
     "two_nn": Named(
-        title="TwoNN dimension", unit="dimensions", make=lambda n: TwoNNChange(n_examples=n), passes=_once, least=64
+        title="TwoNN dimension",
+        unit="dimensions",
+        make=lambda n: TwoNNChange(n_examples=n),
+        passes=_once,
+        least=64,
+        compares=True,
     ),
     "pca": Named(
         title="PCA dimension", unit="components", make=lambda n: PCAChange(n_examples=n), passes=_once, least=64
@@ -70,6 +85,7 @@ NAMED: Final[Mapping[str, Named]] = {
         make=lambda n: LevinaBickelChange(n_examples=n),
         passes=_once,
         least=64,
+        compares=True,
     ),
     "prune": Named(
         title="loss when pruned by half",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Final
 
 from dwindle.job.analysis import Judgement, Treatment
 from dwindle.network.layer_costs import LayerCost
 
-FEW_BYTES: Final = 0.01
-"""A layer with a smaller share of the bytes is not worth a risk."""
+FEW_BYTES: Final = 1.0
+"""A layer with a smaller share of the bytes, in percent, is not worth a risk."""
 HARMLESS: Final = 0.1
 """Binarizing a layer is harmless where the loss grows by less than this share of itself, or of 0.1 if that is more."""
 _LEAST_LOSS: Final = 0.1
@@ -46,18 +47,18 @@ def treatments(found: Findings) -> dict[str, Treatment]:
 
 def _treatment(name: str, names: Sequence[str], found: Findings) -> Treatment:
     cost = found.costs[name]
-    share = cost.dense_bytes / max(1, found.total_bytes)
+    share = 100 * cost.dense_bytes / max(1, found.total_bytes)
     if cost.n_calls == 0:
         return Treatment(
-            action="leave out", why=f"The network never calls it on the example: {share:.1%} of the bytes."
+            action="leave out", why=f"The network never calls it on the example: {share:.1f} % of the bytes."
         )
     if name in {names[0], names[-1]}:
         end = "first layer reads the input itself" if name == names[0] else "last layer gives the answer"
         if len(names) == 1:
             end = "only layer does both, reads the input and gives the answer"
-        return Treatment(action="keep 8 bits", why=f"The {end}: ends keep precision ({share:.1%} of the bytes).")
+        return Treatment(action="keep 8 bits", why=f"The {end}: ends keep precision ({share:.1f} % of the bytes).")
     if share < FEW_BYTES:
-        return Treatment(action="keep 8 bits", why=f"Only {share:.2%} of the bytes: fewer bits are not worth a risk.")
+        return Treatment(action="keep 8 bits", why=f"Only {share:.2g} % of the bytes: fewer bits are not worth a risk.")
     if found.decider is None or name not in found.decider.judged:
         by = f"{found.decider.title} cannot judge it" if found.decider else "No criterion could judge it"
         return Treatment(action="keep 8 bits", why=f"{by}, so nothing says that fewer bits are safe.")
@@ -89,10 +90,15 @@ def _scored(name: str, decider: Judgement) -> str:
 
 
 def _doubt(name: str, found: Findings) -> str:
+    """Return what the loss says against calling a layer significant, where it does."""
     rise = found.binarizing.get(name)
-    if rise is None or not _is_harmless(rise, found):
+    judged = found.decider.judged if found.decider else ()
+    others = [found.binarizing[other] for other in judged if other != name and other in found.binarizing]
+    if rise is None or not others or rise >= median(others):
         return ""
-    return f" Yet binary, it {_changes(rise)} alone: worth a try with fewer bits."
+    n_above = sum(other > rise for other in others)
+    most = "all others" if n_above == len(others) else "most others"
+    return f" The loss disagrees: binary, it {_changes(rise)} alone, less than {most}; worth a try with fewer bits."
 
 
 def _is_harmless(rise: float, found: Findings) -> bool:

@@ -32,6 +32,7 @@ class LayerCost:
         dense_bytes: of these as float32.
         macs: multiplications with these weights for one example; None where the network could not be run.
         n_calls: how often its module was called for one batch; None where the network could not be run.
+        n_answered: numbers that it answers one example with; None where the network could not be run.
     """
 
     kind: str
@@ -40,13 +41,15 @@ class LayerCost:
     dense_bytes: int
     macs: int | None = None
     n_calls: int | None = None
+    n_answered: int | None = None
 
 
 @dataclass(slots=True)
 class _Tally:
-    """Places at which weights were used, over the whole batch, and calls of their modules, by name of the weight."""
+    """Places at which weights were used and numbers answered, over the batch, and calls, by name of the weight."""
 
     places: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+    answered: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
     calls: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
 
 
@@ -75,6 +78,7 @@ def layer_costs(network: nn.Module, names: Sequence[str], example: Inputs | None
             dense_bytes=4 * parameters[name].numel(),
             macs=None if tally is None else tally.places[name] * parameters[name].numel() // batch,
             n_calls=None if tally is None else tally.calls[name],
+            n_answered=None if tally is None else tally.answered[name] // batch,
         )
         for name in names
     }
@@ -114,6 +118,7 @@ def _hook(tally: _Tally, weights: Mapping[str, Tensor]) -> Any:
         if given and answered:
             for name, weight in weights.items():
                 tally.calls[name] += 1
+                tally.answered[name] += answered[0].numel()
                 tally.places[name] += _places(module, weight, given=given[0], answered=answered[0])
 
     return note
