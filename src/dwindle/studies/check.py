@@ -66,7 +66,8 @@ def _problems(node: Node, home: Path) -> Iterator[str]:
             yield from _function_problems(reference, None, home, where=f"{where}: training.{name}")
         else:
             yield f"{where}: training.{name} = {reference!r}; name a function, or {NONE!r}"
-    if (loss := node.training.get("loss")) is not None:
+    loss = node.training.get("loss")
+    if loss is not None and loss != NONE:
         yield from _loss_problems(loss, home, where=f"{where}: training.loss")
     line = _line(node)
     steps = [step for ancestor in line for step in ancestor.recipe.steps]

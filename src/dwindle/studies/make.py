@@ -248,7 +248,8 @@ class Workshop:
         )
 
     def _loss(self, node: Node) -> BaseLoss:
-        return loss_of(node.training.get("loss") or DEFAULT_LOSS, self.home, where="training.loss")
+        named = node.training.get("loss")
+        return loss_of(DEFAULT_LOSS if named in {None, NONE} else named, self.home, where="training.loss")
 
     def _bench(self, node: Node) -> Bench:
         seconds = float(node.measures.speedup_seconds)
