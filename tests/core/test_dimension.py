@@ -1,7 +1,7 @@
 """Intrinsic dimension: manifolds of known dimension, invariances, the peer's numbers, hostile clouds.
 
-The band of an estimate on n points: its standard error is about d / sqrt(m), m the ratios (TwoNN) or points
-(Levina-Bickel) used; neighbours share distances, so 5 of them are allowed on each side. Below, high dimensions read too
+The band of an estimate on n points: its standard error is about 1.25 d / sqrt(m) with m the ratios (TwoNN) or points
+(Levina-Bickel, less) used, of which 4 are allowed on each side. Below, high dimensions read too
 low by a share that grows about as d does at a given n (1.2 % of d for TwoNN, 1.6 % for k = 20, which looks farther;
 measured on balls, the worst of the shapes here because of their border). A few per cent more are for what bends.
 """
@@ -102,13 +102,13 @@ def points_of(shape: Callable[..., Tensor], d: int) -> Tensor:
 
 
 def assert_inside(value: float, d: int, *, error: float, bias: float) -> None:
-    assert d * (1.0 - bias * d - 0.03 - 5.0 * error) <= value <= d * (1.0 + 0.03 + 5.0 * error)
+    assert d * (1.0 - bias * d - 0.03 - 4.0 * error) <= value <= d * (1.0 + 0.03 + 4.0 * error)
 
 
 @pytest.mark.parametrize(("shape", "d"), MANIFOLDS, ids=[f"{shape.__name__}-{d}" for shape, d in MANIFOLDS])
 def test_manifolds_of_known_dimension(shape: Callable[..., Tensor], d: int) -> None:
     points = points_of(shape, d)
-    error = 1.0 / math.sqrt(0.9 * N)
+    error = 1.25 / math.sqrt(0.9 * N)
     assert_inside(two_nn(points).value, d, error=error, bias=0.012)
     assert_inside(levina_bickel(points).value, d, error=error, bias=0.016)
 
@@ -116,8 +116,8 @@ def test_manifolds_of_known_dimension(shape: Callable[..., Tensor], d: int) -> N
 @pytest.mark.parametrize("d", [1, 3, 8, 20])
 def test_the_other_fit_and_the_other_average(d: int) -> None:
     points = ball(d)
-    error = 1.0 / math.sqrt(0.9 * N)
-    assert_inside(two_nn(points, fit="linear").value, d, error=1.3 * error, bias=0.012)
+    error = 1.25 / math.sqrt(0.9 * N)
+    assert_inside(two_nn(points, fit="linear").value, d, error=1.1 * error, bias=0.012)
     assert_inside(levina_bickel(points, average="mean").value, d, error=error, bias=0.016)
 
 
@@ -286,7 +286,7 @@ def test_an_interval_holds_the_estimate_and_repeats_itself(fit: str) -> None:
     assert first.low < first.value < first.high
     assert first != two_nn(points, fit=fit, interval=Bootstrap(n_resamples=300, seed=5))
     half_width = (first.high - first.low) / 2.0 / first.value
-    assert 1.2 / math.sqrt(270) < half_width < 3.0 / math.sqrt(270)  # 1.96 standard errors, give or take
+    assert 1.6 * 1.25 / math.sqrt(300) * 0.8 < half_width < 2.4 * 1.25 / math.sqrt(300) * 1.2  # about 1.96 errors
 
 
 def test_a_higher_level_is_wider_and_more_points_are_narrower() -> None:
@@ -308,9 +308,18 @@ def test_the_global_generator_is_left_alone() -> None:
 def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
     held = 0
     for seed in range(200):
-        found = two_nn(uniform(400, 2, seed=seed), interval=Bootstrap(n_resamples=400, seed=seed))
+        angles = 2.0 * math.pi * uniform(400, 2, seed=seed)  # a torus has no border
+        points = torch.cat([angles.cos(), angles.sin()], dim=1)
+        found = two_nn(points, interval=Bootstrap(n_resamples=300, seed=seed))
         held += found.low <= 2.0 <= found.high
-    assert 0.88 <= held / 200 <= 0.99
+    assert 0.90 <= held / 200 <= 0.99  # 0.945; 0.855 if points that share distances were drawn apart
+
+
+@pytest.mark.parametrize("fit", ["likelihood", "linear"])
+@pytest.mark.parametrize(("n", "discarded"), [(3, 0.0), (3, 0.3), (5, 0.6), (8, 0.7)])
+def test_tiny_clouds_have_intervals(n: int, discarded: float, fit: str) -> None:
+    found = two_nn(normal(n, 2), fit=fit, discarded=discarded, interval=Bootstrap(n_resamples=50))
+    assert found.low <= found.value <= found.high
 
 
 # Hostile clouds -----------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from torch import Tensor
 from dwindle.core import distance_bounds, neighbours
 from dwindle.core.cloud import Cloud, ranges
 from dwindle.core.distance_bounds import CentredPoints, DistanceBounds
-from dwindle.core.neighbours import neighbour_distances
+from dwindle.core.neighbours import groups_by_pair, nearest_neighbours
 from dwindle.errors import DataError
 
 
@@ -23,7 +23,7 @@ def normal(n: int, d: int, *, seed: int = 0) -> Tensor:
 
 def found(points: Tensor, k: int) -> Tensor:
     cloud = Cloud.of(points)
-    return neighbour_distances(cloud, cloud.distinct(), k) * 2.0**cloud.exponent
+    return nearest_neighbours(cloud, cloud.distinct(), k).distances * 2.0**cloud.exponent
 
 
 def brute_force(points: Tensor, k: int) -> Tensor:
@@ -49,6 +49,18 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_shape_and_type_equals_brute_force(n: int, d: int, k: int, dtype: torch.dtype) -> None:
     points = (normal(n, d) + torch.arange(n)[:, None]).to(dtype)  # apart in 8 bits, too
     assert_same(found(points, k), brute_force(points, k))
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e9])
+def test_indices_are_those_of_the_distances(offset: float) -> None:
+    points = normal(90, 4)
+    points[:45] += offset
+    cloud = Cloud.of(torch.cat([points[:1], points]))  # the duplicate is not counted
+    which = cloud.distinct()
+    near = nearest_neighbours(cloud, which, 5)
+    apart = (points[:, None] - points[near.indices]).norm(dim=2)
+    assert_same(near.distances * 2.0**cloud.exponent, apart)
+    assert_same(apart, brute_force(points, 5))
 
 
 @pytest.mark.usefixtures("small_tiles")
@@ -87,7 +99,7 @@ def test_points_that_nothing_settles_are_compared_with_all(monkeypatch: pytest.M
     compared: list[int] = []
     among_all = neighbours._Search.among_all
 
-    def spied(self: neighbours._Search, i: int) -> Tensor:
+    def spied(self: neighbours._Search, i: int) -> neighbours.Neighbours:
         compared.append(i)
         return among_all(self, i)
 
@@ -149,7 +161,7 @@ def test_scales_of_all_sizes(scale: float) -> None:
     points = normal(40, 6)
     scaled = points * scale
     cloud = Cloud.of(scaled)
-    ratios = neighbour_distances(cloud, cloud.distinct(), 3)
+    ratios = nearest_neighbours(cloud, cloud.distinct(), 3).distances
     wanted = brute_force(scaled / scale, 3)
     assert (ratios / ratios[0, 0] - wanted / wanted[0, 0]).abs().max() < 1e-9
 
@@ -210,3 +222,13 @@ def test_nothing_is_refused(shape: tuple[int, int]) -> None:
 
 def test_ranges_of_nothing_are_none() -> None:
     assert list(ranges(0, 3)) == []
+
+
+def test_points_that_lead_to_one_pair_are_one_group() -> None:
+    nearest = torch.tensor([1, 2, 3, 2, 5, 4, 4, 8, 9, 8])
+    assert groups_by_pair(nearest).tolist() == [0, 0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
+def test_a_long_chain_is_one_group() -> None:
+    n = 1000
+    assert groups_by_pair(torch.tensor([1, *range(n - 1)])).unique().tolist() == [0]

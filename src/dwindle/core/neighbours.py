@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,8 +28,20 @@ _VANISHING: Final = 1e-250
 """Sums of squares below it may have lost terms."""
 
 
-def neighbour_distances(cloud: Cloud, which: Tensor, n_neighbours: int) -> Tensor:
-    """Return each point's distances to its nearest others, (m, n_neighbours) float64, ascending.
+class Neighbours(NamedTuple):
+    """The nearest other points of each point, nearest first.
+
+    Attributes:
+        distances: (m, k) float64, in units of 2^exponent of the cloud, correct to about 1e-9 of themselves; not zero.
+        indices: (m, k) which points, by their place among those that count; of points equally far, any.
+    """
+
+    distances: Tensor
+    indices: Tensor
+
+
+def nearest_neighbours(cloud: Cloud, which: Tensor, n_neighbours: int) -> Neighbours:
+    """Return the `n_neighbours` nearest of the other points to each point.
 
     Costs O(m^2 d) time and, beyond the result, memory for a few tiles and blocks whatever m and d are.
 
@@ -37,22 +49,39 @@ def neighbour_distances(cloud: Cloud, which: Tensor, n_neighbours: int) -> Tenso
         cloud: the points.
         which: (m,) indices of the points that count, no two of them identical.
         n_neighbours: at least 1, below m.
-
-    Returns:
-        Distances in units of 2^cloud.exponent, correct to about 1e-9 of themselves.
     """
     search = _Search(CentredPoints.of(cloud, which), n_neighbours)
-    distances = torch.full((search.n, n_neighbours), torch.inf, dtype=torch.float64, device=which.device)
+    shape = search.n, n_neighbours
+    distances = torch.full(shape, torch.inf, dtype=torch.float64, device=which.device)
+    indices = torch.zeros(shape, dtype=torch.int64, device=which.device)
     left = torch.arange(search.n, device=which.device)
     for dtype in (torch.float32, torch.float64):
         found, settled = search.among_candidates(left, dtype)
-        distances[left[settled]] = found[settled]
+        distances[left[settled]], indices[left[settled]] = found.distances[settled], found.indices[settled]
         left = left[~settled]
         if not left.numel():
             break
     for i in left.tolist():
-        distances[i] = search.among_all(i)
-    return distances
+        distances[i], indices[i] = search.among_all(i)
+    return Neighbours(distances, indices)
+
+
+def groups_by_pair(nearest: Tensor) -> Tensor:
+    """Return the number (n,) of the group of each point: those that lead to one pair, from neighbour to neighbour.
+
+    No step to a nearest neighbour is longer than the one before, so the way ends in two points that are each other's
+    nearest.
+
+    Args:
+        nearest: (n,) the index of each point's nearest other.
+
+    >>> groups_by_pair(torch.tensor([1, 0, 1, 4, 3])).tolist()
+    [0, 0, 0, 1, 1]
+    """
+    reached = nearest
+    for _ in range(len(nearest).bit_length()):  # 1, 2, 4, ... steps
+        reached = reached[reached]
+    return torch.minimum(reached, nearest[reached]).unique(return_inverse=True)[1]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,8 +101,8 @@ class _Search:
         """Candidates kept for each point."""
         return min(self.n_neighbours + SPARE, self.n - 1)
 
-    def among_candidates(self, rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return (distances (r, k) of the points `rows`, whether these are surely the smallest (r,))."""
+    def among_candidates(self, rows: Tensor, dtype: torch.dtype) -> tuple[Neighbours, Tensor]:
+        """Return (neighbours of the points `rows`, whether these are surely the nearest (r,))."""
         bounds = DistanceBounds.of(self.points, dtype)
         lower, others = self._candidates(rows, bounds)
         lower = lower.to(torch.float64)
@@ -86,13 +115,18 @@ class _Search:
         settled = (lower[:, -1] > limit.squeeze(1) * (1.0 - same)) | (self.n_kept == self.n - 1)
         # Settings may let matrix products use fewer bits than `dtype` has (bfloat16, TF32): then the bounds are none.
         settled &= not bool(((exact.square() < lower) | (exact.square() > upper))[needed].any())
-        return exact.sort(dim=1).values[:, : self.n_neighbours], settled
+        return self._nearest(exact, others), settled
 
-    def among_all(self, i: int) -> Tensor:
-        """Return the distances of point i to its nearest others from the differences to all of them."""
+    def among_all(self, i: int) -> Neighbours:
+        """Return the neighbours (k,) of point i from its differences to all others."""
         others = torch.arange(self.n, device=self.points.which.device)
         others = others[others != i]
-        return self._distances(torch.full_like(others, i), others).sort().values[: self.n_neighbours]
+        return self._nearest(self._distances(torch.full_like(others, i), others), others)
+
+    def _nearest(self, distances: Tensor, others: Tensor) -> Neighbours:
+        ascending = distances.sort(dim=-1)
+        nearest = slice(self.n_neighbours)
+        return Neighbours(ascending.values[..., nearest], others.gather(-1, ascending.indices[..., nearest]))
 
     def _candidates(self, rows: Tensor, bounds: DistanceBounds) -> tuple[Tensor, Tensor]:
         """Return (lower bounds ascending, of which points), each (r, n_kept): the smallest of each row."""
