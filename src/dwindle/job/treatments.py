@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import median
 from typing import Final
 
 from dwindle.job.analysis import Judgement, Treatment
@@ -94,9 +93,9 @@ def _doubt(name: str, found: Findings) -> str:
     rise = found.binarizing.get(name)
     judged = found.decider.judged if found.decider else ()
     others = [found.binarizing[other] for other in judged if other != name and other in found.binarizing]
-    if rise is None or not others or rise >= median(others):
+    n_above = 0 if rise is None else sum(other > rise for other in others)
+    if rise is None or 2 * n_above <= len(others):
         return ""
-    n_above = sum(other > rise for other in others)
     most = "all others" if n_above == len(others) else "most others"
     return f" The loss disagrees: binary, it {_changes(rise)} alone, less than {most}; worth a try with fewer bits."
 
