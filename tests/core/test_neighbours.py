@@ -184,6 +184,13 @@ def test_the_first_of_each_group_counts(labels: list[int]) -> None:
     assert Cloud.of(points).distinct().tolist() == sorted(labels.index(label) for label in set(labels))
 
 
+@pytest.mark.parametrize("d", [32, 33, 100, 1000])
+def test_points_that_differ_in_one_coordinate_are_distinct(d: int) -> None:
+    points = torch.zeros(d + 2, d)
+    points[:d] += torch.eye(d)  # each alike to most others in whatever coordinates are looked at
+    assert Cloud.of(points).distinct().tolist() == list(range(d + 1))
+
+
 def test_blocks_are_those_of_the_points_at_any_stride() -> None:
     points = normal(12, 9).T
     cloud = Cloud.of(points)
