@@ -17,8 +17,10 @@ from dwindle.network.significance.dimension import LevinaBickelChange, PCAChange
 from dwindle.network.significance.sensitivity import LossSensitivity
 from dwindle.settings import nearest
 
-WORK: Final = 1.5e11
-"""Multiplications that one criterion may take: some ten seconds of one core."""
+WORK: Final = 5e10
+"""Multiplications that one criterion may take: some seconds of one core."""
+COMPARED: Final = 2
+"""Multiplications that one number costs in the distance of two examples: some distances are taken twice."""
 MOST: Final = 1_000
 N_VECTORS: Final = 4
 """Random vectors for the trace of a Hessian."""
@@ -54,7 +56,7 @@ class Named:
         Of n examples it multiplies n a + n^2 b times, with a in the layers and b in distances; that is to be `WORK`.
         """
         a = self.passes(len(costs)) * sum(cost.macs or 0 for cost in costs) or 1
-        b = sum(cost.n_answered or 0 for cost in costs) if self.compares else 0
+        b = COMPARED * sum(cost.n_answered or 0 for cost in costs) if self.compares else 0
         n = (math.sqrt(a * a + 4 * b * WORK) - a) / (2 * b) if b else WORK / a
         return max(self.least, min(MOST, int(n)))
 
