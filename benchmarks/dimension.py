@@ -6,8 +6,9 @@ scikit-dimension need not be installed here: PYTHON is any interpreter that impo
 small clouds: TwoNN by both fits, Levina-Bickel by both averages, PCA. Then TwoNN with the linear fit, which is
 scikit-dimension's default, is timed on 5,000 points of a curved cloud with D coordinates each, in float64. Every run is
 a fresh process, the sides take turns, and a coin decides who begins a round. A ratio has the t-interval of the mean of
-its logarithms over rounds. Memory is what the process peaked at above what it held with the points read (Linux: VmHWM
-over VmRSS). Without the peer it says so and ends. The last line is one JSON object.
+its logarithms over rounds; where the machine has other work, that of CPU times, with one thread, says more. Memory is
+what the process peaked at above what it held with the points read (Linux: VmHWM over VmRSS). Without the peer the
+script says so and ends. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -75,10 +76,10 @@ def memory(field):
 points = np.load(sys.argv[1])
 for name in sys.argv[2:]:
     estimators[name](np.random.default_rng(0).standard_normal((64, 32)))  # whatever is loaded at the first call
-    held, start = memory("VmRSS"), time.perf_counter()
+    held, start, busy = memory("VmRSS"), time.perf_counter(), time.process_time()
     value = float(estimators[name](points))
-    seconds = time.perf_counter() - start
-    print(json.dumps({"name": name, "value": value, "seconds": seconds, "bytes": memory("VmHWM") - held}))
+    cost = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - busy}
+    print(json.dumps({"name": name, "value": value, **cost, "bytes": memory("VmHWM") - held}))
 """
 
 
@@ -89,6 +90,7 @@ class Run:
     name: str
     value: float
     seconds: float
+    cpu_seconds: float
     bytes: float
 
 
@@ -142,11 +144,13 @@ def race(d: int, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             flush=True,
         )
     speedup = _ratio([found[PEER].seconds / found[OURS].seconds for found in rounds])
+    cpu = _ratio([found[PEER].cpu_seconds / found[OURS].cpu_seconds for found in rounds])
     memory = max(found[OURS].bytes for found in rounds) / max(min(found[PEER].bytes for found in rounds), 1.0)
-    print(f"  speedup {_text(speedup)}; memory {memory:.3f} of the peer's\n")
+    print(f"  speedup {_text(speedup)}; CPU time {_text(cpu)}; memory {memory:.3f} of the peer's\n")
     return {
         "speedup": round(speedup.value, 3),
         "speedup_interval": [round(end, 3) for end in (speedup.low, speedup.high)],
+        "cpu_ratio": round(cpu.value, 3),
         "memory_ratio": round(memory, 4),
         "difference": max(abs(found[OURS].value - found[PEER].value) for found in rounds),
         "seconds": {side: [round(found[side].seconds, 3) for found in rounds] for side in (OURS, PEER)},
@@ -181,7 +185,9 @@ def main() -> None:
         print()
         races = {str(d): race(d, Path(name), options) for d in options.features}
     largest = max([largest, *(found["difference"] for found in races.values())])
-    figures = {"max_abs_difference": largest, "speedup_vs_skdim": {d: found["speedup"] for d, found in races.items()}}
+    figures: dict[str, Any] = {"max_abs_difference": largest}
+    for key in ("speedup", "memory_ratio"):
+        figures[f"{key}_vs_skdim"] = {d: found[key] for d, found in races.items()}
     print(json.dumps({"benchmark": "dimension", "peer": peer, "n_points": options.points, **figures, "races": races}))
 
 

@@ -193,8 +193,8 @@ def test_equal_variances_give_the_whole_number() -> None:
 def test_the_cloud_may_be_larger_than_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
     wide, tall = normal(20, 500), normal(500, 20)
     whole = [estimate(points).value for estimate in (two_nn, pca) for points in (wide, tall)]
-    for module in ("cloud", "dimension", "neighbours", "distance_bounds"):
-        monkeypatch.setattr(f"dwindle.core.{module}.BLOCK", 64)
+    for name in ("cloud.BLOCK", "neighbours.BLOCK", "distance_bounds.BLOCK", "dimension._STRIP"):
+        monkeypatch.setattr(f"dwindle.core.{name}", 64)
     parts = [estimate(points).value for estimate in (two_nn, pca) for points in (wide, tall)]
     assert parts == pytest.approx(whole, rel=1e-9)
 

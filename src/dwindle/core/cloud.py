@@ -14,8 +14,8 @@ from torch import Tensor
 
 from dwindle.errors import DataError
 
-BLOCK: Final = 2**21
-"""Elements of a block: 16 MB in float64."""
+BLOCK: Final = 2**18
+"""Elements of a block: 2 MB in float64, which caches hold."""
 _N_TELLING: Final = 32
 """Coordinates that tell most points apart already."""
 _LEAST_EXPONENT: Final = -1000

@@ -15,7 +15,7 @@ from typing import Final, Literal, get_args
 import torch
 from torch import Tensor
 
-from dwindle.core.cloud import BLOCK, Cloud, ranges
+from dwindle.core.cloud import Cloud, ranges
 from dwindle.core.neighbours import Neighbours, groups_by_pair, nearest_neighbours
 from dwindle.errors import DataError, SettingError
 
@@ -210,6 +210,10 @@ _TIE: Final = 1e-12
 """So that four equal variances of which 0.75 is asked for give 3, whatever the last bit."""
 
 
+_STRIP: Final = 1024
+"""Rows or columns that one product adds to the matrix; fewer would pass over it too often."""
+
+
 def _estimate(
     cloud: Cloud, distinct: Tensor, value: float, *, estimator: str, ends: tuple[float, float] | None = None
 ) -> IntrinsicDimension:
@@ -268,14 +272,13 @@ def _scatter(cloud: Cloud) -> Tensor:
     side = min(n, d)
     scatter = torch.zeros(side, side, dtype=torch.float64, device=cloud.points.device)
     if n <= d:
-        for columns in ranges(d, max(BLOCK // n, 64)):
+        for columns in ranges(d, _STRIP):
             block = cloud.block(slice(None), columns)
             block -= block.mean(0)
             scatter.addmm_(block, block.T)
         return scatter
-    height = max(BLOCK // d, 64)
-    mean = sum((cloud.block(rows).sum(0) for rows in ranges(n, height)), start=torch.zeros_like(scatter[0])) / n
-    for rows in ranges(n, height):
+    mean = sum((cloud.block(rows).sum(0) for rows in ranges(n, _STRIP)), start=torch.zeros_like(scatter[0])) / n
+    for rows in ranges(n, _STRIP):
         block = cloud.block(rows) - mean
         scatter.addmm_(block.T, block)
     return scatter

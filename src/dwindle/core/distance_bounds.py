@@ -19,7 +19,7 @@ from dwindle.core.cloud import BLOCK, Cloud, ranges
 WIDTH: Final = 256
 """Coordinates that are summed by one matrix product; the slack grows with it."""
 _N_FOR_CENTRE: Final = 101
-_COPIED: Final = 2 * BLOCK
+_COPIED: Final = 2**22
 """Clouds of at most so many coordinates are converted once; larger ones whenever a block is read."""
 
 
