@@ -300,8 +300,18 @@ def test_a_higher_level_is_wider_and_more_points_are_narrower() -> None:
 
 def test_the_global_generator_is_left_alone() -> None:
     before = torch.get_rng_state()
-    two_nn(normal(50, 2), interval=Bootstrap(n_resamples=10))
+    two_nn(normal(50, 2), interval=Bootstrap(n_resamples=40))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_default_device_is_that_of_the_points() -> None:
+    points = normal(50, 2)
+    wanted = [estimate(points).value for estimate in ALL], two_nn(points, interval=Bootstrap(n_resamples=40))
+    with torch.device("meta"):  # any other device than that of the points
+        assert (
+            [estimate(points).value for estimate in ALL],
+            two_nn(points, interval=Bootstrap(n_resamples=40)),
+        ) == wanted
 
 
 @pytest.mark.slow
@@ -418,7 +428,8 @@ def test_no_table_of_floats_is_refused(estimate: Callable[..., IntrinsicDimensio
         (lambda x: levina_bickel(x, average="median"), "one of harmonic, mean, got 'median'"),
         (lambda x: pca(x, explained_variance=0.0), r"\(0, 1\], such as 0.95, got 0.0"),
         (lambda x: pca(x, explained_variance=95), "got 95"),
-        (lambda _: Bootstrap(n_resamples=1), "at least 2, got 1"),
+        (lambda _: Bootstrap(n_resamples=39), "39 resamples leave none outside an interval of level 0.95.*at least 40"),
+        (lambda _: Bootstrap(level=0.999), "must be at least 2000"),
         (lambda _: Bootstrap(level=95.0), r"\(0, 1\), such as 0.95, got 95.0"),
     ],
 )

@@ -215,9 +215,13 @@ def test_what_is_not_finite_is_refused_with_its_count(bad: float, dtype: torch.d
         Cloud.of(points)
 
 
-@pytest.mark.parametrize("points", [torch.zeros(5), torch.zeros(2, 3, 4), torch.zeros(3, 2, dtype=torch.int64)])
+@pytest.mark.parametrize(
+    "points",
+    [torch.zeros(5), torch.zeros(2, 3, 4), torch.zeros(3, 2, dtype=torch.int64), torch.zeros(3, 2).to_sparse()],
+    ids=["vector", "maps", "integers", "sparse"],
+)
 def test_what_is_no_table_of_floats_is_refused(points: Tensor) -> None:
-    with pytest.raises(DataError, match=r"must be a table \(n, d\) of floats.*flatten"):
+    with pytest.raises(DataError, match=r"must be a dense table \(n, d\) of floats.*flatten"):
         Cloud.of(points)
 
 

@@ -41,10 +41,10 @@ class Cloud:
         Raises:
             DataError: they are not a table of floats, there are none, or they are not finite.
         """
-        if points.ndim != 2 or not points.is_floating_point():
+        if points.ndim != 2 or not points.is_floating_point() or points.layout != torch.strided:
             raise DataError(
-                f"points must be a table (n, d) of floats, got shape {tuple(points.shape)} of {points.dtype}; "
-                "flatten what belongs to one point"
+                f"points must be a dense table (n, d) of floats, got shape {tuple(points.shape)} of {points.dtype}, "
+                f"{points.layout}; flatten what belongs to one point"
             )
         if points.numel() == 0:
             raise DataError(f"points have shape {tuple(points.shape)}: nothing to measure; give at least one of each")

@@ -30,7 +30,7 @@ class Bootstrap:
     Points that are each other's nearest neighbours share a distance; they are drawn together.
 
     Attributes:
-        n_resamples: how often.
+        n_resamples: how often; enough that one of them lies beyond each end.
         level: confidence level in (0, 1).
         seed: of the draws.
     """
@@ -40,10 +40,14 @@ class Bootstrap:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.n_resamples < 2:
-            raise SettingError(f"Bootstrap: n_resamples must be at least 2, got {self.n_resamples}; 1000 is usual")
         if not 0.0 < self.level < 1.0:
             raise SettingError(f"Bootstrap: level must lie in (0, 1), such as 0.95, got {self.level}")
+        least = math.ceil(2.0 / (1.0 - self.level) - 1e-6)
+        if self.n_resamples < least:
+            raise SettingError(
+                f"Bootstrap: {self.n_resamples} resamples leave none outside an interval of level {self.level:g}; "
+                f"n_resamples must be at least {least}, better ten times as many"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,23 +250,23 @@ def _fitted(logs: Tensor, n_kept: int, fit: Fit) -> float:
     kept = logs[:n_kept]
     if fit == "likelihood":
         return (n_kept - 1) / float(kept.sum() + (n - n_kept) * kept[-1])
-    heights = -torch.log1p(-torch.arange(1, n_kept + 1, dtype=torch.float64) / n)
+    heights = -torch.log1p(-torch.arange(1, n_kept + 1, dtype=torch.float64, device=logs.device) / n)
     return float(kept @ heights) / float(kept @ kept)
 
 
 def _ends(logs: Tensor, groups: Tensor, *, interval: Bootstrap, fit: Fit, discarded: float) -> tuple[float, float]:
     """Return the percentiles of the dimension over ascending log ratios (n,) whose groups (n,) are drawn again."""
-    generator = torch.Generator().manual_seed(interval.seed)
+    generator = torch.Generator(logs.device).manual_seed(interval.seed)
     n_groups = int(groups.max()) + 1
     values: list[float] = []
     for _ in range(interval.n_resamples):
-        draws = torch.randint(n_groups, (n_groups,), generator=generator)
+        draws = torch.randint(n_groups, (n_groups,), generator=generator, device=logs.device)
         times = torch.bincount(draws, minlength=n_groups)[groups]
         resample = logs.repeat_interleave(times)
         n_kept = max(_n_kept(len(resample), fit, discarded), 2)
         values.append(_fitted(resample, n_kept, fit) if float(resample[n_kept - 1]) > 0.0 else math.inf)
     values.sort()
-    outside = math.floor((1.0 - interval.level) / 2.0 * interval.n_resamples)
+    outside = math.floor((1.0 - interval.level) / 2.0 * interval.n_resamples + 1e-6)
     return values[outside], values[-1 - outside]
 
 

@@ -24,6 +24,9 @@ SPARE: Final = 6
 SAME: Final = 1e-9
 """Squared distances that differ by less than this share are interchangeable, as on a lattice."""
 
+FEW: Final = 64
+"""Of so many points for each candidate or fewer, products in float64 cost less than differences of all candidates."""
+
 _VANISHING: Final = 1e-250
 """Sums of squares below it may have lost terms."""
 
@@ -55,7 +58,8 @@ def nearest_neighbours(cloud: Cloud, which: Tensor, n_neighbours: int) -> Neighb
     distances = torch.full(shape, torch.inf, dtype=torch.float64, device=which.device)
     indices = torch.zeros(shape, dtype=torch.int64, device=which.device)
     left = torch.arange(search.n, device=which.device)
-    for dtype in (torch.float32, torch.float64):
+    few = search.n <= FEW * search.n_kept
+    for dtype in (torch.float64,) if few else (torch.float32, torch.float64):
         found, settled = search.among_candidates(left, dtype)
         distances[left[settled]], indices[left[settled]] = found.distances[settled], found.indices[settled]
         left = left[~settled]
@@ -106,12 +110,16 @@ class _Search:
         bounds = DistanceBounds.of(self.points, dtype)
         lower, others = self._candidates(rows, bounds)
         lower = lower.to(torch.float64)
-        upper = lower + bounds.width(rows, others)
+        width = bounds.width(rows, others)
+        upper = lower + width
         limit = upper.kthvalue(self.n_neighbours, dim=1, keepdim=True).values
         needed = lower <= limit
-        exact = torch.full_like(lower, torch.inf)
-        exact[needed] = self._distances(rows[:, None].expand_as(others)[needed], others[needed])
         same = SAME if dtype == torch.float64 else 0.0
+        exact = torch.full_like(lower, torch.inf)
+        known = needed & (width <= same * lower)  # then the middle of the bounds is as good as differences
+        exact[known] = (lower + 0.5 * width)[known].sqrt()
+        unknown = needed & ~known
+        exact[unknown] = self._distances(rows[:, None].expand_as(others)[unknown], others[unknown])
         settled = (lower[:, -1] > limit.squeeze(1) * (1.0 - same)) | (self.n_kept == self.n - 1)
         # Settings may let matrix products use fewer bits than `dtype` has (bfloat16, TF32): then the bounds are none.
         settled &= not bool(((exact.square() < lower) | (exact.square() > upper))[needed].any())
