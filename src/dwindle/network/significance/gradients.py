@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -52,8 +53,11 @@ def gradients(
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Using backward\\(\\) with create_graph=True")
-            found: tuple[Tensor | None, ...] = torch.autograd.grad(
-                value, list(weights.values()), create_graph=again, retain_graph=keep or again, allow_unused=True
+            found = cast(
+                "tuple[Tensor | None, ...]",
+                torch.autograd.grad(
+                    value, list(weights.values()), create_graph=again, retain_graph=keep or again, allow_unused=True
+                ),
             )
     except (RuntimeError, NotImplementedError) as error:
         raise NetworkError(
