@@ -2,7 +2,8 @@
 
 Matrix products in float32 bound every squared distance from below and above. Only points whose lower bound is not above
 the k-th smallest upper bound can be among the k nearest; their distances are taken again as differences in float64.
-Where too many are in question, the bounds are made in float64; what is then left is compared with every other point.
+Where too many are in question, or there are few points, the bounds are made in float64, which often are narrow enough
+to be distances themselves; what is then left is compared with every other point.
 """
 
 from __future__ import annotations
@@ -116,7 +117,9 @@ class _Search:
         needed = lower <= limit
         same = SAME if dtype == torch.float64 else 0.0
         exact = torch.full_like(lower, torch.inf)
-        known = needed & (width <= same * lower)  # then the middle of the bounds is as good as differences
+        # Where bounds are that narrow their middle is as good as differences, unless neighbours may be equally far.
+        ties = (lower[:, 1:] - lower[:, :-1] <= 4.0 * same * lower[:, 1:]).any(1, keepdim=True)
+        known = needed & ~ties & (width <= same * lower)
         exact[known] = (lower + 0.5 * width)[known].sqrt()
         unknown = needed & ~known
         exact[unknown] = self._distances(rows[:, None].expand_as(others)[unknown], others[unknown])
