@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -32,6 +33,7 @@ Seeds = Annotated[str | None, typer.Option(help="These seeds instead of the pres
 AsPublished = Annotated[bool, typer.Option("--as-published", help="The published protocol, its slips included.")]
 Out = Annotated[Path | None, typer.Option(help="Folder of the ledger and the files; out/studies/NAME.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of this process; all that the machine has.")]
+Trials = Annotated[int | None, typer.Option(min=1, help="How many draws; those that the study says.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 FAILED: Final = 1
@@ -140,6 +142,48 @@ def report(name: Name, *, out: Out = None, as_json: AsJson = False) -> None:
     else:
         for path in written:
             stdout.print(str(path), markup=False)
+
+
+@study.command("search")
+def search(
+    name: Name,
+    *,
+    preset: PresetName = None,
+    trials: Trials = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+    out: Out = None,
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search for the hyperparameters of a study at random, judged on validation data; needs dwindle[search].
+
+    The folder's search.jsonl holds the trials. Killed at any moment, the same command goes on; several share the work.
+    """
+    from dwindle.cli.study_search import print_trials
+    from dwindle.studies.search import TRIALS, Searcher, search_of
+
+    found = _load(name)
+    folder, asked = _folder(found, out), search_of(found)
+    chosen = _choice(found, preset, None, networks=None, data=None, seeds=None, as_published=False).preset
+    with _torch_threads(threads):
+        searcher = Searcher(study=found, preset=chosen, folder=folder, home=_home(name), seed=seed)
+        done = searcher.run(asked.n_trials if trials is None else trials)
+    if as_json:
+        print_json({"study": found.name, "preset": chosen, "trials": [vars(trial) for trial in done]})
+    else:
+        print_trials(done, asked, file=folder / TRIALS)
+
+
+@contextmanager
+def _torch_threads(n: int | None) -> Generator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if n is None else n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _load(name: str) -> Study:

@@ -8,10 +8,11 @@ from typing import Any, cast
 
 from dwindle.errors import SettingError
 from dwindle.settings import from_plain, nearest
+from dwindle.studies.draw import space_problem
 from dwindle.studies.layers import criterion_of
 from dwindle.studies.plan import MAX_SEED
 from dwindle.studies.shown import CRITERION, LAYER, METHOD, OF_LAYERS, Column, Figure, OnDevices, Quantity, Side, Table
-from dwindle.studies.study import Built, Case, Preset, Stage, Study
+from dwindle.studies.study import Built, Case, Preset, Search, Stage, Study
 
 
 def problems_of(study: Study) -> Iterable[str]:
@@ -33,6 +34,7 @@ def problems_of(study: Study) -> Iterable[str]:
         yield from _start_problems(study, case, study.cases[:number])
         yield from _case_stage_problems(study, case)
     yield from _layers_problems(study)
+    yield from () if study.search is None else _search_problems(study, study.search)
     for axis, options in study.axes.items():
         yield from _axis_problems(axis, options)
     yield from _layer_problems(study.as_published.by_data, study, "as_published.by_data")
@@ -77,6 +79,21 @@ def _case_stage_problems(study: Study, case: Case) -> Iterable[str]:
         for needed in (stages[name].after, stages[name].against):
             if needed is not None and not case.has(needed):
                 yield f"case {case.name!r} runs {name!r} without {needed!r}, which it needs; name both"
+
+
+def _search_problems(study: Study, search: Search) -> Iterable[str]:
+    cases, stages = {case.name: case for case in study.cases}, {stage.name: stage for stage in study.stages}
+    if search.case not in cases:
+        yield f"search names the case {search.case!r}; {nearest(search.case, cases)}"
+    if search.stage not in stages:
+        yield f"search names the stage {search.stage!r}; {nearest(search.stage, stages)}"
+    elif stages[search.stage].after is not None or study.axes_of(stages[search.stage]):
+        yield f"search trains {search.stage!r}, which does not start from random weights, or has axes; name another"
+    if not search.space or search.n_trials < 1:
+        yield f"search needs a space, and at least one trial, got {search.n_trials} trials"
+    for name, values in search.space.items():
+        if problem := space_problem(values):
+            yield f"search.space.{name}: {problem}"
 
 
 def _layers_problems(study: Study) -> Iterable[str]:

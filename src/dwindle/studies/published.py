@@ -73,6 +73,18 @@ def adam(groups: list[dict[str, Any]], learning_rate: float) -> torch.optim.Opti
     return torch.optim.Adam(whole, lr=learning_rate, eps=1e-7)
 
 
+def plain_sgd(groups: list[dict[str, Any]], learning_rate: float) -> torch.optim.Optimizer:
+    """Return gradient descent as Keras has it where nothing is said: no momentum, no weight decay."""
+    whole = [{key: value for key, value in group.items() if key != "weight_decay"} for group in groups]
+    return torch.optim.SGD(whole, lr=learning_rate)
+
+
+def rmsprop(groups: list[dict[str, Any]], learning_rate: float) -> torch.optim.Optimizer:
+    """Return RMSProp with the settings of Keras, without weight decay."""
+    whole = [{key: value for key, value in group.items() if key != "weight_decay"} for group in groups]
+    return torch.optim.RMSprop(whole, lr=learning_rate, alpha=0.9, eps=1e-7)
+
+
 def constant(progress: float) -> float:
     """Return the factor of a learning rate that stays.
 

@@ -189,6 +189,25 @@ class Training:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Search:
+    """Hyperparameters that `dwindle study search` draws at random.
+
+    Attributes:
+        case: by its name, such as "QuantNet on cat/dog".
+        stage: what is trained; it starts from random weights.
+        space: what "$name" may stand for: a list of values, or a table of `low`, `high` and `step`.
+        n_trials: how many draws, unless said otherwise.
+        published: what the paper found best, by the same names.
+    """
+
+    case: str
+    stage: str
+    space: Mapping[str, Any]
+    n_trials: int = 20
+    published: Values = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True, kw_only=True)
 class Study:
     """A whole study.
 
@@ -197,6 +216,7 @@ class Study:
         axes: name -> value -> what "$name" stands for there; the order is that of tables.
         layers: what is said of single layers: a name in tables -> the name of the weight; "" is the network's input.
         criteria: what layers are judged by: a name in tables -> a criterion, as in `Significance(by=...)`.
+        search: hyperparameters to search for; None: none.
         measures: what is measured of every outcome.
         as_published: the published protocol where ours differs from it.
         advice: what the page advises on; None: it gives no advice.
@@ -214,6 +234,7 @@ class Study:
     values: Values = field(default_factory=dict[str, Any])
     layers: Mapping[str, Any] = field(default_factory=dict[str, Any])
     criteria: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    search: Search | None = None
     measures: Measures = Measures()
     as_published: Variant = Variant()
     tables: tuple[Table, ...] = ()
