@@ -303,8 +303,8 @@ def test_treatments_follow_bytes_ends_significance_and_loss():
     assert actions == {
         "first": "keep 8 bits",
         "tiny": "keep 8 bits",
-        "high": "keep 4 bits",
-        "low": "keep 4 bits",
+        "high": "keep 8 bits",
+        "low": "keep 8 bits",
         "weak": "cluster to 16 values",
         "blind": "keep 8 bits",
         "idle": "leave out",
@@ -328,7 +328,7 @@ def test_an_insignificant_layer_is_binary_where_the_loss_allows_it():
     "actions",
     [
         {"a": "cluster to 16 values", "b": "keep 8 bits"},
-        {"a": "make binary", "b": "keep 4 bits", "c": "cluster to 16 values", "d": "keep 8 bits"},
+        {"a": "make binary", "b": "keep 8 bits", "c": "cluster to 16 values", "d": "keep 8 bits"},
         {"a": "keep 8 bits"},
     ],
 )

@@ -38,7 +38,7 @@ def layer(i, n_layers, **changes):
         "name": f"block.{i}.weight", "kind": "Conv2d", "shape": [8, 8, 3, 3], "n_weights": 576, "dense_bytes": 2304,
         "macs": 36864, "n_calls": 1, "time_ms": 0.01 * (i + 1), "operations": ["Conv", "Relu"], "timed_with": [],
         "scores": scores, "significant": ["two_nn"] if is_judged and i > n_layers / 2 else [],
-        "action": "keep 4 bits" if is_judged else "keep 8 bits", "why": f"Because of {i}.", **changes,
+        "action": "make binary" if is_judged else "keep 8 bits", "why": f"Because of {i}.", **changes,
     }  # fmt: skip
 
 

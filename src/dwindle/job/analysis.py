@@ -11,11 +11,10 @@ from dwindle.core.ranks import rank_correlation
 from dwindle.network.layer_costs import LayerCost
 from dwindle.network.significance.criterion import LayerScore
 
-Action = Literal["leave out", "keep 8 bits", "keep 4 bits", "make binary", "cluster to 16 values"]
+Action = Literal["leave out", "keep 8 bits", "make binary", "cluster to 16 values"]
 BITS: Final[Mapping[Action, int]] = {
     "leave out": 0,
     "keep 8 bits": 8,
-    "keep 4 bits": 4,
     "make binary": 1,
     "cluster to 16 values": 4,
 }

@@ -14,16 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from dwindle.bench.batches import as_arrays
-from dwindle.bench.deployment import deploy
 from dwindle.bench.machine import this_machine
 from dwindle.bench.probes.layer_times import LayerTimes, OperationTime, measure_layer_times
 from dwindle.errors import DwindleError, NetworkError, SelectionError, SettingError
 from dwindle.job.analysis import Analysis, Judgement, LayerView, Timed
 from dwindle.job.counting import counted_scores
-from dwindle.job.criteria import BINARIZING, DEFAULT, NAMED, require_known
+from dwindle.job.criteria import BINARIZING, DEFAULT, MAX_VECTORS, NAMED, require_known
 from dwindle.job.proposal import proposed_recipe
 from dwindle.job.treatments import Findings, treatments
-from dwindle.network.capture import first_line
+from dwindle.network.capture import capture, first_line
 from dwindle.network.compressed import CompressedModel
 from dwindle.network.inputs import take
 from dwindle.network.layer_costs import LayerCost, layer_costs
@@ -35,8 +34,8 @@ from dwindle.version import VERSION
 
 N_SPECTRUM: Final = 64
 """Inputs whose values the explained variance is taken of."""
-MAX_VECTORS: Final = 4_096
-"""Vectors of channels, likewise."""
+MOST_SPECTRA: Final = 12
+"""Layers at most whose values these are, spread over the network."""
 MAX_COMPONENTS: Final = 512
 
 
@@ -93,6 +92,7 @@ def analyze(network: nn.Module, evidence: Evidence, *, settings: Settings = DEFA
         raise SelectionError(f"{type(network).__name__} has no convolution, linear, embedding or recurrent layer")
     _require_sound(network, names)
     _report(evidence, "run the network", done=0)
+    evidence = _with_graph(network, evidence)
     costs, remark = _costs(network, names, evidence)
     _report(evidence, "run the network", done=1)
     judgements = _judgements(network, evidence, names, settings=settings, costs=costs)
@@ -122,6 +122,14 @@ def analyze(network: nn.Module, evidence: Evidence, *, settings: Settings = DEFA
         remarks=tuple(filter(None, (remark,))),
         recipe=proposed_recipe({layer: plans[layer].action for layer in names}),
     )
+
+
+def _with_graph(network: nn.Module, evidence: Evidence) -> Evidence:
+    """Return `evidence` with the network's graph, so that it is captured once; without where that fails."""
+    try:
+        return replace(evidence, captured=capture(network, evidence.example))
+    except Exception:  # ruff: ignore[blind-except] - a user's own code; whoever needs the graph will say why
+        return evidence
 
 
 def _require_sound(network: nn.Module, names: Sequence[str]) -> None:
@@ -213,11 +221,15 @@ def _times(
     """Write the network as a fp32 `.onnx` file and profile the engine on one example."""
     if n_runs == 0:
         return None, Timed(problem="no time was asked for")
+    from dwindle.exporters.graph import build_graph  # onnx is heavy and optional
+    from dwindle.exporters.onnx import OnnxExporter
+
     _report(evidence, "time the layers", done=0)
     try:
         with tempfile.TemporaryDirectory() as folder:
             dense = CompressedModel.dense(network)
-            file = deploy(dense, evidence.example, Path(folder), formats=("onnx",)).artifacts["onnx"]
+            graph = build_graph(dense, evidence.example, captured=evidence.captured)
+            file = OnnxExporter().export(dense, evidence.example, Path(folder) / "dense.onnx", graph=graph)
             inputs = as_arrays(take(evidence.example, slice(0, 1)))
             times = measure_layer_times(file, inputs, names, n_runs=n_runs)
     except Exception as error:  # ruff: ignore[blind-except] - torch, onnx and the user's code raise what they like
@@ -258,8 +270,9 @@ def _spectra(network: nn.Module, evidence: Evidence, names: Sequence[str]) -> di
     if evidence.inputs is None:
         return {}
     sampling = Sampling(view="channels", n_examples=N_SPECTRUM, max_points=MAX_VECTORS, n_least=2)
+    some = names[:: math.ceil(len(names) / MOST_SPECTRA)]
     try:
-        passages = measure_passages(network, evidence, names, sampling=sampling, estimate=note)
+        passages = measure_passages(network, evidence, some, sampling=sampling, estimate=note)
     except Exception:  # ruff: ignore[blind-except] - the criteria have said why by then
         return {}
     found = {name: noted[int(calls[0].after)] for name, calls in passages.items()}

@@ -19,9 +19,11 @@ from dwindle.settings import nearest
 
 WORK: Final = 5e10
 """Multiplications that one criterion may take: some seconds of one core."""
-COMPARED: Final = 2
+COMPARED: Final = 4
 """Multiplications that one number costs in the distance of two examples: some distances are taken twice."""
 MOST: Final = 1_000
+MAX_VECTORS: Final = 4_096
+"""Vectors of channels that components are taken of."""
 N_VECTORS: Final = 4
 """Random vectors for the trace of a Hessian."""
 BINARIZING: Final = "binary"
@@ -75,18 +77,22 @@ NAMED: Final[Mapping[str, Named]] = {
         unit="dimensions",
         make=lambda n: TwoNNChange(n_examples=n),
         passes=_once,
-        least=64,
+        least=48,
         compares=True,
     ),
     "pca": Named(
-        title="PCA dimension", unit="components", make=lambda n: PCAChange(n_examples=n), passes=_once, least=64
+        title="PCA dimension",
+        unit="components",
+        make=lambda n: PCAChange(n_examples=n, max_points=MAX_VECTORS),
+        passes=_once,
+        least=64,
     ),
     "levina_bickel": Named(
         title="Levina-Bickel dimension",
         unit="dimensions",
-        make=lambda n: LevinaBickelChange(n_examples=n),
+        make=lambda n: LevinaBickelChange(n_examples=n, n_neighbours=max(3, min(20, n // 6))),
         passes=_once,
-        least=64,
+        least=48,
         compares=True,
     ),
     "prune": Named(
@@ -94,28 +100,28 @@ NAMED: Final[Mapping[str, Named]] = {
         unit="loss",
         make=lambda n: LossSensitivity(change=Pruned(), n_examples=n),
         passes=_each_layer,
-        least=8,
+        least=6,
     ),
     "4_bits": Named(
         title="loss at 4 bits",
         unit="loss",
         make=lambda n: LossSensitivity(change=Rounded(n_bits=4), n_examples=n),
         passes=_each_layer,
-        least=8,
+        least=6,
     ),
     "2_bits": Named(
         title="loss at 2 bits",
         unit="loss",
         make=lambda n: LossSensitivity(change=Rounded(n_bits=2), n_examples=n),
         passes=_each_layer,
-        least=8,
+        least=6,
     ),
     BINARIZING: Named(
         title="loss when binary",
         unit="loss",
         make=lambda n: LossSensitivity(change=Binary(), n_examples=n),
         passes=_each_layer,
-        least=8,
+        least=6,
     ),
     "fisher": Named(
         title="Fisher trace", unit="loss", make=lambda n: FisherTrace(n_examples=n), passes=lambda _: 4, least=16
@@ -125,7 +131,7 @@ NAMED: Final[Mapping[str, Named]] = {
         unit="loss",
         make=lambda n: HessianTrace(n_examples=n, n_samples=N_VECTORS),
         passes=lambda _: 6 * N_VECTORS,
-        least=8,
+        least=6,
     ),
     "deviation": Named(
         title="deviation of weights",

@@ -17,17 +17,16 @@ EPOCHS: Final = 5.0
 def proposed_recipe(actions: Mapping[str, Action]) -> str:
     """Return the table `recipe` of a job.toml that does what `actions` say; empty where nothing is left to do.
 
-    A training with few bits leaves float what it does not round, so layers that would keep 8 bits stay float where
-    others get fewer.
+    Values are shared first; then a training with the integers of the file keeps them shared and gives all layers 8
+    bits (the pipeline of Abishek 2022, figure 3.4). A training of binary layers leaves the others float instead.
     """
     shared = tuple(name for name, action in actions.items() if action == "cluster to 16 values")
-    few = {name: BITS[action] for name, action in actions.items() if action in {"keep 4 bits", "make binary"}}
-    eight = tuple(name for name, action in actions.items() if action == "keep 8 bits")
+    binary = {name: BITS[action] for name, action in actions.items() if action == "make binary"}
     steps: list[dict[str, Any]] = []
     if shared:
         steps.append({TAG: "Cluster", "codebook_size": 16, "select": {"names": shared}})
-    if few:
-        steps.append({TAG: "MixedPrecision", "activations": False, "epochs": EPOCHS, "bits": few})
-    elif eight:
-        steps.append({TAG: "QuantizeWeights", "n_bits": 8, "select": {"names": eight}})
+    if binary:
+        steps.append({TAG: "MixedPrecision", "activations": False, "epochs": EPOCHS, "bits": binary})
+    elif "keep 8 bits" in actions.values() or shared:
+        steps.append({TAG: "QuantizeAware", "epochs": EPOCHS})
     return tomli_w.dumps({"recipe": {"steps": steps}}) if steps else ""

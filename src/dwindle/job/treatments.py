@@ -62,7 +62,7 @@ def _treatment(name: str, names: Sequence[str], found: Findings) -> Treatment:
         by = f"{found.decider.title} cannot judge it" if found.decider else "No criterion could judge it"
         return Treatment(action="keep 8 bits", why=f"{by}, so nothing says that fewer bits are safe.")
     if name in found.decider.significant:
-        return Treatment(action="keep 4 bits", why=f"Significant: {_scored(name, found.decider)}.{_doubt(name, found)}")
+        return Treatment(action="keep 8 bits", why=f"Significant: {_scored(name, found.decider)}.{_doubt(name, found)}")
     return _of_insignificant(name, found.decider, found)
 
 

@@ -111,7 +111,7 @@ def _headline(rows: Sequence[Row]) -> str:
     fewer = sum(row.action in {"make binary", "cluster to 16 values"} for row in rows)
     layers = f"{len(rows)} layer{'' if len(rows) == 1 else 's'}"
     if not fewer:
-        return f"{layers}, none of which asks for fewer than 4 bits"
+        return f"{layers}, none of which asks for fewer than 8 bits"
     return f"{fewer} of {layers} can do with little"
 
 

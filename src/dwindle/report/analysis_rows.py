@@ -12,7 +12,6 @@ _WEIGHT: Final = ".weight"
 TONES: Final[Mapping[str, str]] = {
     "leave out": "out",
     "keep 8 bits": "eight",
-    "keep 4 bits": "four",
     "cluster to 16 values": "shared",
     "make binary": "binary",
 }

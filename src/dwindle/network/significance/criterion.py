@@ -8,6 +8,7 @@ from typing import Protocol
 
 from torch import nn
 
+from dwindle.network.capture import Captured
 from dwindle.network.inputs import Inputs
 from dwindle.network.labelled import Labelled
 from dwindle.network.train import Progress
@@ -23,6 +24,7 @@ class Evidence:
         validation: labelled batches and the loss; None where there are none.
         seed: what every random choice derives from.
         report_progress: called with (what, done, total) during work of more than a second.
+        captured: the network's graph as `capture` gave it for the example, where it is known already.
     """
 
     example: Inputs
@@ -30,6 +32,7 @@ class Evidence:
     validation: Labelled | None = None
     seed: int = 0
     report_progress: Progress | None = None
+    captured: Captured | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

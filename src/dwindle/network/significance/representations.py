@@ -27,8 +27,8 @@ from dwindle.network.significance.weights import own_names
 
 View = Literal["channels", "flat"]
 """What is one point: the channels at one position of one example, or everything of one example."""
-MAX_ALIVE: Final = 1 << 29
-"""At most so many numbers are alive at a time: 2 GiB of float32."""
+MAX_ALIVE: Final = 1 << 28
+"""At most so many numbers are alive at a time: 1 GiB of float32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +81,7 @@ def measure_passages(
         NetworkError: the network cannot be captured or run, or a value is NaN or infinite.
     """
     own = own_names(network, names)
-    captured = capture(network, evidence.example)
+    captured = evidence.captured or capture(network, evidence.example)
     n_most = min(sampling.n_examples, max(1, MAX_ALIVE // _numbers_alive(captured, n_examples(evidence.example))))
     inputs = _first(evidence, n_most)
     if n_examples(inputs) < sampling.n_least:
