@@ -276,15 +276,22 @@ def _mark_words(row: Row, value: float) -> str:
 
 
 def _labels(found: Sequence[tuple[Row, float]], axes: Axes) -> Iterator[Label]:
-    """Yield names beside marks, the highest first; one that would cover another is left out."""
+    """Yield names beside marks, the highest first; one that would cover another, or a mark, is left out."""
+    places = [(axes[0].at(row.dense_bytes), axes[1].at(value), row) for row, value in found]
     placed: list[tuple[float, float, float]] = []
-    for row, value in sorted(found, key=lambda pair: -pair[1]):
-        x, y = axes[0].at(row.dense_bytes), axes[1].at(value)
+    for x, y, row in sorted(places, key=lambda place: -place[1]):
         words = shortened(row.label, _LONGEST_LABEL)
         width = 1.4 * len(words) + 3
         is_left = x > 62
         start = x - width if is_left else x
-        if all(abs(y - other) >= _LEAST_GAP or start > end or start + width < begin for begin, end, other in placed):
+        is_free = all(
+            abs(y - other) >= _LEAST_GAP or start > end or start + width < begin for begin, end, other in placed
+        )
+        covers = any(
+            each is not row and start < other_x < start + width and abs(y - other_y) < _LEAST_GAP / 2
+            for other_x, other_y, each in places
+        )
+        if is_free and not covers:
             placed.append((start, start + width, y))
             yield Label(x, y, words, is_left=is_left)
 
