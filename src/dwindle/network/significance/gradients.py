@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +64,31 @@ def gradients(
             f"the loss has no {'second ' if keep else ''}derivative: {type(error).__name__}: {error}; LossSensitivity "
             "needs none"
         ) from error
+    if again and any(_refuses(gradient) for gradient in found if gradient is not None):
+        raise NetworkError(
+            "the loss has no second derivative: an autograd function of the network is differentiable once; "
+            "LossSensitivity needs none"
+        )
     return {name: gradient for name, gradient in zip(weights, found, strict=True) if gradient is not None}
+
+
+def _refuses(gradient: Tensor) -> bool:
+    """Tell whether `gradient` comes through a function that must not be differentiated twice.
+
+    Torch raises only where the way to a weight leads through it; where it is cut off there, the gradient would silently
+    be taken for a constant.
+    """
+    seen: set[Any] = set()
+    pending: list[Any] = [gradient.grad_fn]
+    while pending:
+        node = pending.pop()
+        if node is None or node in seen:
+            continue
+        if node.name() == "torch::autograd::Error":
+            return True
+        seen.add(node)
+        pending.extend(source for source, _ in node.next_functions)
+    return False
 
 
 def require_finite_traces(traces: Mapping[str, Tensor], what: str) -> None:
