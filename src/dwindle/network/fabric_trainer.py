@@ -275,23 +275,22 @@ class _Run:
         if batches is None:
             return {}
         self.network.eval()
-        total, n_right, n, has_classes = 0.0, 0, 0, False
+        total, n = 0.0, 0
+        right: list[int | None] = []
         for batch in batches.ordered():
             inputs, targets = self.fabric.to_device(batch)
             output = self.model(*as_tuple(inputs))
             total += float(self.trainer.base_loss(output, targets)) * n_examples(inputs)
             n += n_examples(inputs)
-            n_right_here = self._n_right(output, targets)
-            has_classes = n_right_here is not None
-            n_right += n_right_here or 0
+            right.append(self._n_right(output, targets))
         if not math.isfinite(total):
             raise NetworkError(
                 f"stage {self.job.stage!r}: the validation loss became {total} in epoch {len(self.curve) + 1}; "
                 "look for NaN in the validation data, or lower the learning rate"
             )
         figures = {"validation_loss": total / n}
-        if has_classes:
-            figures["validation_accuracy"] = n_right / n
+        if right and right[-1] is not None:
+            figures["validation_accuracy"] = sum(filter(None, right)) / n
         self._remember_best((figures.get("validation_accuracy", 0.0), -figures["validation_loss"]))
         return figures
 

@@ -7,6 +7,7 @@ killed, and several processes share one.
 from __future__ import annotations
 
 import hashlib
+import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -60,12 +61,11 @@ def _is_whole(value: Any) -> bool:
 
 def _ask(seed: int) -> Any:
     try:
-        import optuna
+        library: Any = importlib.import_module("optuna")
     except ImportError as error:
         raise RuntimeUnavailableError(
             "a random search draws with Optuna, which is not installed; pip install 'dwindle[search]'"
         ) from error
-    library: Any = optuna
     level = library.logging.get_verbosity()
     library.logging.set_verbosity(library.logging.WARNING)  # it announces every study that it makes
     try:
