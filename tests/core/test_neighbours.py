@@ -36,10 +36,17 @@ def assert_same(ours: Tensor, theirs: Tensor) -> None:
     assert ((ours - theirs).abs() <= 1e-9 * theirs).all()
 
 
+@pytest.fixture(autouse=True)
+def float32_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make small clouds go the way of large ones."""
+    monkeypatch.setattr(neighbours, "FEW", 0)
+
+
 @pytest.fixture
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make a small cloud run through many tiles and blocks, and never be copied."""
     monkeypatch.setattr(neighbours, "TILE", 16)
+    monkeypatch.setattr(neighbours, "AT_ONCE", 3)
     monkeypatch.setattr(distance_bounds, "WIDTH", 4)
     monkeypatch.setattr(distance_bounds, "_COPIED", 0)
 
@@ -49,6 +56,13 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_shape_and_type_equals_brute_force(n: int, d: int, k: int, dtype: torch.dtype) -> None:
     points = (normal(n, d) + torch.arange(n)[:, None]).to(dtype)  # apart in 8 bits, too
     assert_same(found(points, k), brute_force(points, k))
+
+
+@pytest.mark.parametrize("d", [3, 400])
+def test_few_points_are_settled_in_float64(monkeypatch: pytest.MonkeyPatch, d: int) -> None:
+    monkeypatch.setattr(neighbours, "FEW", 64)
+    points = normal(80, d)
+    assert_same(found(points, 20), brute_force(points, 20))
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e9])
@@ -147,7 +161,7 @@ def test_bounds_hold_the_distances(dtype: torch.dtype, d: int) -> None:
     points = normal(60, d) * normal(60, 1, seed=2).exp() + 2.0
     cloud = Cloud.of(points)
     bounds = DistanceBounds.of(CentredPoints.of(cloud, cloud.distinct()), dtype)
-    lower = bounds.lower(torch.arange(60), slice(10, 60)).double()
+    lower = bounds.lower([(torch.arange(60), slice(10, 60))])[0].double()
     upper = lower + bounds.width(torch.arange(60), torch.arange(10, 60).expand(60, 50))
     scaled = points * 2.0**-cloud.exponent
     exact = (scaled[:, None] - scaled[None, 10:]).square().sum(2)

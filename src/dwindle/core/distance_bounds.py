@@ -8,6 +8,7 @@ centred first.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -88,18 +89,23 @@ class DistanceBounds:
         copy = points.read(slice(None), slice(None)).to(dtype) if copied else None
         return cls(points, dtype, copy, slack, 8.0 * d * torch.finfo(dtype).tiny)
 
-    def lower(self, rows: Tensor, columns: slice) -> Tensor:
-        """Return lower bounds (len(rows), len(columns)) between points, infinite from a point to itself."""
-        size = len(rows), columns.stop - columns.start
-        bounds = torch.zeros(size, dtype=self.dtype, device=rows.device)
-        for coordinates in ranges(self.points.cloud.shape[1], WIDTH):
-            bounds.addmm_(self._read(rows, coordinates), self._read(columns, coordinates).T)
+    def lower(self, tiles: Sequence[tuple[Tensor | slice, slice]]) -> list[Tensor]:
+        """Return lower bounds (rows, columns) of each tile, infinite from a point to itself.
+
+        Coordinates that several tiles need are read once, where they share the object that names their points.
+        """
         norms = self.points.norms * (1.0 - self.slack)
-        bounds.mul_(-2.0).add_((norms[rows, None] - self.floor).to(self.dtype))
-        bounds.add_(norms[columns].to(self.dtype))
-        own = (rows >= columns.start) & (rows < columns.stop)
-        bounds[own.nonzero().squeeze(1), rows[own] - columns.start] = torch.inf
-        return bounds
+        found = [norms.new_zeros(len(norms[rows]), len(norms[columns]), dtype=self.dtype) for rows, columns in tiles]
+        sides = {id(points): points for tile in tiles for points in tile}
+        for coordinates in ranges(self.points.cloud.shape[1], WIDTH):
+            read = {key: self._read(points, coordinates) for key, points in sides.items()}
+            for products, (rows, columns) in zip(found, tiles, strict=True):
+                products.addmm_(read[id(rows)], read[id(columns)].T)
+        for products, (rows, columns) in zip(found, tiles, strict=True):
+            products.mul_(-2.0).add_((norms[rows] - self.floor).to(self.dtype)[:, None])
+            products.add_(norms[columns].to(self.dtype))
+            _exclude_own(products, rows, columns)
+        return found
 
     def width(self, rows: Tensor, others: Tensor) -> Tensor:
         """Return upper minus lower bounds (r, c), float64, of `rows` (r,) with `others` (r, c)."""
@@ -110,3 +116,11 @@ class DistanceBounds:
         if self.copy is not None:
             return self.copy[points, coordinates]
         return self.points.read(points, coordinates).to(self.dtype)
+
+
+def _exclude_own(bounds: Tensor, rows: Tensor | slice, columns: slice) -> None:
+    """Put infinity where a row and a column are the same point."""
+    if isinstance(rows, slice):
+        rows = torch.arange(rows.start, rows.stop, device=bounds.device)
+    own = (rows >= columns.start) & (rows < columns.stop)
+    bounds[own.nonzero().squeeze(1), rows[own] - columns.start] = torch.inf
