@@ -74,6 +74,16 @@ def chain_of(seed):
     return chain()
 
 
+def test_the_graph_is_captured_once(monkeypatch):
+    def fails(*_, **__):
+        raise AssertionError("captured again")
+
+    monkeypatch.setattr("dwindle.network.significance.representations.capture", fails)
+    found = analyze(chain(), evidence((6,)), settings=Settings(criteria=("two_nn", "pca"), n_runs=0, n_examples=48))
+    assert all(judgement.scores for judgement in found.judgements)
+    assert len(found.spectra) == 4
+
+
 def test_the_network_stays_as_it_is():
     network = chain_of(1).train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
