@@ -9,9 +9,10 @@ from sklearn import metrics
 from dwindle.artifact import Artifact
 from dwindle.bench.batches import Batch
 from dwindle.bench.measurement import ACCURACY, Subject
+from dwindle.bench.plan import Plan
 from dwindle.bench.probes.accuracy import answer, measure_accuracy
 from dwindle.bench.probes.scores import CLASSIFICATION, as_scores, scores_named
-from dwindle.errors import DataError
+from dwindle.errors import DataError, SettingError
 from dwindle.runtimes.fake import FakeRuntime
 
 SUBJECT = Subject(artifact="f" * 64, runtime="fake", machine="m")
@@ -49,6 +50,17 @@ def test_errors_are_those_of_the_output_itself():
 def test_labels_beyond_two_classes_are_refused():
     with pytest.raises(DataError, match="labels from 0 to 2 are out of range"):
         answered(OUTPUT, truth=np.array([0, 1, 2, 0, 1]))
+
+
+@pytest.mark.parametrize("threshold", [float("nan"), float("inf")])
+def test_a_threshold_is_a_number(threshold):
+    with pytest.raises(SettingError, match="finite number"):
+        Plan(threshold=threshold)
+
+
+def test_without_a_threshold_the_error_says_what_is_missing():
+    with pytest.raises(DataError, match="say above which threshold"):
+        answered(OUTPUT, threshold=None)
 
 
 def test_two_outputs_have_no_threshold():

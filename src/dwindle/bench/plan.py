@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 from typing import Final
@@ -58,6 +59,8 @@ class Plan:
             raise SettingError(
                 f"n_threads must be at most {MAX_THREADS}, got {self.n_threads}; more never compute faster"
             )
+        if self.threshold is not None and not math.isfinite(self.threshold):
+            raise SettingError(f"threshold must be a finite number, got {self.threshold}; 0.5 for probabilities")
         if not self.scores:
             raise SettingError("scores is empty; name at least one metric of the answers")
         names = [score.metric.name for score in self.scores]

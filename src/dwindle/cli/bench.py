@@ -19,6 +19,10 @@ DataFile = Annotated[
     Path | None, typer.Option("--data", help="A .npz file with inputs and `targets`: the answers are scored, too.")
 ]
 MetricNames = Annotated[list[str] | None, typer.Option("--metric", help="Metrics of the answers (accuracy).")]
+Threshold = Annotated[
+    float | None,
+    typer.Option(help="Above which one output names the second of two classes: 0 for logits, 0.5 for probabilities."),
+]
 Threads = Annotated[int, typer.Option(help="Threads of the engine.")]
 Seconds = Annotated[float, typer.Option(help="Time limit of each latency measurement.")]
 ThroughputBatch = Annotated[
@@ -37,6 +41,7 @@ def bench(
     inputs: InputsFile = None,
     data: DataFile = None,
     metric: MetricNames = None,
+    threshold: Threshold = None,
     threads: Threads = 1,
     seconds: Seconds = 10.0,
     throughput_batch: ThroughputBatch = None,
@@ -58,6 +63,7 @@ def bench(
     plan = Plan(
         n_threads=threads,
         scores=scores_named(metric or ("accuracy",)),
+        threshold=threshold,
         latency=LatencyProtocol(seconds=seconds),
         memory=memory,
         cpu_time=True,

@@ -18,6 +18,7 @@ from dwindle.cli.bench import (
     Seconds,
     ShapeOf,
     Threads,
+    Threshold,
     WithMemory,
 )
 from dwindle.cli.console import print_json, stdout
@@ -40,6 +41,7 @@ def compare(
     inputs: InputsFile = None,
     data: DataFile = None,
     metric: MetricNames = None,
+    threshold: Threshold = None,
     threads: Threads = 1,
     seconds: Seconds = 10.0,
     level: Level = 0.99,
@@ -62,6 +64,7 @@ def compare(
     plan = Plan(
         n_threads=threads,
         scores=scores_named(metric or ("accuracy",)),
+        threshold=threshold,
         latency=LatencyProtocol(seconds=seconds, level=level, seed=seed),
         memory=memory,
     )
