@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from dwindle.network.labelled import Labelled
     from dwindle.network.rewind import Rewind
     from dwindle.network.select import Select
+    from dwindle.network.significance.change import Binary, Clustered, Pruned, Rounded
     from dwindle.network.significance.curvature import FisherTrace, HessianTrace
     from dwindle.network.significance.deviation import WeightDeviation
     from dwindle.network.significance.dimension import LevinaBickelChange, PCAChange, TwoNNChange
@@ -63,10 +64,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Binarize",
+    "Binary",
     "Budget",
     "Calibration",
     "CastHalf",
     "Cluster",
+    "Clustered",
     "CompressedModel",
     "Constant",
     "Context",
@@ -100,6 +103,7 @@ __all__ = [
     "Preprocessing",
     "PruneChannels",
     "PruneWeights",
+    "Pruned",
     "QuantizeAware",
     "QuantizeDynamic",
     "QuantizeStatic",
@@ -108,6 +112,7 @@ __all__ = [
     "Recipe",
     "ReestimateBatchNorm",
     "Rewind",
+    "Rounded",
     "Score",
     "Select",
     "Significance",

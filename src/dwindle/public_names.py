@@ -7,10 +7,12 @@ from typing import Final
 
 PUBLIC_NAMES: Final[Mapping[str, str]] = {
     "Binarize": "dwindle.techniques.binarize:Binarize",
+    "Binary": "dwindle.network.significance.change:Binary",
     "Budget": "dwindle.bench.budget:Budget",
     "Calibration": "dwindle.core.ranges:Calibration",
     "CastHalf": "dwindle.techniques.cast_half:CastHalf",
     "Cluster": "dwindle.techniques.cluster:Cluster",
+    "Clustered": "dwindle.network.significance.change:Clustered",
     "CompressedModel": "dwindle.network.compressed:CompressedModel",
     "Constant": "dwindle.core.schedule:Constant",
     "Context": "dwindle.technique:Context",
@@ -44,6 +46,7 @@ PUBLIC_NAMES: Final[Mapping[str, str]] = {
     "Preprocessing": "dwindle.exporters.preprocessing:Preprocessing",
     "PruneChannels": "dwindle.techniques.prune_channels:PruneChannels",
     "PruneWeights": "dwindle.techniques.prune_weights:PruneWeights",
+    "Pruned": "dwindle.network.significance.change:Pruned",
     "QuantizeAware": "dwindle.techniques.quantize_aware:QuantizeAware",
     "QuantizeDynamic": "dwindle.techniques.quantize_dynamic:QuantizeDynamic",
     "QuantizeStatic": "dwindle.techniques.quantize_static:QuantizeStatic",
@@ -52,6 +55,7 @@ PUBLIC_NAMES: Final[Mapping[str, str]] = {
     "Recipe": "dwindle.recipe:Recipe",
     "ReestimateBatchNorm": "dwindle.techniques.reestimate_batchnorm:ReestimateBatchNorm",
     "Rewind": "dwindle.network.rewind:Rewind",
+    "Rounded": "dwindle.network.significance.change:Rounded",
     "Score": "dwindle.bench.probes.scores:Score",
     "Select": "dwindle.network.select:Select",
     "Significance": "dwindle.network.significance.significance:Significance",
