@@ -173,6 +173,14 @@ def test_a_loss_that_is_linear_in_the_weights_has_no_curvature():
     assert HessianTrace().scores(network(), constant, NAMES)["0.weight"].value == 0
 
 
+@pytest.mark.parametrize("criterion", [FisherTrace(), HessianTrace()], ids=repr)
+def test_no_trace_is_zero_only_because_nothing_was_recorded(criterion: FisherTrace | HessianTrace):
+    with torch.inference_mode(), pytest.raises(NetworkError, match="inference_mode"):
+        criterion.scores(network(), evidence(), NAMES)
+    with torch.no_grad():
+        assert criterion.scores(network(), evidence(), NAMES)["0.weight"].value != 0
+
+
 def test_progress_is_told():
     told: list[tuple[str, int, int]] = []
     x, y = data(3)

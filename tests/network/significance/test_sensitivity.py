@@ -198,6 +198,8 @@ def test_the_deviation_is_that_of_the_population():
         (lambda: FisherTrace(n_examples=0), "n_examples must be at least 1"),
         (lambda: FisherTrace(labels="true"), "labels must be one of given, sampled"),  # pyright: ignore[reportArgumentType]
         (lambda: HessianTrace(n_examples=0), "n_examples must be at least 1"),
+        (lambda: HessianTrace(n_examples=2.5), "a whole number, got 2.5"),  # pyright: ignore[reportArgumentType]
+        (lambda: HessianTrace(n_samples=True), "a whole number, got True"),
         (lambda: HessianTrace(n_samples=0), "n_samples must be at least 1"),
     ],
 )

@@ -16,6 +16,7 @@ from dwindle.core.granularity import Granularity, PerTensor
 from dwindle.core.sparsity import magnitude_support
 from dwindle.errors import SettingError
 from dwindle.network.few_bit_grid import FewBitGrid, FewBits
+from dwindle.network.significance.counts import require_counts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +47,7 @@ class Rounded:
     granularity: Granularity = PerTensor()  # ruff: ignore[function-call-in-dataclass-default-argument] (frozen)
 
     def __post_init__(self) -> None:
-        if not MIN_BITS <= self.n_bits <= MAX_BITS:
+        if type(self.n_bits) is not int or not MIN_BITS <= self.n_bits <= MAX_BITS:
             raise SettingError(f"Rounded: n_bits must be in [{MIN_BITS}, {MAX_BITS}], got {self.n_bits}; or Binary()")
 
 
@@ -66,8 +67,7 @@ class Clustered:
     codebook_size: int = 16
 
     def __post_init__(self) -> None:
-        if self.codebook_size < 1:
-            raise SettingError(f"Clustered: codebook_size must be at least 1, got {self.codebook_size}")
+        require_counts(self, codebook_size=1)
 
 
 Change = Pruned | Rounded | Binary | Clustered

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from dwindle.errors import DataError, SettingError
 from dwindle.network.inputs import n_examples, take
 from dwindle.network.significance.change import Change, squared_error
+from dwindle.network.significance.counts import require_counts
 from dwindle.network.significance.criterion import Evidence, LayerScore
 from dwindle.network.significance.gradients import differentiable, gradients, require_finite_traces
 from dwindle.network.significance.validation import BaseLoss, answer_of, first_batches, judged, loss_of
@@ -53,8 +54,7 @@ class FisherTrace:
     def __post_init__(self) -> None:
         if self.labels not in get_args(Labels):
             raise SettingError(f"FisherTrace: labels must be one of {', '.join(get_args(Labels))}, got {self.labels!r}")
-        if self.n_examples < 1:
-            raise SettingError(f"FisherTrace: n_examples must be at least 1, got {self.n_examples}")
+        require_counts(self, n_examples=1)
 
     @property
     def needs_inputs(self) -> bool:
@@ -118,10 +118,7 @@ class HessianTrace:
     n_examples: int = 128
 
     def __post_init__(self) -> None:
-        if self.n_samples < 1:
-            raise SettingError(f"HessianTrace: n_samples must be at least 1, got {self.n_samples}")
-        if self.n_examples < 1:
-            raise SettingError(f"HessianTrace: n_examples must be at least 1, got {self.n_examples}")
+        require_counts(self, n_samples=1, n_examples=1)
 
     @property
     def needs_inputs(self) -> bool:

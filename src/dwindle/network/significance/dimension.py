@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from dwindle.core.dimension import Fit, levina_bickel, pca, two_nn
 from dwindle.errors import SettingError
+from dwindle.network.significance.counts import require_counts
 from dwindle.network.significance.criterion import Evidence, LayerScore
 from dwindle.network.significance.representations import Measured, Sampling, View, measure_passages
 
@@ -44,7 +45,8 @@ class TwoNNChange:
             raise SettingError(f"TwoNNChange: fit must be one of {', '.join(get_args(Fit))}, got {self.fit!r}")
         if not 0 <= self.discarded < 1:
             raise SettingError(f"TwoNNChange: discarded must be in [0, 1), got {self.discarded}")
-        _require_points("TwoNNChange", view=self.view, n_examples=self.n_examples, max_points=self.max_points)
+        _require_view("TwoNNChange", self.view)
+        require_counts(self, n_examples=3, max_points=3)
 
     @property
     def needs_inputs(self) -> bool:
@@ -93,7 +95,8 @@ class PCAChange:
     def __post_init__(self) -> None:
         if not 0 < self.explained_variance <= 1:
             raise SettingError(f"PCAChange: explained_variance must be in (0, 1], got {self.explained_variance}")
-        _require_points("PCAChange", view=self.view, n_examples=self.n_examples, max_points=self.max_points)
+        _require_view("PCAChange", self.view)
+        require_counts(self, n_examples=3, max_points=3)
 
     @property
     def needs_inputs(self) -> bool:
@@ -138,9 +141,8 @@ class LevinaBickelChange:
     max_points: int = 10_000
 
     def __post_init__(self) -> None:
-        if self.n_neighbours < 3:
-            raise SettingError(f"LevinaBickelChange: n_neighbours must be at least 3, got {self.n_neighbours}")
-        _require_points("LevinaBickelChange", view=self.view, n_examples=self.n_examples, max_points=self.max_points)
+        _require_view("LevinaBickelChange", self.view)
+        require_counts(self, n_examples=3, max_points=3, n_neighbours=3)
 
     @property
     def needs_inputs(self) -> bool:
@@ -191,10 +193,6 @@ def _scores(found: Mapping[str, Sequence[Measured]], *, is_signed: bool) -> dict
     return scores
 
 
-def _require_points(who: str, *, view: View, n_examples: int, max_points: int) -> None:
+def _require_view(who: str, view: View) -> None:
     if view not in get_args(View):
         raise SettingError(f"{who}: view must be one of {', '.join(get_args(View))}, got {view!r}")
-    if n_examples < 3:
-        raise SettingError(f"{who}: n_examples must be at least 3, got {n_examples}")
-    if max_points < 3:
-        raise SettingError(f"{who}: max_points must be at least 3, got {max_points}")

@@ -19,7 +19,12 @@ def differentiable(network: nn.Module, weights: Mapping[str, nn.Parameter]) -> G
     """Let `weights` of `network`, a twin that nobody else uses, have derivatives, the second included; nothing else.
 
     What the network draws at random is drawn from a copy of the global generator of the processor.
+
+    Raises:
+        NetworkError: torch records nothing at all now.
     """
+    if torch.is_inference_mode_enabled():
+        raise NetworkError("no derivatives can be taken in torch.inference_mode(); judge layers outside of it")
     for parameter in network.parameters():
         parameter.requires_grad = False
     for weight in weights.values():

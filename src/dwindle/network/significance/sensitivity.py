@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from dwindle.errors import SettingError
 from dwindle.network.significance.change import Binary, Change, apply_change
+from dwindle.network.significance.counts import require_counts
 from dwindle.network.significance.criterion import Evidence, LayerScore
 from dwindle.network.significance.validation import first_batches, mean_loss, require_finite_loss
 from dwindle.network.significance.weights import twin_of, weights_of
@@ -33,8 +33,7 @@ class LossSensitivity:
     n_examples: int = 1000
 
     def __post_init__(self) -> None:
-        if self.n_examples < 1:
-            raise SettingError(f"LossSensitivity: n_examples must be at least 1, got {self.n_examples}")
+        require_counts(self, n_examples=1)
 
     @property
     def needs_inputs(self) -> bool:
