@@ -42,6 +42,7 @@ class Named:
         make: the criterion for a number of examples.
         passes: how much work one example is, in forward passes, for a number of layers.
         least: examples without which its scores say nothing.
+        most: examples beyond which it only takes longer.
         compares: whether every example is compared with every other one, layer by layer.
     """
 
@@ -50,6 +51,7 @@ class Named:
     make: Callable[[int], AnyCriterion]
     passes: Callable[[int], int]
     least: int
+    most: int = MOST
     compares: bool = False
 
     def n_affordable(self, costs: Collection[LayerCost]) -> int:
@@ -60,7 +62,7 @@ class Named:
         a = self.passes(len(costs)) * sum(cost.macs or 0 for cost in costs) or 1
         b = COMPARED * sum(cost.n_answered or 0 for cost in costs) if self.compares else 0
         n = (math.sqrt(a * a + 4 * b * WORK) - a) / (2 * b) if b else WORK / a
-        return max(self.least, min(MOST, int(n)))
+        return max(self.least, min(self.most, int(n)))
 
 
 def _once(_: int) -> int:
@@ -124,7 +126,12 @@ NAMED: Final[Mapping[str, Named]] = {
         least=6,
     ),
     "fisher": Named(
-        title="Fisher trace", unit="loss", make=lambda n: FisherTrace(n_examples=n), passes=lambda _: 4, least=16
+        title="Fisher trace",
+        unit="loss",
+        make=lambda n: FisherTrace(n_examples=n),
+        passes=lambda _: 4,
+        least=16,
+        most=256,
     ),
     "hessian": Named(
         title="Hessian trace",
@@ -132,6 +139,7 @@ NAMED: Final[Mapping[str, Named]] = {
         make=lambda n: HessianTrace(n_examples=n, n_samples=N_VECTORS),
         passes=lambda _: 6 * N_VECTORS,
         least=6,
+        most=128,
     ),
     "deviation": Named(
         title="deviation of weights",
