@@ -49,9 +49,13 @@ class Cloud:
         if points.numel() == 0:
             raise DataError(f"points have shape {tuple(points.shape)}: nothing to measure; give at least one of each")
         points = points.detach()
-        largest = float(torch.stack([block.abs().max() for block in _native_blocks(points)]).max())  # NaN if one is
-        if not math.isfinite(largest):
-            raise DataError(_where_not_finite(points))
+        largest = 0.0
+        for block in _native_blocks(points):
+            # Numbers, not tensors, are kept: small tensors between large freed ones would scatter the memory.
+            low, high = (float(end) for end in block.aminmax())
+            if not (math.isfinite(low) and math.isfinite(high)):
+                raise DataError(_where_not_finite(points))
+            largest = max(largest, -low, high)
         return cls(points, max(math.frexp(largest)[1] + 1, _LEAST_EXPONENT))
 
     @property

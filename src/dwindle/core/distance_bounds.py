@@ -44,10 +44,12 @@ class CentredPoints:
     def of(cls, cloud: Cloud, which: Tensor) -> Self:
         """Choose the centre: the median of some points, coordinate by coordinate."""
         some = which[:: -(-len(which) // _N_FOR_CENTRE)]
-        wide = max(BLOCK // len(some), 1)
-        centre = torch.cat([cloud.block(some, c).median(0).values for c in ranges(cloud.shape[1], wide)])
-        tall = max(BLOCK // cloud.shape[1], 1)
-        norms = torch.cat([(cloud.block(which[r]) - centre).square_().sum(1) for r in ranges(len(which), tall)])
+        centre = torch.empty(cloud.shape[1], dtype=torch.float64, device=which.device)
+        for columns in ranges(cloud.shape[1], max(BLOCK // len(some), 1)):
+            centre[columns] = cloud.block(some, columns).median(0).values
+        norms = torch.empty(len(which), dtype=torch.float64, device=which.device)
+        for rows in ranges(len(which), max(BLOCK // cloud.shape[1], 1)):
+            norms[rows] = (cloud.block(which[rows]) - centre).square_().sum(1)
         return cls(cloud, which, centre, norms)
 
     def read(self, points: Tensor | slice, coordinates: slice) -> Tensor:
