@@ -56,7 +56,7 @@ def test_every_criterion_scores_every_layer_of_a_chain():
         assert judgement.judged == ("2.weight", "4.weight")
         assert set(judgement.significant) <= set(judgement.judged)
     assert [judgement.name for judgement in found.judgements] == list(DEFAULT)
-    assert found.decided_by == "two_nn"
+    assert found.decided_by == "binary"
     assert found.other_bytes == 4 * (12 + 12 + 8 + 3)
 
 
@@ -116,7 +116,13 @@ def test_a_sensitivity_also_says_what_accuracy_does():
 
 
 def test_a_threshold_cuts_dimensions_and_no_losses():
-    found = by_name(analyze(chain(), evidence((6,)), settings=Settings(n_runs=0, n_examples=48, threshold=1e6)))
+    found = by_name(
+        analyze(
+            chain(),
+            evidence((6,)),
+            settings=Settings(criteria=("two_nn", "pca", "binary"), n_runs=0, n_examples=48, threshold=1e6),
+        )
+    )
     assert found["two_nn"].significant == found["pca"].significant == ()
     assert found["two_nn"].cut == 1e6
     assert found["binary"].significant

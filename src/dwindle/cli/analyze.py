@@ -35,7 +35,7 @@ Threshold = Annotated[
 Runs = Annotated[int, typer.Option("--n-runs", help="Timed runs of the fp32 file; 0 times nothing.")]
 
 WIDEST: Final = 200
-STANDARD: Final = "two_nn,pca,levina_bickel,prune,2_bits,binary,fisher,hessian,deviation"
+STANDARD: Final = "binary,two_nn,pca,levina_bickel,prune,2_bits,fisher,hessian,deviation"
 
 
 def analyze(

@@ -150,7 +150,8 @@ NAMED: Final[Mapping[str, Named]] = {
     ),
 }
 """By the name that the command line takes."""
-DEFAULT: Final = ("two_nn", "pca", "levina_bickel", "prune", "2_bits", BINARIZING, "fisher", "hessian", "deviation")
+DEFAULT: Final = (BINARIZING, "two_nn", "pca", "levina_bickel", "prune", "2_bits", "fisher", "hessian", "deviation")
+"""The first decides: what a change costs, not the dimension, which is a worse guide than none (studies/guides.toml)."""
 
 
 def require_known(names: Sequence[str]) -> tuple[str, ...]:
