@@ -30,7 +30,7 @@ from dwindle.zoo.networks import NETWORKS
 
 MOST_PARAMETERS: Final = 12_000_000
 TARGET_S: Final = 60.0
-SHAPES: Final = {"sensor_lstm": (9, 128), "sensor_gru": (9, 128)} | dict.fromkeys(
+SHAPES: Final = {"sensor_lstm": (9, 128), "sensor_gru": (9, 128), "resnet18_tian": (3, 33, 33)} | dict.fromkeys(
     ("resnet18", "mobilenet_v1", "mobilenet_v2"), (3, 224, 224)
 )
 N_INPUTS: Final = 1_000
@@ -93,7 +93,7 @@ def _words(problem: str, seconds: float, settings: Mapping[str, Any]) -> str:
 
 
 def _evidence(name: str, network: nn.Module) -> Evidence:
-    shape = SHAPES.get(name, (9, 128) if name.endswith("_har") else (3, 32, 32))
+    shape = SHAPES.get(name, (9, 1, 128) if name.endswith("_har") else (3, 32, 32))
     generator = torch.Generator().manual_seed(1)
     n = min(N_INPUTS, 200_000_000 // (4 * torch.Size(shape).numel()))
     inputs = torch.randn(n, *shape, generator=generator)
