@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dwindle.core.cloud import BLOCK, Cloud, ranges
 
-WIDTH: Final = 256
+WIDTH: Final = 512
 """Coordinates that are summed by one matrix product; the slack grows with it."""
 _N_FOR_CENTRE: Final = 101
 _COPIED: Final = 2**22

@@ -18,10 +18,10 @@ from torch import Tensor
 from dwindle.core.cloud import BLOCK, Cloud, ranges
 from dwindle.core.distance_bounds import CentredPoints, DistanceBounds
 
-TILE: Final = 1024
+TILE: Final = 640
 """Points on a side of a tile of bounds."""
-AT_ONCE: Final = 16
-"""Tiles that are computed together, so that coordinates are read less often: 64 MB in float32."""
+AT_ONCE: Final = 40
+"""Tiles that are computed together, so that coordinates are read less often: 65 MB in float32."""
 SPARE: Final = 6
 """Candidates kept for each point beyond the neighbours asked for."""
 SAME: Final = 1e-9
