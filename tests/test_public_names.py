@@ -45,7 +45,9 @@ def test_the_door_is_sorted_and_complete():
 
 
 def test_an_unknown_name_is_an_attribute_error_that_lists_the_known():
-    with pytest.raises(AttributeError, match="module 'dwindle' has no attribute 'Prune'; it has Binarize, Binary, Budget, "):
+    with pytest.raises(
+        AttributeError, match="module 'dwindle' has no attribute 'Prune'; it has Binarize, Binary, Budget, "
+    ):
         dw.Prune  # ruff: ignore[useless-expression]
 
 

@@ -173,8 +173,8 @@ def classification(outputs: Any, targets: Any) -> tuple[Array, npt.NDArray[np.in
     low, high = int(targets.min()), int(targets.max())
     if n_classes == 1 and high == 1 and low >= 0:
         raise DataError(
-            "the network has one output for labels 0 and 1: say above which threshold it names the second class, by the "
-            "loss of the job (bce, bce_with_logits), --threshold or Plan(threshold=...)"
+            "the network has one output for labels 0 and 1: say above which threshold it names the second class, by "
+            "the loss of the job (bce, bce_with_logits), --threshold or Plan(threshold=...)"
         )
     if low < 0 or high >= n_classes:
         raise DataError(
