@@ -199,3 +199,10 @@ def test_a_checkpoint_knows_every_teacher_of_an_ensemble_and_its_code():
     assert name(network(1), network(2)) == names[1]
     hinted = Distillation(hints=(("0", "0"),)).loss_from(network(1))
     assert identify(hinted) not in names
+
+
+def test_its_text_names_earlier_checkpoints_and_knows_one_output():
+    assert repr(Distillation(alpha=0.3)) == (
+        "Distillation(alpha=0.3, temperature=4.0, is_balanced=True, teachers=(), hints=(), hint_weight=1.0)"
+    )
+    assert "one_output='logit'" in repr(Distillation(one_output="logit"))

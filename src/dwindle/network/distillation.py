@@ -7,7 +7,7 @@ import hashlib
 import math
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol, cast, get_args
 
 import torch
@@ -24,7 +24,7 @@ from dwindle.network.two_classes import OneOutput, as_logits
 from dwindle.settings import nearest
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Distillation:
     """Learn from a teacher's answers beside the labels: alpha * base loss + (1 - alpha) * KL(teacher || student).
 
@@ -49,6 +49,12 @@ class Distillation:
     hints: tuple[tuple[str, str], ...] = ()
     hint_weight: float = 1.0
     one_output: OneOutput | None = None
+
+    def __repr__(self) -> str:
+        """Return it as it is written; checkpoints of before there was `one_output` are named by this text."""
+        pairs = ((f.name, getattr(self, f.name)) for f in fields(self))
+        words = (f"{name}={value!r}" for name, value in pairs if (name, value) != ("one_output", None))
+        return f"Distillation({', '.join(words)})"
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
