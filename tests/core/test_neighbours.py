@@ -257,3 +257,9 @@ def test_points_that_lead_to_one_pair_are_one_group() -> None:
 def test_a_long_chain_is_one_group() -> None:
     n = 1000
     assert groups_by_pair(torch.tensor([1, *range(n - 1)])).unique().tolist() == [0]
+
+
+def test_points_that_differ_where_few_coordinates_are_read_are_distinct():
+    points = torch.zeros(4, 200)
+    points[1, 1] = points[2, 199] = points[3, 199] = 1.0
+    assert Cloud.of(points).distinct().tolist() == [0, 1, 2]
