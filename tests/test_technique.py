@@ -18,7 +18,10 @@ from dwindle.version import VERSION
         (Context(), Needs.NOTHING),
         (Context(example=torch.zeros(1)), Needs.EXAMPLE),
         (Context(calibration=()), Needs.CALIBRATION),
-        (small_context(), Needs.EXAMPLE | Needs.CALIBRATION | Needs.TRAINING | Needs.REFERENCE | Needs.EARLY),
+        (
+            small_context(),
+            Needs.EXAMPLE | Needs.CALIBRATION | Needs.LABELS | Needs.TRAINING | Needs.REFERENCE | Needs.EARLY,
+        ),
     ],
 )
 def test_a_context_offers_what_it_holds(context: Context, offers: Needs):

@@ -13,7 +13,7 @@ def test_the_loaders_of_the_page_are_there(repository):
     rows = re.findall(
         r"^\| `(dwindle\.data\.\w+)\.(\w+)\((.*?)\)` \|", (repository / "docs/data.md").read_text(), re.MULTILINE
     )
-    assert len(rows) == 7
+    assert len(rows) == 8
     for module, function, arguments in rows:
         signature = inspect.signature(getattr(importlib.import_module(module), function))
         names = [argument.split("=")[0].strip() for argument in arguments.split(",") if argument.strip(" .")]

@@ -23,7 +23,7 @@ def test_a_study_is_found_by_name_and_by_path(study_file: Path) -> None:
         ('source = "nobody"', "", "needs source"),
         ('name = "mine"', 'name = "../mine"', "'../mine' names folders and files"),
         ('"2x" = { sparsity = 0.5 }', '"2x" = 0.5', "axes.rate.2x must be a table"),
-        ("[axes.rate]", "[axes.data]", "axes.data: that is what cases are told apart by"),
+        ("[axes.rate]", "[axes.data]", "axes.data: that is what cases or layers are told apart by"),
         ('after = "pruned"', 'after = "tuned"', "stage 'tuned' comes after 'tuned', which no stage before it"),
         ('after = "dense"', 'after = "denser"', "stage 'pruned' comes after 'denser'"),
         ('over = ["rate"]', 'over = ["rates"]', "stage 'pruned' goes over 'rates'; the nearest known one is 'rate'"),
