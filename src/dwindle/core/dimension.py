@@ -115,16 +115,7 @@ def two_nn(
     found = _neighbours(cloud, distinct, 2, estimator="two_nn")
     logs, order = (found.distances[:, 1] / found.distances[:, 0]).log_().cpu().sort()
     n_kept = _n_kept(len(logs), fit, discarded)
-    if n_kept < 2:
-        raise DataError(
-            f"two_nn: of {len(logs)} distinct points {n_kept} ratios are left after discarding {discarded:g} of them; "
-            "needs 2: give more points, or discard less"
-        )
-    if not float(logs[n_kept - 1]) > 0.0:
-        raise DataError(
-            f"two_nn: {n_kept} of {len(logs)} points are as far from their second neighbour as from their first, "
-            "as on a lattice: no dimension follows from it; use pca, or points that are not rounded"
-        )
+    _require_ratios(logs, n_kept, discarded)
     ends = None
     if interval is not None:
         groups = groups_by_pair(found.indices[:, 0].cpu())[order]
@@ -236,6 +227,20 @@ def _neighbours(cloud: Cloud, distinct: Tensor, n_neighbours: int, *, estimator:
             f"{n_neighbours} neighbours each; give at least {n_neighbours + 1} distinct points, better hundreds"
         )
     return nearest_neighbours(cloud, distinct, n_neighbours)
+
+
+def _require_ratios(logs: Tensor, n_kept: int, discarded: float) -> None:
+    """Refuse ascending log ratios (n,) of which the first `n_kept` say nothing."""
+    if n_kept < 2:
+        raise DataError(
+            f"two_nn: of {len(logs)} distinct points {n_kept} ratios are left after discarding {discarded:g} of them; "
+            "needs 2: give more points, or discard less"
+        )
+    if not float(logs[n_kept - 1]) > 0.0:
+        raise DataError(
+            f"two_nn: {n_kept} of {len(logs)} points are as far from their second neighbour as from their first, "
+            "as on a lattice: no dimension follows from it; use pca, or points that are not rounded"
+        )
 
 
 def _n_kept(n: int, fit: Fit, discarded: float) -> int:

@@ -151,7 +151,7 @@ NAMED: Final[Mapping[str, Named]] = {
 }
 """By the name that the command line takes."""
 DEFAULT: Final = (BINARIZING, "two_nn", "pca", "levina_bickel", "prune", "2_bits", "fisher", "hessian", "deviation")
-"""The first decides: what a change costs, not the dimension, which is a worse guide than none (studies/guides.toml)."""
+"""The first decides: what a change costs; on QuantNet TwoNN is a worse guide than none (studies/guides.toml)."""
 
 
 def require_known(names: Sequence[str]) -> tuple[str, ...]:

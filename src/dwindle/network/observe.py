@@ -201,7 +201,7 @@ class _Watched:
             boundaries = boundaries or self._boundaries(n_examples(batch))
             for piece, part in self._pieces(batch, sum(counts), boundaries):
                 with torch.no_grad():
-                    _Observer(self.module, self.sites, lambda site, value, part=part: visit(site, value, part)).run(
+                    Observer(self.module, self.sites, lambda site, value, part=part: visit(site, value, part)).run(
                         *as_tuple(piece)
                     )
                 counts[part] += n_examples(piece)
@@ -229,7 +229,7 @@ class _Watched:
             start = stop
 
 
-class _Observer(fx.Interpreter):
+class Observer(fx.Interpreter):
     """Runs a graph node by node and shows the values of some of them; each value is freed after its last use."""
 
     def __init__(
@@ -240,6 +240,7 @@ class _Observer(fx.Interpreter):
         self.extra_traceback = False  # our errors say what is needed
 
     def run_node(self, n: fx.Node) -> Any:
+        """Run `n`, and show its value if it is one of the wanted."""
         value = super().run_node(n)
         if n.name in self.sites and isinstance(value, Tensor):
             self.show(self.sites[n.name], value)

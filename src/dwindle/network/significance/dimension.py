@@ -28,7 +28,7 @@ class TwoNNChange:
 
     Attributes:
         fit: "likelihood" (maximum likelihood) or "linear" (a line through the origin, as Facco et al. have it).
-        discarded: share of the largest ratios that a linear fit leaves out, in [0, 1).
+        discarded: share of the largest ratios that neither fit relies on, in [0, 1); see `core.dimension.two_nn`.
         view: what is one point.
         n_examples: how many inputs are looked at, at most.
         max_points: how many vectors of channels are looked at, at most; drawn at random.

@@ -19,7 +19,7 @@ from dwindle.errors import DataError, NetworkError
 from dwindle.network.activations import CallSite
 from dwindle.network.capture import Captured, capture
 from dwindle.network.inputs import Inputs, as_tuple, join, n_examples, take
-from dwindle.network.observe import check_batches
+from dwindle.network.observe import Observer, check_batches
 from dwindle.network.placement import TRANSPARENT
 from dwindle.network.significance.criterion import Evidence
 from dwindle.network.significance.passages import RESHAPING, Passage, Value, find_passages, operation
@@ -155,7 +155,7 @@ class _Watched:
         module, site_of = self.captured.module()
         if self.wanted:
             with torch.no_grad():
-                _Runner(module, {name: s for name, s in site_of.items() if s in self.wanted}, self._look).run(
+                Observer(module, {name: s for name, s in site_of.items() if s in self.wanted}, self._look).run(
                     *as_tuple(inputs)
                 )
 
@@ -187,23 +187,6 @@ class _Watched:
         self.found[site] = dimension, len(points)
         if self.evidence.report_progress is not None:
             self.evidence.report_progress("measure dimensions", len(self.found), len(self.wanted))
-
-
-class _Runner(fx.Interpreter):
-    """Runs a graph node by node and shows some of its values; each is freed after its last use."""
-
-    def __init__(
-        self, module: fx.GraphModule, sites: dict[str, CallSite], show: Callable[[CallSite, Tensor], None]
-    ) -> None:
-        super().__init__(module)
-        self.sites, self.show = sites, show
-        self.extra_traceback = False  # our errors say what is needed
-
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        if n.name in self.sites and isinstance(value, Tensor):
-            self.show(self.sites[n.name], value)
-        return value
 
 
 def _first(evidence: Evidence, n: int) -> Inputs:
