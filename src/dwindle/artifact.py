@@ -5,16 +5,20 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
+
+BESIDE: Final = {"xml": ".bin"}
+"""Formats of more than one file: the suffix of the one that lies beside the first under the same name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Artifact:
-    """A deployable file.
+    """A deployable file, with those beside it that it cannot do without.
 
     Attributes:
         format: `dwn`, `onnx`, ...
-        sha256: hex digest of the bytes on disk.
+        sha256: hex digest of the bytes on disk, those beside it included.
+        size_bytes: of all its files.
         origin: `CompressedModel.digest()` of the model it was written from; empty if unknown.
     """
 
@@ -28,10 +32,20 @@ class Artifact:
     def of(cls, path: Path, *, origin: str = "") -> Self:
         """Return the artifact that lies at `path`; the format is the file's suffix."""
         sha = hashlib.sha256()
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                sha.update(block)
-        size_bytes = path.stat().st_size
-        return cls(
-            path=path, format=path.suffix.lstrip("."), sha256=sha.hexdigest(), size_bytes=size_bytes, origin=origin
-        )
+        name, size_bytes = path.suffix.lstrip("."), 0
+        for part in files_of(path):
+            with part.open("rb") as file:
+                while block := file.read(1 << 20):
+                    sha.update(block)
+                    size_bytes += len(block)
+        return cls(path=path, format=name, sha256=sha.hexdigest(), size_bytes=size_bytes, origin=origin)
+
+
+def files_of(path: Path) -> tuple[Path, ...]:
+    """Return `path` and what must lie beside it.
+
+    >>> [file.name for file in files_of(Path("model.xml"))]
+    ['model.xml', 'model.bin']
+    """
+    beside = BESIDE.get(path.suffix.lstrip("."))
+    return (path,) if beside is None else (path, path.with_suffix(beside))

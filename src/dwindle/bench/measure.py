@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,8 @@ from dwindle.bench.measurement import Measurement, Subject
 from dwindle.bench.plan import Plan
 from dwindle.bench.probes import accuracy
 from dwindle.bench.probes.size import measure_size
-from dwindle.errors import DataError, MeasurementError, RuntimeUnavailableError, SettingError
+from dwindle.errors import DataError, MeasurementError
+from dwindle.runtimes.catalogue import engine_of
 from dwindle.runtimes.protocol import Array, Runtime
 from dwindle.settings import TAG, nearest, to_plain
 
@@ -183,32 +184,6 @@ def _run_first(target: Deployment | Artifact, engine: Runtime) -> tuple[Artifact
             f"{', '.join(file.path.name for file in files) or 'no file'}; deploy another format or name another runtime"
         )
     return (chosen, *(file for file in files if file is not chosen))
-
-
-def _onnxruntime() -> Runtime:
-    from dwindle.runtimes.onnxruntime import OnnxRuntime
-
-    return OnnxRuntime()
-
-
-RUNTIMES: Final[Mapping[str, Callable[[], Runtime]]] = {"onnxruntime": _onnxruntime}
-"""Runtimes that need no settings; others are given as objects."""
-
-
-def engine_of(runtime: Runtime | str) -> Runtime:
-    """Return the runtime called `runtime`, or `runtime` itself if it is one.
-
-    Raises:
-        SettingError: an unknown name.
-        RuntimeUnavailableError: its package is missing.
-    """
-    if isinstance(runtime, str):
-        if runtime not in RUNTIMES:
-            raise SettingError(f"unknown runtime {runtime!r}; {nearest(runtime, RUNTIMES)}, or pass a runtime object")
-        runtime = RUNTIMES[runtime]()
-    if (reason := runtime.unavailable()) is not None:
-        raise RuntimeUnavailableError(reason)
-    return runtime
 
 
 def _plain(value: object) -> dict[str, Any]:

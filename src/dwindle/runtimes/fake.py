@@ -10,7 +10,7 @@ import numpy as np
 
 from dwindle.artifact import Artifact
 from dwindle.errors import SettingError
-from dwindle.runtimes.protocol import Array
+from dwindle.runtimes.protocol import Array, InputSpec
 
 
 @dataclass(slots=True)
@@ -89,6 +89,11 @@ class FakeSession:
     def input_names(self) -> tuple[str, ...]:
         """One input, `input`."""
         return ("input",)
+
+    @property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        """One input of floats, a batch of anything."""
+        return (InputSpec(name="input", dtype=np.dtype(np.float32), type_name="float", shape=("batch", None)),)
 
     def run(self, *inputs: Array) -> tuple[Array, ...]:
         """Return the outputs and let the clock run on by one latency."""

@@ -42,6 +42,11 @@ class Session(Protocol):
         """Names of the inputs in order."""
         ...
 
+    @property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        """What the file says about its inputs, in order; a quantized input that takes floats counts as one of floats."""
+        ...
+
     def run(self, *inputs: Array) -> tuple[Array, ...]:
         """Return the outputs for one batch; every input is (batch, ...)."""
         ...

@@ -1,0 +1,141 @@
+"""This file runs `.pte` files on ExecuTorch, whose CPU kernels are XNNPACK's."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from dwindle.artifact import Artifact
+from dwindle.errors import MeasurementError, RuntimeUnavailableError, SettingError
+from dwindle.runtimes.chatter import caught_chatter
+from dwindle.runtimes.fixed_batch import run_in_parts
+from dwindle.runtimes.protocol import Array, InputSpec
+
+METHOD: Final = "forward"
+DTYPES: Final = {
+    torch.float32: np.dtype(np.float32),
+    torch.float64: np.dtype(np.float64),
+    torch.float16: np.dtype(np.float16),
+    torch.int8: np.dtype(np.int8),
+    torch.uint8: np.dtype(np.uint8),
+    torch.int16: np.dtype(np.int16),
+    torch.int32: np.dtype(np.int32),
+    torch.int64: np.dtype(np.int64),
+    torch.bool: np.dtype(np.bool_),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecuTorchRuntime:
+    """ExecuTorch's runtime for Python."""
+
+    @property
+    def name(self) -> str:
+        """Name and version, as it stands in a measurement."""
+        return f"executorch {version('executorch') if self.unavailable() is None else 'not installed'}"
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """Artifact formats it can load."""
+        return ("pte",)
+
+    def unavailable(self) -> str | None:
+        """Return why it cannot run here, with the command that installs it; None if it can."""
+        if importlib.util.find_spec("executorch") is None:
+            return "the package executorch is missing: pip install 'dwindle[executorch]'"
+        return None
+
+    @contextmanager
+    def load(self, artifact: Artifact, *, n_threads: int = 1) -> Generator[ExecuTorchSession]:
+        """Load `artifact`; leaving the context frees it. ExecuTorch has one pool of threads for the whole process.
+
+        Raises:
+            SettingError: fewer than one thread.
+            RuntimeUnavailableError: executorch is not installed.
+            MeasurementError: the file is no `.pte`, or ExecuTorch refuses it.
+        """
+        if n_threads < 1:
+            raise SettingError(f"n_threads must be at least 1, got {n_threads}")
+        if reason := self.unavailable():
+            raise RuntimeUnavailableError(reason)
+        if artifact.format not in self.formats:
+            raise MeasurementError(f"executorch loads .pte files, not {artifact.format!r} ({artifact.path})")
+        with caught_chatter() as told:
+            from executorch.extension.pybindings import portable_lib
+
+            if portable_lib._threadpool_get_thread_count() != n_threads:  # ruff: ignore[private-member-access]
+                portable_lib._unsafe_reset_threadpool(n_threads)  # ruff: ignore[private-member-access]
+            try:
+                program = portable_lib._load_for_executorch(str(artifact.path))  # ruff: ignore[private-member-access]
+                meta = program.method_meta(METHOD)
+            except (OSError, RuntimeError, ValueError) as error:
+                raise MeasurementError(
+                    f"executorch cannot load {artifact.path}: {error} {told()}".strip() + "; export it again"
+                ) from error
+        yield ExecuTorchSession(program=program, inputs=tuple(_spec(meta, i) for i in range(meta.num_inputs())))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ExecuTorchSession:
+    """A loaded file.
+
+    Attributes:
+        program: ExecuTorch's own.
+        inputs: what the file says about its inputs.
+    """
+
+    program: Any
+    inputs: tuple[InputSpec, ...]
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the inputs in order; a `.pte` file numbers them."""
+        return tuple(spec.name for spec in self.inputs)
+
+    def run(self, *inputs: Array) -> tuple[Array, ...]:
+        """Return the outputs for one batch; every input is (batch, ...).
+
+        Raises:
+            NetworkError: an input has the wrong shape or dtype, or there is one too many or too few.
+            MeasurementError: the engine failed.
+        """
+        return run_in_parts(self._run, inputs, self.inputs)
+
+    def _run(self, *inputs: Array) -> tuple[Array, ...]:
+        tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in inputs]
+        try:
+            outputs = self.program.run_method(METHOD, tensors)
+        except RuntimeError as error:
+            shapes = [array.shape for array in inputs]
+            raise MeasurementError(f"executorch failed on inputs of shape {shapes}: {error}") from error
+        return tuple(output.numpy().copy() for output in outputs)  # its memory is written again by the next call
+
+
+def _spec(meta: Any, position: int) -> InputSpec:
+    tensor = meta.input_tensor_meta(position)
+    dtype = _dtype(tensor.dtype())
+    return InputSpec(
+        name=f"input_{position}",
+        dtype=dtype,
+        type_name=str(tensor.dtype()),
+        shape=tuple(int(size) for size in tensor.sizes()),
+    )
+
+
+def _dtype(code: Any) -> np.dtype[Any] | None:
+    """Return the NumPy twin of a type that ExecuTorch tells as torch's number of it, or as torch's own."""
+    return DTYPES.get(code) if isinstance(code, torch.dtype) else _BY_NUMBER.get(int(code))
+
+
+_BY_NUMBER: Final = {
+    0: np.dtype(np.uint8), 1: np.dtype(np.int8), 2: np.dtype(np.int16), 3: np.dtype(np.int32), 4: np.dtype(np.int64),
+    5: np.dtype(np.float16), 6: np.dtype(np.float32), 7: np.dtype(np.float64), 11: np.dtype(np.bool_),
+}  # fmt: skip
+"""ScalarType of c10, which a `.pte` file holds."""

@@ -1,0 +1,188 @@
+"""This file runs `.tflite` files on LiteRT (formerly TensorFlow Lite), on the CPU."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, Final
+
+import numpy as np
+
+from dwindle.artifact import Artifact
+from dwindle.errors import MeasurementError, RuntimeUnavailableError, SettingError
+from dwindle.runtimes.chatter import caught_chatter
+from dwindle.runtimes.fixed_batch import run_in_parts
+from dwindle.runtimes.protocol import Array, InputSpec
+
+PACKAGE: Final = "ai_edge_litert"
+_NUMBER: Final = re.compile(r"(\d+)\D*$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiteRtRuntime:
+    """LiteRT's interpreter.
+
+    Attributes:
+        delegated: let XNNPACK run what it can, as on a phone; without it the built-in kernels run everything, as
+            LiteRT for microcontrollers does.
+    """
+
+    delegated: bool = True
+
+    @property
+    def name(self) -> str:
+        """Name and version, as it stands in a measurement."""
+        installed = version("ai-edge-litert") if self.unavailable() is None else "not installed"
+        return f"litert {installed}" + ("" if self.delegated else " (built-in kernels)")
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """Artifact formats it can load."""
+        return ("tflite",)
+
+    def unavailable(self) -> str | None:
+        """Return why it cannot run here, with the command that installs it; None if it can."""
+        if importlib.util.find_spec(PACKAGE) is None:
+            return "the package ai-edge-litert is missing: pip install 'dwindle[litert]'"
+        return None
+
+    @contextmanager
+    def load(self, artifact: Artifact, *, n_threads: int = 1) -> Generator[LiteRtSession]:
+        """Load `artifact`; leaving the context frees it.
+
+        Raises:
+            SettingError: fewer than one thread.
+            RuntimeUnavailableError: ai-edge-litert is not installed.
+            MeasurementError: the file is no `.tflite`, or LiteRT refuses it.
+        """
+        if n_threads < 1:
+            raise SettingError(f"n_threads must be at least 1, got {n_threads}")
+        if reason := self.unavailable():
+            raise RuntimeUnavailableError(reason)
+        if artifact.format not in self.formats:
+            raise MeasurementError(f"litert loads .tflite files, not {artifact.format!r} ({artifact.path})")
+        yield LiteRtSession.of(self.interpreter(artifact, n_threads=n_threads))
+
+    def interpreter(self, artifact: Artifact, *, n_threads: int = 1) -> Any:
+        """Return LiteRT's own interpreter of `artifact`, its memory planned.
+
+        Raises:
+            MeasurementError: LiteRT refuses the file.
+        """
+        from ai_edge_litert import interpreter as litert
+
+        kinds = litert.OpResolverType
+        kind = kinds.AUTO if self.delegated else kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        with caught_chatter() as told:
+            try:
+                made = litert.Interpreter(
+                    model_content=artifact.path.read_bytes(),
+                    num_threads=n_threads,
+                    experimental_op_resolver_type=kind,
+                )
+                made.allocate_tensors()
+            except (OSError, RuntimeError, ValueError) as error:
+                raise MeasurementError(
+                    f"litert cannot load {artifact.path}: {error} {told()}".strip() + "; export it again"
+                ) from error
+        return made
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LiteRtSession:
+    """A loaded file.
+
+    Attributes:
+        interpreter: LiteRT's own.
+        given: what LiteRT tells of each input, in order.
+        wanted: the same of each output.
+    """
+
+    interpreter: Any
+    given: tuple[Mapping[str, Any], ...]
+    wanted: tuple[Mapping[str, Any], ...]
+
+    @classmethod
+    def of(cls, interpreter: Any) -> LiteRtSession:
+        """Return the session of an interpreter, inputs and outputs in the order of the network's."""
+        inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
+        if signatures := interpreter.get_signature_list():
+            runner = interpreter.get_signature_runner(next(iter(signatures)))
+            inputs = _in_order(runner.get_input_details())
+            outputs = _in_order(runner.get_output_details())
+        return cls(interpreter=interpreter, given=tuple(inputs), wanted=tuple(outputs))
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the inputs in order."""
+        return tuple(str(detail["name"]) for detail in self.given)
+
+    @property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        """What the file says about its inputs; what it takes as codes may be given as floats."""
+        return tuple(_spec(detail) for detail in self.given)
+
+    def run(self, *inputs: Array) -> tuple[Array, ...]:
+        """Return the outputs for one batch; every input is (batch, ...); codes go in and come out as floats.
+
+        Raises:
+            NetworkError: an input has the wrong shape or dtype, or there is one too many or too few.
+            MeasurementError: the engine failed.
+        """
+        return run_in_parts(self._run, inputs, self.inputs)
+
+    def _run(self, *inputs: Array) -> tuple[Array, ...]:
+        for detail, array in zip(self.given, inputs, strict=True):
+            self.interpreter.set_tensor(detail["index"], _as_codes(array, detail))
+        try:
+            self.interpreter.invoke()
+        except (RuntimeError, ValueError) as error:
+            raise MeasurementError(f"litert failed on inputs of shape {[a.shape for a in inputs]}: {error}") from error
+        return tuple(_as_floats(self.interpreter.get_tensor(detail["index"]), detail) for detail in self.wanted)
+
+
+def _in_order(details: Mapping[str, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return what is told of each value in the order of the numbers that their names end with: args_0, args_1, ..."""
+    numbers = {name: _NUMBER.search(name) for name in details}
+    if not all(numbers.values()):
+        return list(details.values())
+    return [
+        details[name] for name, found in sorted(numbers.items(), key=lambda item: int(item[1][1] if item[1] else 0))
+    ]
+
+
+def _grid(detail: Mapping[str, Any]) -> tuple[float, int] | None:
+    """Return scale and zero point of a value that lies on a grid."""
+    parameters: Mapping[str, Sequence[Any]] = detail["quantization_parameters"]
+    if len(parameters["scales"]) != 1 or np.dtype(detail["dtype"]).kind != "i":
+        return None
+    return float(parameters["scales"][0]), int(parameters["zero_points"][0])
+
+
+def _spec(detail: Mapping[str, Any]) -> InputSpec:
+    dtype, grid = np.dtype(detail["dtype"]), _grid(detail)
+    shape = tuple(None if size < 0 else int(size) for size in detail.get("shape_signature", detail["shape"]))
+    name = dtype.name if grid is None else f"{dtype.name} codes, scale {grid[0]:.6g}, zero point {grid[1]}"
+    return InputSpec(
+        name=str(detail["name"]), dtype=dtype if grid is None else np.dtype(np.float32), type_name=name, shape=shape
+    )
+
+
+def _as_codes(array: Array, detail: Mapping[str, Any]) -> Array:
+    grid = _grid(detail)
+    if grid is None:
+        return array
+    scale, zero_point = np.float32(grid[0]), grid[1]
+    bounds = np.iinfo(detail["dtype"])
+    return np.clip(np.rint(array / scale) + zero_point, bounds.min, bounds.max).astype(bounds.dtype)
+
+
+def _as_floats(array: Array, detail: Mapping[str, Any]) -> Array:
+    grid = _grid(detail)
+    if grid is None:
+        return array
+    return (array.astype(np.float32) - np.float32(grid[1])) * np.float32(grid[0])
