@@ -94,6 +94,19 @@ def biased_layers(captured: Captured) -> list[Layer]:
     return list(found.values())
 
 
+def between_quantized(captured: Captured, quantized: Collection[CallSite]) -> set[str]:
+    """Return the weights of layers that, at every call, read a value at `quantized` and give one, clamped or not."""
+    found: dict[str, bool] = {}
+    for node in captured.program.graph.nodes:
+        name = _weight(captured, node)
+        if name is not None:
+            source = _origin_before_moves(_input(node))
+            end = next(iter(node.users)) if _only_clamped(node) else node
+            is_between = {captured.sites.get(source.name), captured.sites.get(end.name)} <= set(quantized)
+            found[name] = found.get(name, True) and is_between
+    return {name for name, is_between in found.items() if is_between}
+
+
 def place(captured: Captured, integer_weights: Collection[str], *, quantize_output: bool) -> Placement:
     """Return where quantizers go in a network whose layers with `integer_weights` are to run on integers."""
     nodes: list[fx.Node] = list(captured.program.graph.nodes)

@@ -28,10 +28,17 @@ def _executorch() -> Runtime:
     return ExecuTorchRuntime()
 
 
+def _openvino() -> Runtime:
+    from dwindle.runtimes.openvino import OpenVinoRuntime
+
+    return OpenVinoRuntime()
+
+
 RUNTIMES: Final[Mapping[str, Callable[[], Runtime]]] = {
     "onnxruntime": _onnxruntime,
     "litert": _litert,
     "executorch": _executorch,
+    "openvino": _openvino,
 }
 """Runtimes that need no settings, the preferred one of a format first; others are given as objects."""
 

@@ -70,10 +70,10 @@ class ExecuTorchRuntime:
         with caught_chatter() as told:
             from executorch.extension.pybindings import portable_lib
 
-            if portable_lib._threadpool_get_thread_count() != n_threads:  # ruff: ignore[private-member-access]
-                portable_lib._unsafe_reset_threadpool(n_threads)  # ruff: ignore[private-member-access]
+            if portable_lib._threadpool_get_thread_count() != n_threads:
+                portable_lib._unsafe_reset_threadpool(n_threads)
             try:
-                program = portable_lib._load_for_executorch(str(artifact.path))  # ruff: ignore[private-member-access]
+                program = portable_lib._load_for_executorch(str(artifact.path))
                 meta = program.method_meta(METHOD)
             except (OSError, RuntimeError, ValueError) as error:
                 raise MeasurementError(

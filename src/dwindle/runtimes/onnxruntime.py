@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from dwindle.artifact import Artifact
 from dwindle.container import reader, session
+from dwindle.container.session import EngineOptions, Execution, GraphLevel
 from dwindle.errors import ContainerError, MeasurementError, NetworkError, RuntimeUnavailableError
 from dwindle.runtimes.protocol import InputSpec
 
@@ -47,15 +48,40 @@ class OnnxRuntime:
             output steps off in 4 % of its outputs at 0.35 ms; exactly, it is rounding alone (half a step) at 0.50 ms.
             Exact is the default, because a number must belong to the model that was compressed. On other processors
             it changes nothing.
+        graph_level: which rewriting of the graph is allowed: `all`, `extended`, `basic`, `none`.
+        execution: `sequential`, or `parallel`: branches of the graph at the same time.
+        n_inter_threads: threads for branches, with `parallel`.
+        spins: threads that wait keep their processor busy.
+
+    Raises:
+        SettingError: an unknown value, or threads for branches that never run in parallel.
     """
 
     is_exact: bool = True
+    graph_level: GraphLevel = "all"
+    execution: Execution = "sequential"
+    n_inter_threads: int = 1
+    spins: bool = False
+
+    def __post_init__(self) -> None:
+        _ = self.options  # made here, they refuse what cannot work
+
+    @property
+    def options(self) -> EngineOptions:
+        """How the engine computes."""
+        return EngineOptions(
+            is_exact=self.is_exact,
+            graph_level=self.graph_level,
+            execution=self.execution,
+            n_inter_threads=self.n_inter_threads,
+            spins=self.spins,
+        )
 
     @property
     def name(self) -> str:
         """Name and version, as it stands in a measurement."""
         installed = version("onnxruntime") if self.unavailable() is None else "not installed"
-        return f"onnxruntime {installed}" + ("" if self.is_exact else " (saturating)")
+        return f"onnxruntime {installed}{self.options.words()}"
 
     @property
     def formats(self) -> tuple[str, ...]:
@@ -82,14 +108,15 @@ class OnnxRuntime:
             raise MeasurementError(
                 f"onnxruntime loads {' and '.join(self.formats)}, not {artifact.format!r} ({artifact.path})"
             )
-        return self._loaded(artifact, n_threads)
+        return self.load_with(artifact, self.options, n_threads=n_threads)
 
     @contextmanager
-    def _loaded(self, artifact: Artifact, n_threads: int) -> Generator[OnnxSession]:
+    def load_with(self, artifact: Artifact, options: EngineOptions, *, n_threads: int = 1) -> Generator[OnnxSession]:
+        """Load `artifact` with other options than one's own, such as those that write a profile."""
         if artifact.format == "dwn":
-            yield OnnxSession(_open_container(artifact, n_threads, is_exact=self.is_exact))
+            yield OnnxSession(_open_container(artifact, n_threads, options))
             return
-        yield OnnxSession(_open(artifact, session.session_options(n_threads, is_exact=self.is_exact)))
+        yield OnnxSession(_open(artifact, session.session_options(n_threads, options)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,10 +171,10 @@ def _require_input(value: Any, array: Array) -> None:
         )
 
 
-def _open_container(artifact: Artifact, n_threads: int, *, is_exact: bool) -> InferenceSession:
+def _open_container(artifact: Artifact, n_threads: int, options: EngineOptions) -> InferenceSession:
     try:
         with reader.open_file(artifact.path) as opened:
-            return session.open_session(opened, n_threads=n_threads, is_exact=is_exact)
+            return session.open_session(opened, n_threads=n_threads, engine_options=options)
     except ContainerError as error:  # of two files that are compared, the message must say which
         raise type(error)(f"{artifact.path}: {error}") from error
 

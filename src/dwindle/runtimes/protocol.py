@@ -44,7 +44,7 @@ class Session(Protocol):
 
     @property
     def inputs(self) -> tuple[InputSpec, ...]:
-        """What the file says about its inputs, in order; a quantized input that takes floats counts as one of floats."""
+        """What the file says about its inputs, in order; codes that may be given as floats count as floats."""
         ...
 
     def run(self, *inputs: Array) -> tuple[Array, ...]:

@@ -1,0 +1,111 @@
+"""This file writes a model as a `.pte` file for ExecuTorch, its operations handed to XNNPACK, with our integers in it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dwindle.artifact import Artifact
+from dwindle.errors import ExportError
+from dwindle.exporters.integer_program import IntegerProgram, integer_obstacles, integer_program
+from dwindle.exporters.options import ExportOptions
+from dwindle.exporters.program_options import fixed_example, option_obstacles
+from dwindle.exporters.survival import lost_integers
+from dwindle.network.activations import DynamicQuantizer
+from dwindle.network.compressed import CompressedModel
+from dwindle.network.inputs import Inputs
+from dwindle.whole_file import write_whole
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecuTorchExporter:
+    """Exporter to ExecuTorch: float32, or int8 after `QuantizeStatic`.
+
+    Unstructured zeros, codebooks and float16 have no form there: they are decoded.
+
+    Attributes:
+        options: batch size (1 unless given); ExecuTorch has no opsets.
+        delegated: hand operations to XNNPACK; without it the portable kernels run them, one by one.
+    """
+
+    options: ExportOptions = field(default_factory=ExportOptions)
+    delegated: bool = True
+
+    @property
+    def format(self) -> str:
+        """The artifact's format and file suffix."""
+        return "pte"
+
+    def obstacles(self, model: CompressedModel) -> list[str]:
+        """Return the reasons why ExecuTorch cannot express `model`; empty if it can."""
+        found = [*integer_obstacles(model), *option_obstacles(self.options)]
+        if any(isinstance(quantizer, DynamicQuantizer) for quantizer in model.activations.values()):
+            found.append("inputs quantized at run time are for onnx, dwn and tflite; use QuantizeStatic")
+        if any(quantizer.n_bits == 16 for quantizer in model.activations.values()):
+            found.append("XNNPACK has no kernels for 16-bit activations; use 8")
+        if find_spec("executorch") is None:
+            found.append("the package executorch is missing: pip install 'dwindle[executorch]'")
+        return found
+
+    def export(
+        self, model: CompressedModel, example: Inputs, path: Path, *, graph: ModelProto | None = None
+    ) -> Artifact:
+        """Write `model` to `path`, whole or not at all; `example` is one input batch, `graph` is not read.
+
+        Raises:
+            NetworkError: the network cannot be captured.
+            ExportError: ExecuTorch refuses the program, changes our integers, or the file cannot be written.
+        """
+        del graph
+        if reasons := self.obstacles(model):
+            raise ExportError("ExecuTorch cannot express this model: " + "; ".join(reasons))
+        program = integer_program(model, fixed_example(example, self.options), from_floats=False)
+        data = lowered(program, delegated=self.delegated)
+        scales = [grid.scale for grid in program.activations]
+        if lost := lost_integers(data, program.weights, scales):
+            raise ExportError(f"ExecuTorch changed {', '.join(lost[:4])}; the file would answer differently")
+        try:
+            write_whole(path, data)
+        except OSError as error:
+            raise ExportError(f"cannot write {len(data)} bytes to {path}: {error}; free space") from error
+        return Artifact.of(path, origin=model.digest())
+
+
+def lowered(program: IntegerProgram, *, delegated: bool) -> bytes:
+    """Return `program` as the bytes of a `.pte` file.
+
+    Raises:
+        ExportError: ExecuTorch refuses it.
+    """
+    with _quiet():
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import to_edge_transform_and_lower
+
+        try:
+            partitioners: list[Any] = [XnnpackPartitioner()] if delegated else []
+            edge: Any = to_edge_transform_and_lower(program.program, partitioner=partitioners)
+            return bytes(edge.to_executorch().buffer)
+        except Exception as error:  # its passes raise whatever they like
+            raise ExportError(f"ExecuTorch refuses the network: {type(error).__name__}: {str(error)[:500]}") from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """Keep the warnings of ExecuTorch's own passes away from the terminal."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

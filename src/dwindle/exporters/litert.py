@@ -1,0 +1,116 @@
+"""This file writes a model as a `.tflite` file for LiteRT, with our integers in it, and reads it back."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+from dwindle.artifact import Artifact
+from dwindle.core.encoding import Dense, Encoding, Half
+from dwindle.errors import ExportError
+from dwindle.exporters import litert_child
+from dwindle.exporters.integer_program import IntegerProgram, integer_obstacles, integer_program
+from dwindle.exporters.litert_environment import INSTALL, converter_python
+from dwindle.exporters.options import ExportOptions
+from dwindle.exporters.program_options import fixed_example, option_obstacles
+from dwindle.exporters.survival import lost_integers
+from dwindle.network.compressed import CompressedModel
+from dwindle.network.inputs import Inputs
+from dwindle.whole_file import write_whole
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+_MINUTES: Final = 30
+"""A converter that takes longer hangs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiteRtExporter:
+    """Exporter to LiteRT.
+
+    The kind of file follows from the model: float32; float16 weights after `CastHalf`; int8 weights with activations
+    ranged at run time after `QuantizeDynamic`; int8, or int8 with 16-bit activations, after `QuantizeStatic`.
+    Unstructured zeros and codebooks have no form in LiteRT: they are decoded.
+
+    Attributes:
+        options: batch size (1 unless given); LiteRT has no opsets.
+    """
+
+    options: ExportOptions = field(default_factory=ExportOptions)
+
+    @property
+    def format(self) -> str:
+        """The artifact's format and file suffix."""
+        return "tflite"
+
+    def obstacles(self, model: CompressedModel) -> list[str]:
+        """Return the reasons why LiteRT cannot express `model`, or this machine cannot convert it; empty if it can."""
+        found = [*integer_obstacles(model), *option_obstacles(self.options)]
+        if converter_python() is None:
+            found.append(f"LiteRT's converter is not installed: {INSTALL}")
+        return found
+
+    def export(
+        self, model: CompressedModel, example: Inputs, path: Path, *, graph: ModelProto | None = None
+    ) -> Artifact:
+        """Write `model` to `path`, whole or not at all; `example` is one input batch, `graph` is not read.
+
+        Raises:
+            NetworkError: the network cannot be captured.
+            ExportError: the converter refuses the program, changes our integers, or the file cannot be written.
+        """
+        del graph
+        if reasons := self.obstacles(model):
+            raise ExportError("LiteRT cannot express this model: " + "; ".join(reasons))
+        program = integer_program(model, fixed_example(example, self.options), from_floats=True)
+        data = _convert(program, _mode(model, program))
+        scales = [grid.scale for grid in program.activations]
+        if lost := lost_integers(data, program.weights, scales):
+            raise ExportError(f"LiteRT's converter changed {', '.join(lost[:4])}; the file would answer differently")
+        try:
+            write_whole(path, data)
+        except OSError as error:
+            raise ExportError(f"cannot write {len(data)} bytes to {path}: {error}; free space") from error
+        return Artifact.of(path, origin=model.digest())
+
+
+def _mode(model: CompressedModel, program: IntegerProgram) -> str:
+    if program.activations:
+        return "static"
+    if program.is_dynamic:
+        return "dynamic"
+    weights = [encoding for name, encoding in model.encodings.items() if name in program.program.state_dict]
+    return "half" if any(map(_is_half, weights)) else "float"
+
+
+def _is_half(encoding: Encoding) -> bool:
+    match encoding:
+        case Half():
+            return True
+        case Dense():
+            return False
+        case _:
+            inner: Any = getattr(encoding, "values", None)
+            return inner is not None and not isinstance(inner, torch.Tensor) and _is_half(inner)
+
+
+def _convert(program: IntegerProgram, mode: str) -> bytes:
+    """Return the bytes of the file, made by a process of the converter's own environment."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "program.pt2", Path(folder) / "model.tflite"
+        torch.export.save(program.program, source)
+        command = [str(converter_python()), str(Path(litert_child.__file__)), str(source), str(target), mode]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60 * _MINUTES, check=False)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise ExportError(f"LiteRT's converter did not finish: {error}; {INSTALL} makes it anew") from error
+        if done.returncode or not target.is_file():
+            told = [line for line in done.stderr.strip().splitlines() if "rror" in line] or ["no reason given"]
+            raise ExportError(f"LiteRT's converter refuses the network: {told[-1].strip()[:500]}")
+        return target.read_bytes()

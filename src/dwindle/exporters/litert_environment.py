@@ -1,0 +1,79 @@
+"""This file finds and makes the environment of LiteRT's converter, whose pinned packages cannot live beside dwindle's.
+
+Looked for in this order: this interpreter's own packages, `DWINDLE_LITERT_PYTHON`, the user's data folder.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+from dwindle.errors import ExportError
+
+VARIABLE: Final = "DWINDLE_LITERT_PYTHON"
+INSTALL: Final = "dwindle doctor --install litert"
+CONVERTER: Final = "litert-torch>=0.10,<0.11"
+_MINUTES: Final = 30
+
+
+def converter_python() -> Path | None:
+    """Return the Python that can import LiteRT's converter; None if there is none.
+
+    Raises:
+        ExportError: `DWINDLE_LITERT_PYTHON` names no file.
+    """
+    if importlib.util.find_spec("litert_torch") is not None:
+        return Path(sys.executable)
+    if named := os.environ.get(VARIABLE):
+        if not Path(named).is_file():
+            raise ExportError(f"{VARIABLE} names {named}, which is no file; name a Python with litert-torch")
+        return Path(named)
+    python = own_python()
+    return python if (own_folder() / "ready").is_file() and python.is_file() else None
+
+
+def own_folder() -> Path:
+    """Return the folder that `install_converter` fills."""
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("dwindle")) / "litert"
+
+
+def own_python() -> Path:
+    """Return the Python in that folder."""
+    return own_folder() / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def install_converter() -> Path:
+    """Make an environment with LiteRT's converter and the torch that runs here, and return its Python.
+
+    Raises:
+        ExportError: pip failed; its last words are in the message.
+    """
+    torch = f"torch=={version('torch').partition('+')[0]}"
+    ready = own_folder() / "ready"
+    ready.unlink(missing_ok=True)
+    _run(sys.executable, "-m", "venv", "--clear", str(own_folder()))
+    _run(str(own_python()), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", torch, CONVERTER)
+    _run(str(own_python()), "-c", "import litert_torch")
+    ready.write_text(f"{torch} {CONVERTER}\n", encoding="utf-8")
+    return own_python()
+
+
+def _run(*command: str) -> None:
+    # Constraints of the calling environment are what its pins cannot live with.
+    environment = {key: value for key, value in os.environ.items() if key not in {"PIP_CONSTRAINT", "PYTHONPATH"}}
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=60 * _MINUTES, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ExportError(f"{' '.join(command[1:4])} failed: {error}; free disk space and try again") from error
+    if done.returncode:
+        told = "; ".join(done.stderr.strip().splitlines()[-3:])
+        raise ExportError(f"{' '.join(command[1:4])} failed ({done.returncode}): {told}")
