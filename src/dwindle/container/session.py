@@ -3,20 +3,88 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 import numpy as np
 
 from dwindle.container.integer import PARTS, integer_form
 from dwindle.container.records import Array, Record
 from dwindle.container.references import external_names
-from dwindle.errors import ContainerError, RuntimeUnavailableError
+from dwindle.errors import ContainerError, RuntimeUnavailableError, SettingError
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 LEFT_OUT = ("WeightBiasQuantization",)
 """Optimizations that change the model: this one rounds float weights to 8 bits wherever activations are quantized."""
+
+GraphLevel = Literal["all", "extended", "basic", "none"]
+Execution = Literal["sequential", "parallel"]
+GRAPH_LEVELS: Final[Mapping[GraphLevel, str]] = {
+    "all": "ORT_ENABLE_ALL",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "basic": "ORT_ENABLE_BASIC",
+    "none": "ORT_DISABLE_ALL",
+}
+EXECUTIONS: Final[Mapping[Execution, str]] = {"sequential": "ORT_SEQUENTIAL", "parallel": "ORT_PARALLEL"}
+MAX_INTER_THREADS: Final = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """How ONNX Runtime computes; the defaults are those of every measurement that names no other.
+
+    Attributes:
+        is_exact: keep all bits of uint8 x int8 products; without it, x86 processors that lack VNNI add pairs of them in
+            int16, which saturates (faster, and another model's answer). Elsewhere it changes nothing.
+        graph_level: which rewriting of the graph is allowed before it runs. `none` runs every node as the file has it:
+            quantize, float operation, dequantize; int8 arithmetic needs at least `extended`.
+        execution: `parallel` runs branches of the graph at the same time, on `n_inter_threads` threads.
+        n_inter_threads: threads for branches; the threads inside an operation are those of the load.
+        spins: threads that wait for work keep their processor busy; saves time between operations, costs energy.
+        profile_prefix: the engine writes how long each operation took into a file whose path begins like this.
+        optimized_path: the engine writes the graph that it made of the file's to this path.
+    """
+
+    is_exact: bool = True
+    graph_level: GraphLevel = "all"
+    execution: Execution = "sequential"
+    n_inter_threads: int = 1
+    spins: bool = False
+    profile_prefix: str = ""
+    optimized_path: str = ""
+
+    def __post_init__(self) -> None:
+        if self.graph_level not in GRAPH_LEVELS:
+            raise SettingError(f"graph_level must be one of {', '.join(GRAPH_LEVELS)}; got {self.graph_level!r}")
+        if self.execution not in EXECUTIONS:
+            raise SettingError(f"execution must be one of {', '.join(EXECUTIONS)}; got {self.execution!r}")
+        if not 1 <= self.n_inter_threads <= MAX_INTER_THREADS:
+            raise SettingError(f"n_inter_threads must be 1 to {MAX_INTER_THREADS}, got {self.n_inter_threads}")
+        if self.n_inter_threads > 1 and self.execution != "parallel":
+            raise SettingError(
+                f"n_inter_threads = {self.n_inter_threads} has no effect in sequential execution; use "
+                "execution='parallel', or 1"
+            )
+
+    def words(self) -> str:
+        """Return what differs from the defaults, in brackets; empty where nothing does.
+
+        >>> EngineOptions(is_exact=False, graph_level="basic").words()
+        ' (saturating, graph level basic)'
+        """
+        parts = [
+            "" if self.is_exact else "saturating",
+            "" if self.graph_level == "all" else f"graph level {self.graph_level}",
+            "" if self.execution == "sequential" else f"parallel, {self.n_inter_threads} inter threads",
+            "spinning" if self.spins else "",
+        ]
+        told = ", ".join(part for part in parts if part)
+        return f" ({told})" if told else ""
+
+
+DEFAULTS: Final = EngineOptions()
 
 
 class Source(Protocol):
@@ -40,8 +108,10 @@ class Source(Protocol):
         ...
 
 
-def open_session(contents: Source, n_threads: int = 1, *, is_exact: bool = True) -> InferenceSession:
-    """Return a session on the CPU that computes with `n_threads` threads; `session_options` explains `is_exact`.
+def open_session(
+    contents: Source, n_threads: int = 1, *, engine_options: EngineOptions = DEFAULTS
+) -> InferenceSession:  # fmt: skip
+    """Return a session on the CPU that computes with `n_threads` threads.
 
     From an opened file (`reader.open_file`), only one weight at a time is in memory beside what the engine holds.
 
@@ -56,7 +126,7 @@ def open_session(contents: Source, n_threads: int = 1, *, is_exact: bool = True)
     if not contents.graph:
         raise ContainerError("this file holds weights but no graph; export it again with an example input")
     weights = external_arrays(contents)
-    options = session_options(n_threads, is_exact=is_exact)
+    options = session_options(n_threads, engine_options)
     values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
     options.add_external_initializers(list(weights), values)
     try:
@@ -67,24 +137,28 @@ def open_session(contents: Source, n_threads: int = 1, *, is_exact: bool = True)
         raise ContainerError(f"onnxruntime cannot run the graph of this file: {error}") from error
 
 
-def session_options(n_threads: int, *, is_exact: bool = True) -> Any:
-    """Return options that let a session compute what the file says, with `n_threads` threads.
-
-    `is_exact` keeps all bits of uint8 x int8 products; without it, x86 processors that lack VNNI add pairs of them in
-    int16, which saturates (faster, and another model's answer). Elsewhere it changes nothing.
-    """
+def session_options(n_threads: int, chosen: EngineOptions = DEFAULTS) -> Any:
+    """Return options that let a session compute what the file says, with `n_threads` threads."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = n_threads
-    options.inter_op_num_threads = 1
+    options.inter_op_num_threads = chosen.n_inter_threads
     # Level 1 computes in float32. By default onnxruntime (1.31) rounds the inputs of a MatMul to 8 bits where only its
     # weight is quantized, which the graph does not ask for (measured: 1 % of the largest output).
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.execution_mode = getattr(onnxruntime.ExecutionMode, EXECUTIONS[chosen.execution])
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, GRAPH_LEVELS[chosen.graph_level])
     options.log_severity_level = 4  # its errors come as exceptions; their log lines would only precede ours
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.x64quantprecision", "1" if is_exact else "0")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if chosen.spins else "0")
+    if chosen.execution == "parallel":
+        options.add_session_config_entry("session.inter_op.allow_spinning", "1" if chosen.spins else "0")
+    options.add_session_config_entry("session.x64quantprecision", "1" if chosen.is_exact else "0")
+    if chosen.profile_prefix:
+        options.enable_profiling = True
+        options.profile_file_prefix = chosen.profile_prefix
+    if chosen.optimized_path:
+        options.optimized_model_filepath = chosen.optimized_path
     return options
 
 

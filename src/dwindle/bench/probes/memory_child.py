@@ -26,10 +26,42 @@ def _onnxruntime(settings: Mapping[str, Any]) -> Runtime:
     from dwindle.runtimes.onnxruntime import OnnxRuntime
 
     del onnxruntime
-    return OnnxRuntime(is_exact=bool(settings["is_exact"]))
+    return OnnxRuntime(**settings)
 
 
-ENGINES: Final[Mapping[str, Callable[[Mapping[str, Any]], Runtime]]] = {"OnnxRuntime": _onnxruntime}
+def _litert(settings: Mapping[str, Any]) -> Runtime:
+    from ai_edge_litert import interpreter
+
+    from dwindle.runtimes.litert import LiteRtRuntime
+
+    del interpreter
+    return LiteRtRuntime(**settings)
+
+
+def _executorch(settings: Mapping[str, Any]) -> Runtime:
+    from executorch.extension.pybindings import portable_lib
+
+    from dwindle.runtimes.executorch import ExecuTorchRuntime
+
+    del portable_lib
+    return ExecuTorchRuntime(**settings)
+
+
+def _openvino(settings: Mapping[str, Any]) -> Runtime:
+    import openvino
+
+    from dwindle.runtimes.openvino import OpenVinoRuntime
+
+    openvino.Core()  # loads the code that all files share
+    return OpenVinoRuntime(**settings)
+
+
+ENGINES: Final[Mapping[str, Callable[[Mapping[str, Any]], Runtime]]] = {
+    "OnnxRuntime": _onnxruntime,
+    "LiteRtRuntime": _litert,
+    "ExecuTorchRuntime": _executorch,
+    "OpenVinoRuntime": _openvino,
+}
 """Engines that a fresh process can build from plain settings, by the name of their class."""
 
 
