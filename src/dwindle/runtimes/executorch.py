@@ -34,7 +34,13 @@ DTYPES: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecuTorchRuntime:
-    """ExecuTorch's runtime for Python."""
+    """ExecuTorch's runtime for Python.
+
+    Attributes:
+        is_traced: the engine notes how long each operation of each call takes.
+    """
+
+    is_traced: bool = False
 
     @property
     def name(self) -> str:
@@ -73,7 +79,7 @@ class ExecuTorchRuntime:
             if portable_lib._threadpool_get_thread_count() != n_threads:
                 portable_lib._unsafe_reset_threadpool(n_threads)
             try:
-                program = portable_lib._load_for_executorch(str(artifact.path))
+                program = portable_lib._load_for_executorch(str(artifact.path), enable_etdump=self.is_traced)
                 meta = program.method_meta(METHOD)
             except (OSError, RuntimeError, ValueError) as error:
                 raise MeasurementError(

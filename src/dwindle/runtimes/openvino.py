@@ -76,10 +76,13 @@ class OpenVinoRuntime:
             raise MeasurementError(
                 f"openvino loads {' and '.join(self.formats)}, not {artifact.format!r} ({artifact.path})"
             )
-        return self._loaded(artifact, n_threads)
+        return self.load_with(artifact, {}, n_threads=n_threads)
 
     @contextmanager
-    def _loaded(self, artifact: Artifact, n_threads: int) -> Generator[OpenVinoSession]:
+    def load_with(
+        self, artifact: Artifact, properties: Mapping[str, Any], *, n_threads: int = 1
+    ) -> Generator[OpenVinoSession]:
+        """Load `artifact` with further properties of the plugin, such as those that let it count its time."""
         for path in files_of(artifact.path):
             if not path.is_file():
                 raise MeasurementError(
@@ -91,7 +94,7 @@ class OpenVinoRuntime:
         try:
             with caught_chatter():
                 model: Any = core.read_model(str(artifact.path))
-                compiled: Any = core.compile_model(model, "CPU", settings(n_threads, self.precision))
+                compiled: Any = core.compile_model(model, "CPU", {**settings(n_threads, self.precision), **properties})
         except RuntimeError as error:
             raise MeasurementError(
                 f"openvino cannot load {artifact.path}: {_last_line(error)}; export it again, with operators that "
