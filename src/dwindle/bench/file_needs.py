@@ -1,7 +1,7 @@
 """This file says what a file asks of a device: bytes on disk, weights as an engine computes with them, activations.
 
 Bytes on disk are exact. What lies in RAM while a network runs belongs to the engine, and no engine ran here, so weights
-and activations are an `Estimate`: computed from the file, as `bench/live_tensors.py` says.
+and activations are an `Estimate`: computed from the file, as `bench/live_tensors.py` and `bench/arena.py` say.
 """
 
 from __future__ import annotations
@@ -23,9 +23,14 @@ if TYPE_CHECKING:
 
 WEIGHT_MEMORY: Final = Metric("weight_memory", "bytes", -1)
 ACTIVATION_MEMORY: Final = Metric("activation_memory", "bytes", -1)
+ARENA: Final = Metric("arena", "bytes", -1)
 WEIGHTS_METHOD: Final = "constants of the graph as an engine computes with them: decoded, integers where it dequantizes"
 ACTIVATIONS_METHOD: Final = (
     "tensors alive at once, node after node in the file's order, one example or the file's batch, no workspaces"
+)
+ARENA_METHOD: Final = (
+    "tensors of one example or the file's batch laid into one arena, greedy by size, aligned to 16 bytes, with the "
+    "workspaces of CMSIS-NN's integer kernels"
 )
 
 
@@ -37,6 +42,7 @@ class Needs:
         file_bytes: on disk, with the data that an ONNX model keeps in other files.
         weights: what an engine holds to compute with; None where the file does not tell.
         activations: the most that is alive at once, for one example; None where the file does not tell.
+        arena: what a microcontroller sets aside for them, with gaps and workspaces; None where the file does not tell.
         unknown: why a figure is None.
         artifact: the file; None for a plain number of bytes.
     """
@@ -44,6 +50,7 @@ class Needs:
     file_bytes: int
     weights: Estimate | None = None
     activations: Estimate | None = None
+    arena: Estimate | None = None
     unknown: str = ""
     artifact: Artifact | None = None
 
@@ -71,6 +78,7 @@ def needs_of(file: Artifact | Path) -> Needs:
         file_bytes=size_bytes + memory.beside_bytes,
         weights=_estimate(WEIGHT_MEMORY, memory.weight_bytes, WEIGHTS_METHOD),
         activations=_estimate(ACTIVATION_MEMORY, memory.activation_bytes, ACTIVATIONS_METHOD),
+        arena=_estimate(ARENA, memory.arena_bytes, ARENA_METHOD),
         unknown=memory.unknown,
         artifact=artifact,
     )

@@ -83,14 +83,14 @@ class Fit:
 
     @property
     def ram(self) -> Room:
-        """Decoded weights and living tensors, in RAM; of a plain number of bytes, these bytes.
+        """Decoded weights and the arena of activations, in RAM; of a plain number of bytes, these bytes.
 
         Where only one of the two is known, it says what does not fit and leaves the rest unknown.
         """
         needs = self.needs
         if needs.artifact is None:
             return self._room(needs.file_bytes, self.device.ram_bytes)
-        known = [round(found.value) for found in (needs.weights, needs.activations) if found is not None]
+        known = [round(found.value) for found in (needs.weights, needs.arena) if found is not None]
         return self._room(sum(known) if known else None, self.device.ram_bytes, is_least=len(known) < 2)
 
     @property
@@ -100,8 +100,8 @@ class Fit:
 
     @property
     def activations_in_ram(self) -> Room:
-        """Living tensors alone in RAM, the weights being read from flash."""
-        return self._room(_bytes(self.needs.activations), self.device.ram_bytes)
+        """The arena of activations alone in RAM, the weights being read from flash."""
+        return self._room(_bytes(self.needs.arena), self.device.ram_bytes)
 
     @property
     def fits_in_place(self) -> bool:

@@ -11,22 +11,27 @@ largest sum of living tensors.
 - Views take no memory of their own, nor do activation functions and batch norms whose input nothing else reads: engines
   compute them in place or within the layer before.
 - Not counted: workspaces (im2col, padding), states inside recurrent layers, the engine's own code and tables.
+
+An arena is planned from the same lives (`bench/arena.py`), as an engine plans it (`bench/planner.py`): with its
+workspaces, its alignment, and the gaps between tensors.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Final
 
 import onnx
-from onnx import AttributeProto, TensorProto, shape_inference
+from onnx import AttributeProto
 
+from dwindle.bench.arena import Block, living_bytes
+from dwindle.bench.graph_shapes import UnknownShapeError, Values, bytes_of_type, is_outside, kernel_of, values_of
+from dwindle.bench.planner import MICROCONTROLLER, Planner
+from dwindle.bench.workspace import Kernel
 from dwindle.errors import MeasurementError
-from dwindle.exporters.lstm import with_float_lstms
-from dwindle.exporters.tidy import fold_constants
 
 VIEWS: Final = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
 IN_PLACE: Final = frozenset({
@@ -34,22 +39,12 @@ IN_PLACE: Final = frozenset({
     "Relu", "Selu", "Sigmoid", "Softplus", "Tanh",
 })  # fmt: skip
 """Elementwise, one result of the shape and type of the first input."""
+SUMS: Final = frozenset({"Add", "Div", "Mul", "Sub"})
 _RANDOM: Final = frozenset({
     "Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
 })  # fmt: skip
 _OF_SHAPES: Final = frozenset({"Shape", "Size"})
 """With one example and all shapes known, their results are constants, too."""
-_BITS: Final[Mapping[int, int]] = {
-    TensorProto.FLOAT: 32, TensorProto.UINT8: 8, TensorProto.INT8: 8, TensorProto.UINT16: 16, TensorProto.INT16: 16,
-    TensorProto.INT32: 32, TensorProto.INT64: 64, TensorProto.BOOL: 8, TensorProto.FLOAT16: 16,
-    TensorProto.DOUBLE: 64, TensorProto.UINT32: 32, TensorProto.UINT64: 64, TensorProto.BFLOAT16: 16,
-    TensorProto.UINT4: 4, TensorProto.INT4: 4, TensorProto.COMPLEX64: 64, TensorProto.COMPLEX128: 128,
-}  # fmt: skip
-_MOST_BYTES: Final = 1 << 60
-"""Dimensions may claim any number; from here on it is no size of a tensor."""
-_SMALL: Final = 1 << 12
-"""Constants of up to so many elements keep their values, because shapes may follow from them."""
-_ROUNDS: Final = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,46 +54,49 @@ class GraphMemory:
     Attributes:
         weight_bytes: constants as an engine computes with them.
         activation_bytes: the largest sum of tensors alive at once.
+        arena_bytes: what the planner laid them into.
         beside_bytes: constants that the model keeps in other files.
         unknown: why a figure is None.
     """
 
     weight_bytes: int | None
     activation_bytes: int | None
+    arena_bytes: int | None = None
     beside_bytes: int = 0
     unknown: str = ""
 
 
-class _UnknownError(Exception):
-    """A figure cannot be had from this graph; the message says why."""
-
-
-def memory_of_graph(model: onnx.ModelProto) -> GraphMemory:
+def memory_of_graph(model: onnx.ModelProto, *, planner: Planner = MICROCONTROLLER) -> GraphMemory:
     """Return what the graph asks for; `model` is changed: the values of its weights and its inner shapes go.
+
+    Args:
+        model: any; weights may lie in other files.
+        planner: the engine that lays the arena.
 
     Raises:
         MeasurementError: the model has no graph.
     """
     if not model.graph.output:
         raise MeasurementError("this ONNX model has no outputs; export it again")
-    weights = {t.name: _bytes_of(t.data_type, t.dims) for t in model.graph.initializer}
-    beside = sum(weights[t.name] or 0 for t in model.graph.initializer if _is_outside(t))
+    weights = {t.name: bytes_of_type(t.data_type, t.dims) for t in model.graph.initializer}
+    beside = sum(weights[t.name] or 0 for t in model.graph.initializer if is_outside(t))
     try:
-        sizes = _sizes(model, weights)
-        graph = _Graph(model, {*weights, *(t.name for t in model.graph.initializer)}, sizes)
-    except _UnknownError as error:
+        values = values_of(model, weights)
+        graph = _Graph(model, {*weights, *(t.name for t in model.graph.initializer)}, values)
+    except UnknownShapeError as error:
         return GraphMemory(weight_bytes=None, activation_bytes=None, beside_bytes=beside, unknown=str(error))
     reasons: list[str] = []
     figures: list[int | None] = []
-    for figure in (graph.weight_bytes, graph.peak_bytes):
+    for figure in (graph.weight_bytes, graph.peak_bytes, lambda: graph.arena_bytes(planner)):
         try:
             figures.append(figure())
-        except _UnknownError as error:
+        except UnknownShapeError as error:
             figures.append(None)
             reasons.append(str(error))
     return GraphMemory(
         weight_bytes=figures[0],
         activation_bytes=figures[1],
+        arena_bytes=figures[2],
         beside_bytes=beside,
         unknown="; ".join(dict.fromkeys(reasons)),
     )
@@ -106,21 +104,25 @@ def memory_of_graph(model: onnx.ModelProto) -> GraphMemory:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Node:
-    """A node; `inputs` without the constants, which stand in `constants`; `first` is empty where it is one of them."""
+    """A node; `inputs` without the constants, which stand in `constants`; `first` is empty where it is one of them.
+
+    `kernel` is None where the shapes of its tensors are not known.
+    """
 
     op: str
     first: str
     inputs: tuple[str, ...]
     constants: tuple[str, ...]
     outputs: tuple[str, ...]
+    kernel: Kernel | None = None
 
 
 class _Graph:
     """The nodes that need an example, what they read, and how many bytes each value has."""
 
-    def __init__(self, model: onnx.ModelProto, constants: Collection[str], sizes: Mapping[str, int]) -> None:
+    def __init__(self, model: onnx.ModelProto, constants: Collection[str], values: Values) -> None:
         graph = model.graph
-        self._sizes = sizes
+        self._values = values
         self._constants = set(constants)
         self._codes: dict[str, tuple[str, ...]] = {}
         self.inputs = {value.name for value in graph.input} - self._constants
@@ -140,7 +142,7 @@ class _Graph:
             outputs = tuple(filter(None, node.output))
             varying = tuple(name for name in inputs if name not in self._constants)
             if missing := [name for name in varying if name not in made]:
-                raise _UnknownError(f"{node.op_type!r} reads {missing[0]!r}, which nothing before it makes")
+                raise UnknownShapeError(f"{node.op_type!r} reads {missing[0]!r}, which nothing before it makes")
             if node.op_type in _OF_SHAPES or (not varying and node.op_type not in _RANDOM):
                 self._constants.update(outputs)
                 if node.op_type == "DequantizeLinear":
@@ -148,13 +150,15 @@ class _Graph:
                 continue
             made.update(outputs)
             constants = tuple(name for name in inputs if name in self._constants)
-            yield _Node(node.op_type, inputs[0] if inputs[:1] == varying[:1] else "", varying, constants, outputs)
+            first = inputs[0] if inputs[:1] == varying[:1] else ""
+            kernel = kernel_of(node, self._values.shapes)
+            yield _Node(node.op_type, first, varying, constants, outputs, kernel)
 
     def bytes_of(self, name: str) -> int:
         """Return the bytes of a value as it is typed."""
-        if name not in self._sizes:
-            raise _UnknownError(f"the shape of {name!r} does not follow from the graph")
-        return self._sizes[name]
+        if name not in self._values.sizes:
+            raise UnknownShapeError(f"the shape of {name!r} does not follow from the graph")
+        return self._values.sizes[name]
 
     def weight_bytes(self) -> int:
         """Return the bytes of the constants that nodes read, integers where they are dequantized."""
@@ -164,35 +168,46 @@ class _Graph:
 
     def peak_bytes(self) -> int:
         """Return the largest sum of tensors alive at once."""
-        held = _held_bytes(self)
-        holders = _shared(self, held)
+        return living_bytes(self.blocks())
+
+    def arena_bytes(self, planner: Planner) -> int:
+        """Return the bytes of the arena that `planner` lays."""
+        return planner.lay(self.blocks(planner), alignment=planner.alignment).n_bytes
+
+    def blocks(self, planner: Planner | None = None) -> tuple[Block, ...]:
+        """Return what lies in memory and when: tensors alone, or as `planner` says."""
+        held = _held_bytes(self, codes_in=planner is not None and planner.codes_in)
+        holders = _shared(self, held, sums_in_place=planner is not None and planner.sums_in_place)
         lives: dict[str, tuple[int, int, int]] = {}
-        for name, (birth, death) in self._lives().items():
+        for name, (birth, death) in self._lives(keeps_inputs=planner is not None and planner.keeps_inputs).items():
             root = holders[name]
             first, last, size = lives.get(root, (birth, death, 0))
             lives[root] = (min(first, birth), max(last, death), max(size, held[name]))
-        change = [0] * (len(self.nodes) + 2)
-        for birth, death, size in lives.values():
-            change[birth] += size
-            change[death + 1] -= size
-        total = peak = 0
-        for step in change:
-            total += step
-            peak = max(peak, total)
-        return peak
+        tensors = [Block(name=n, n_bytes=size, birth=b, death=d) for n, (b, d, size) in lives.items()]
+        return (*tensors, *(self._workspaces(planner, held) if planner else ()))
 
-    def _lives(self) -> Mapping[str, tuple[int, int]]:
+    def _workspaces(self, planner: Planner, held: Mapping[str, int]) -> Iterator[Block]:
+        for position, node in enumerate(self.nodes):
+            if node.kernel is None or not node.first:
+                continue
+            n_elements = math.prod(self._values.shapes[node.first])
+            kernel = replace(node.kernel, element_bytes=held[node.first] / max(n_elements, 1))
+            if n_bytes := planner.workspace(kernel):
+                yield Block(name=f"{node.op} {position}", n_bytes=n_bytes, birth=position, death=position)
+
+    def _lives(self, *, keeps_inputs: bool) -> Mapping[str, tuple[int, int]]:
         births = dict.fromkeys(self.inputs, 0) | {
             name: position for position, node in enumerate(self.nodes) for name in node.outputs
         }
         last = len(self.nodes)
+        stay = self.outputs | self.inputs if keeps_inputs else self.outputs
         return {
-            name: (birth, last if name in self.outputs else max(self.readers.get(name, [birth])))
+            name: (birth, last if name in stay else max(self.readers.get(name, [birth])))
             for name, birth in births.items()
         }
 
 
-def _held_bytes(graph: _Graph) -> Mapping[str, int]:
+def _held_bytes(graph: _Graph, *, codes_in: bool) -> Mapping[str, int]:
     """Return the bytes that each value takes: those of its codes where a node computes with integers."""
     becomes = _quantized_later(graph)
     decoded: dict[str, str] = {}
@@ -207,6 +222,8 @@ def _held_bytes(graph: _Graph) -> Mapping[str, int]:
             computed.update(node.outputs)
     names = (*sorted(graph.inputs), *(name for node in graph.nodes for name in node.outputs))
     stand_for = {name: becomes[name] for name in computed} | _never_floats(graph, decoded, computed)
+    if codes_in:
+        stand_for |= {name: becomes[name] for name in graph.inputs if name in becomes}
     return {name: graph.bytes_of(stand_for.get(name, name)) for name in names}
 
 
@@ -236,108 +253,33 @@ def _quantized_later(graph: _Graph) -> Mapping[str, str]:
     return found
 
 
-def _shared(graph: _Graph, held: Mapping[str, int]) -> Mapping[str, str]:
+def _shared(graph: _Graph, held: Mapping[str, int], *, sums_in_place: bool) -> Mapping[str, str]:
     """Return for each value the name under which its memory goes: the first value that lay there."""
     holder = {name: name for name in held}
     members: dict[str, list[str]] = {name: [name] for name in held}
     passed: set[int] = set()
     for position, node in enumerate(graph.nodes):
-        if not node.first or len(node.outputs) != 1:
+        if len(node.outputs) != 1:
             continue
-        source, result = holder[node.first], node.outputs[0]
-        others = {p for name in members[source] for p in graph.readers.get(name, ())} - passed - {position}
-        is_free = not others and not (graph.inputs | graph.outputs) & set(members[source])
-        is_same = held[result] == held[node.first]
-        is_view = node.op in VIEWS or (node.op == "DequantizeLinear" and is_same)
-        if is_view or (node.op in IN_PLACE | {"QuantizeLinear"} and is_free and is_same):
-            holder[result] = source
-            members[source].append(result)
-            passed.add(position)
+        result = node.outputs[0]
+        is_sum = sums_in_place and node.op in SUMS
+        for candidate in node.inputs if is_sum else filter(None, (node.first,)):
+            source = holder[candidate]
+            others = {p for name in members[source] for p in graph.readers.get(name, ())} - passed - {position}
+            is_free = not others and not (graph.inputs | graph.outputs) & set(members[source])
+            is_same = held[result] == held[candidate]
+            is_view = node.op in VIEWS or (node.op == "DequantizeLinear" and is_same)
+            in_place = is_sum or node.op in IN_PLACE | {"QuantizeLinear"}
+            if is_view or (in_place and is_free and is_same):
+                holder[result] = source
+                members[source].append(result)
+                passed.add(position)
+                break
     return holder
-
-
-def _sizes(model: onnx.ModelProto, weights: Mapping[str, int | None]) -> Mapping[str, int]:
-    """Return the bytes of every value whose shape follows from the graph with one example; `model` is changed."""
-    graph = model.graph
-    _take_one_example(graph, weights)
-    try:
-        _drop_values(graph)
-    except UnicodeDecodeError as error:
-        raise _UnknownError("the name of a weight is not text") from error
-    del graph.value_info[:]
-    for value in graph.output:
-        value.type.tensor_type.ClearField("shape")
-    types = _inferred(model)
-    for _ in range(_ROUNDS):  # a shape that is computed from another one becomes known one round later
-        n_nodes = len(graph.node)
-        shapes = {name: shape for name, (_, shape) in types.items()}
-        try:
-            fold_constants(graph, keep=(), wanted=lambda node: node.op_type != "Range", shapes=shapes)
-        except Exception as error:  # whatever NumPy and the reference evaluator raise on contradictory nodes
-            raise _UnknownError(f"its constants cannot be computed ({error})") from error
-        if len(graph.node) == n_nodes:
-            break
-        types = _inferred(model)
-    sizes = {name: _bytes_of(data_type, shape) for name, (data_type, shape) in types.items()}
-    sizes |= {t.name: _bytes_of(t.data_type, t.dims) for t in graph.initializer} | dict(weights)
-    return {name: n_bytes for name, n_bytes in sizes.items() if n_bytes is not None}
-
-
-def _inferred(model: onnx.ModelProto) -> Mapping[str, tuple[int, tuple[int, ...]]]:
-    """Return the element type and the shape of every value whose shape is known."""
-    try:
-        # Without data_prop: onnx 1.23 goes through a shape of 2^60 elements one by one there, and never returns.
-        graph = shape_inference.infer_shapes(with_float_lstms(model)).graph
-    except Exception as error:  # onnx raises classes of its own, and ValueError for a model beyond 2 GB
-        raise _UnknownError(f"shapes cannot be inferred ({str(error).strip()[:200]})") from error
-    types = {v.name: v.type.tensor_type for v in (*graph.output, *graph.value_info, *graph.input)}
-    return {
-        name: (held.elem_type, tuple(dim.dim_value for dim in held.shape.dim))
-        for name, held in types.items()
-        if held.HasField("shape") and all(dim.HasField("dim_value") for dim in held.shape.dim)
-    }
-
-
-def _take_one_example(graph: onnx.GraphProto, constants: Mapping[str, object]) -> None:
-    """Write 1 for the batch of every input, in place; other open sizes stay open unless they bear the batch's name."""
-    inputs = [value.type.tensor_type for value in graph.input if value.name not in constants]
-    batches: set[str] = set()
-    for tensor in inputs:
-        if tensor.shape.dim and not tensor.shape.dim[0].HasField("dim_value"):
-            batches.add(tensor.shape.dim[0].dim_param)
-            tensor.shape.dim[0].dim_value = 1
-    for dim in (dim for tensor in inputs for dim in tensor.shape.dim):
-        if dim.dim_param and dim.dim_param in batches:
-            dim.dim_value = 1
-
-
-def _drop_values(graph: onnx.GraphProto) -> None:
-    """Turn weights into inputs of their shape, in place: shapes do not depend on their values, which may be huge."""
-    declared = {value.name for value in graph.input}
-    kept: list[TensorProto] = []
-    for tensor in graph.initializer:
-        if math.prod(tensor.dims) <= _SMALL and not _is_outside(tensor):
-            kept.append(tensor)
-        elif tensor.name not in declared:
-            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
-
-
-def _bytes_of(data_type: int, dims: Iterable[int]) -> int | None:
-    bits, sizes = _BITS.get(data_type), tuple(dims)
-    if bits is None or any(size < 0 for size in sizes):
-        return None
-    n_bytes = (math.prod(sizes) * bits + 7) // 8
-    return n_bytes if n_bytes < _MOST_BYTES else None
 
 
 def _require_plain(node: onnx.NodeProto, functions: Collection[tuple[str, str]]) -> None:
     if any(a.type in {AttributeProto.GRAPH, AttributeProto.GRAPHS} for a in node.attribute):
-        raise _UnknownError(f"{node.op_type!r} holds a graph of its own")
+        raise UnknownShapeError(f"{node.op_type!r} holds a graph of its own")
     if (node.domain, node.op_type) in functions:
-        raise _UnknownError(f"{node.op_type!r} is a function of the model")
-
-
-def _is_outside(tensor: TensorProto) -> bool:
-    return tensor.data_location == TensorProto.EXTERNAL
+        raise UnknownShapeError(f"{node.op_type!r} is a function of the model")

@@ -89,6 +89,7 @@ def _plain(found: Sequence[Fit]) -> dict[str, Any]:
                 "file_bytes": needs.file_bytes,
                 "weights": _plain_estimate(needs.weights),
                 "activations": _plain_estimate(needs.activations),
+                "arena": _plain_estimate(needs.arena),
                 "unknown": needs.unknown,
             }
             for name, needs in files.items()

@@ -15,8 +15,8 @@ UNCHECKED: Final = "*"
 """Stands after a device whose figures could not be confirmed."""
 _OF_SIZES: Final = "RAM of a plain size: so many bytes held in RAM; what decoding and activations add is not counted."
 _OF_FILES: Final = (
-    "RAM of a file: an estimate, no engine ran: its decoded weights and the tensors alive at once for one example, "
-    "without the engine and its workspaces, which add to it."
+    "RAM of a file: an estimate, no engine ran: its decoded weights and the arena that holds all tensors of one "
+    "example, laid as an engine for microcontrollers does; code and tables of the engine add to it."
 )
 _IN_PLACE: Final = "With weights in flash: decoded into arrays there, which an engine reads where they lie."
 _CARD: Final = "A card is of the owner's choice, so nothing is said about it."
@@ -77,6 +77,8 @@ def needs_words(name: str, needs: Needs) -> str:
         parts.append(f"about {human_bytes(needs.weights.value)} of weights when decoded")
     if needs.activations is not None:
         parts.append(f"about {human_bytes(needs.activations.value)} of activations for one example")
+    if needs.arena is not None:
+        parts.append(f"laid into an arena of {human_bytes(needs.arena.value)}")
     unknown = f" ({needs.unknown})" if needs.unknown else ""
     return f"{name}: {', '.join(parts)}{unknown}"
 
