@@ -75,17 +75,20 @@ class ExecuTorchRuntime:
             raise MeasurementError(f"executorch loads .pte files, not {artifact.format!r} ({artifact.path})")
         with caught_chatter() as told:
             from executorch.extension.pybindings import portable_lib
+            from executorch.runtime import Runtime
 
             if portable_lib._threadpool_get_thread_count() != n_threads:
                 portable_lib._unsafe_reset_threadpool(n_threads)
             try:
-                program = portable_lib._load_for_executorch(str(artifact.path), enable_etdump=self.is_traced)
-                meta = program.method_meta(METHOD)
+                program: Any = Runtime.get().load_program(artifact.path, enable_etdump=self.is_traced)
+                method: Any = program.load_method(METHOD)
             except (OSError, RuntimeError, ValueError) as error:
                 raise MeasurementError(
                     f"executorch cannot load {artifact.path}: {error} {told()}".strip() + "; export it again"
                 ) from error
-        yield ExecuTorchSession(program=program, inputs=tuple(_spec(meta, i) for i in range(meta.num_inputs())))
+        meta = method.metadata
+        inputs = tuple(_spec(meta, i) for i in range(meta.num_inputs()))
+        yield ExecuTorchSession(program=program, method=method, inputs=inputs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -93,11 +96,13 @@ class ExecuTorchSession:
     """A loaded file.
 
     Attributes:
-        program: ExecuTorch's own.
+        program: ExecuTorch's own; it holds the trace, where there is one.
+        method: the same.
         inputs: what the file says about its inputs.
     """
 
     program: Any
+    method: Any
     inputs: tuple[InputSpec, ...]
 
     @property
@@ -117,7 +122,7 @@ class ExecuTorchSession:
     def _run(self, *inputs: Array) -> tuple[Array, ...]:
         tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in inputs]
         try:
-            outputs = self.program.run_method(METHOD, tensors)
+            outputs = self.method.execute(tensors)
         except RuntimeError as error:
             shapes = [array.shape for array in inputs]
             raise MeasurementError(f"executorch failed on inputs of shape {shapes}: {error}") from error

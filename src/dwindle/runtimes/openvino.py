@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from dwindle.artifact import Artifact, files_of
-from dwindle.errors import MeasurementError, RuntimeUnavailableError, SettingError
+from dwindle.errors import MeasurementError, NetworkError, RuntimeUnavailableError, SettingError
 from dwindle.runtimes.chatter import caught_chatter
 from dwindle.runtimes.fixed_batch import run_in_parts
 from dwindle.runtimes.protocol import Array, InputSpec
@@ -124,6 +124,10 @@ class OpenVinoSession:
             NetworkError: an input has the wrong shape or dtype, or there is one too many or too few.
             MeasurementError: the engine failed.
         """
+        given = zip(self.inputs, inputs, strict=False)
+        sizes = {len(array) for spec, array in given if spec.shape[:1] == (None,) and array.ndim}
+        if len(sizes) > 1:  # openvino would compute something with them
+            raise NetworkError(f"the inputs hold {', '.join(map(str, sorted(sizes)))} examples; give as many of each")
         return run_in_parts(self._run, inputs, self.inputs)
 
     def _run(self, *inputs: Array) -> tuple[Array, ...]:
