@@ -29,6 +29,8 @@ from dwindle.network.compressed import CompressedModel
 from dwindle.network.inputs import Inputs
 
 MISSING: Final = "the package openvino is missing: pip install 'dwindle[openvino]'"
+_KEPT: Final = (*PARTS, "indices", "table")
+"""What our `.onnx` holds of a weight: its integers, or the indices and the table that they are looked up in."""
 _NUMBERED: Final = re.compile(r"[A-Za-z]\w*_\d+")
 """A name that OpenVINO made: the operation and how many there were since the process began."""
 
@@ -118,7 +120,9 @@ def constants(path: Path) -> dict[str, Array]:
 
 
 def _require_integers(source: Path, written: Path) -> None:
-    """Compare the codes, scales and zero points of every weight with what OpenVINO wrote.
+    """Compare the integers of every weight, their scales and zero points with what OpenVINO wrote.
+
+    Integers of 4 bits are packed in another order there and are not compared.
 
     Raises:
         ExportError: one of them is missing or differs.
@@ -126,7 +130,7 @@ def _require_integers(source: Path, written: Path) -> None:
     kept = constants(written)
     for tensor in onnx.load(source).graph.initializer:
         weight, _, part = tensor.name.rpartition("/")
-        if not weight or part not in PARTS or tensor.data_type in {onnx.TensorProto.INT4, onnx.TensorProto.UINT4}:
+        if not weight or part not in _KEPT or tensor.data_type in {onnx.TensorProto.INT4, onnx.TensorProto.UINT4}:
             continue
         ours, theirs = numpy_helper.to_array(tensor), kept.get(tensor.name)
         if theirs is None or theirs.dtype != ours.dtype or not np.array_equal(theirs, ours):
