@@ -7,25 +7,24 @@ gives and the values that others give. Whose weight is among them is the layer.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Final
 
 from dwindle.artifact import Artifact
-from dwindle.container.session import LEFT_OUT, session_options
-from dwindle.errors import MeasurementError, RuntimeUnavailableError, SettingError
+from dwindle.bench.probes.operator_times import middle_mean
+from dwindle.errors import DwindleError, MeasurementError, RuntimeUnavailableError, SettingError
+from dwindle.runtimes.onnx_profile import profile
+from dwindle.runtimes.onnxruntime import OnnxRuntime
 from dwindle.runtimes.protocol import Array
 
 if TYPE_CHECKING:
     from onnx import GraphProto
 
-_KERNEL: Final = "_kernel_time"
+ENGINE: Final = OnnxRuntime()
 _RELAID: Final = "_nchwc"
 _MERGED: Final = "fused "
 _SUMMAND: Final = 3
@@ -96,53 +95,31 @@ def measure_layer_times(
         raise SettingError(f"a profile needs at least one run, got n_runs={n_runs}")
     if artifact.format != "onnx":
         raise MeasurementError(f"only .onnx files can be profiled, {artifact.path} is {artifact.format!r}")
+    if reason := ENGINE.unavailable():
+        raise RuntimeUnavailableError(reason)
     try:
         import onnx
-        import onnxruntime
     except ImportError as error:
-        raise RuntimeUnavailableError("onnx and onnxruntime are needed: pip install onnx onnxruntime") from error
+        raise RuntimeUnavailableError("the package onnx is missing: pip install onnx") from error
     with tempfile.TemporaryDirectory() as folder:
-        durations, merged = _profile(artifact, inputs, Path(folder), n_runs=n_runs, n_threads=n_threads)
+        merged = Path(folder) / "merged.onnx"
+        try:
+            times = profile(ENGINE, artifact, inputs, n_runs=n_runs, n_threads=n_threads, optimized=merged)
+        except DwindleError as error:
+            raise MeasurementError(f"onnxruntime cannot profile {artifact.path}: {error}") from error
         engine = onnx.load(str(merged), load_external_data=False).graph
     file = onnx.load(str(artifact.path), load_external_data=False).graph
+    durations = {kernel.name: middle_mean(times.ms[:, i]) for i, kernel in enumerate(times.kernels)}
     return LayerTimes(
         operations=tuple(_operations(file, engine, durations, layers=set(layers))),
-        runtime=f"onnxruntime {onnxruntime.__version__}",
+        runtime=ENGINE.name,
         n_runs=n_runs,
         n_threads=n_threads,
     )
 
 
-def _profile(
-    artifact: Artifact, inputs: tuple[Array, ...], folder: Path, *, n_runs: int, n_threads: int
-) -> tuple[dict[str, list[float]], Path]:
-    """Return the durations in ms of each operation by the engine's name, and where its optimized graph lies."""
-    import onnxruntime
-
-    merged = folder / "merged.onnx"
-    options = session_options(n_threads)
-    options.optimized_model_filepath = str(merged)
-    options.enable_profiling = True
-    options.profile_file_prefix = str(folder / "profile")
-    try:
-        session = onnxruntime.InferenceSession(
-            str(artifact.path), options, providers=["CPUExecutionProvider"], disabled_optimizers=list(LEFT_OUT)
-        )
-        given = dict(zip((value.name for value in session.get_inputs()), inputs, strict=True))
-        for _ in range(n_runs + 1):  # the first call lays out memory
-            session.run(None, given)
-        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    except Exception as error:  # onnxruntime raises classes of its own that it exports nowhere
-        raise MeasurementError(f"onnxruntime cannot profile {artifact.path}: {str(error).strip()}") from error
-    found: defaultdict[str, list[float]] = defaultdict(list)
-    for event in cast("list[dict[str, Any]]", events):
-        if event.get("cat") == "Node" and str(event["name"]).endswith(_KERNEL):
-            found[str(event["name"]).removesuffix(_KERNEL)].append(event["dur"] / 1_000)
-    return {name: durations[1:] or durations for name, durations in found.items()}, merged
-
-
 def _operations(
-    file: GraphProto, engine: GraphProto, durations: Mapping[str, list[float]], *, layers: set[str]
+    file: GraphProto, engine: GraphProto, durations: Mapping[str, float], *, layers: set[str]
 ) -> Iterator[OperationTime]:
     graph = _Graph(
         producers={output: node for node in file.node for output in node.output},
@@ -156,13 +133,13 @@ def _operations(
         values = anchors[node.name]
         merged, weights = graph.behind(values, ends=ends)
         kinds = tuple(kind for kind in merged if kind not in _LESS_THAN_OPERATIONS)
-        if durations.get(node.name):
+        if node.name in durations:
             yield OperationTime(
                 name=node.name,
                 kind=node.op_type,
                 layers=tuple(dict.fromkeys(weight for weight in weights if weight in layers)),
                 operations=(node.op_type,) if values in given or not kinds else kinds,  # again: another layout of it
-                ms=_middle_mean(durations[node.name]),
+                ms=durations[node.name],
             )
         given.add(values)
 
@@ -224,10 +201,3 @@ def _moving(file: GraphProto) -> frozenset[str]:
         if not found.isdisjoint(node.input):
             found.update(node.output)
     return frozenset(found)
-
-
-def _middle_mean(durations: Sequence[float]) -> float:
-    """Return the mean of the middle half: single runs are whole microseconds, and some are disturbed."""
-    ordered = np.sort(np.asarray(durations))
-    cut = len(ordered) // 4
-    return float(ordered[cut : len(ordered) - cut].mean())

@@ -1,0 +1,260 @@
+"""This file measures which operations an engine spends its time in: a profile of one file on one engine.
+
+Every operation belongs to a class (`operator_classes.py`). What the engine says of its own run beside its operations is
+a class of its own, measured by the same clock; what is left of a call, by our clock around it, is nobody's: it lowers
+the coverage and is never shared out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from dwindle.artifact import Artifact
+from dwindle.bench.machine import this_machine
+from dwindle.bench.probes.operator_classes import CLASSES, ENGINE, QUANTIZING, class_of
+from dwindle.core.statistics import Interval, mean_interval
+from dwindle.errors import MeasurementError, RuntimeUnavailableError, SettingError
+from dwindle.runtimes.call_times import CallTimes
+from dwindle.runtimes.protocol import Array, Runtime
+
+LEAST_RUNS: Final = 2
+"""Calls; from one alone no interval follows."""
+MOST_RUNS: Final = 10_000
+"""onnxruntime keeps a million events, and a network has some hundred operations."""
+UNTOLD: Final = {
+    "litert": (
+        "LiteRT's Python interpreter does not tell the time of single operations (ai-edge-litert 2.3); its C++ tool "
+        "does: benchmark_model --enable_op_profiling=true"
+    )
+}
+"""Engines that run a file and do not tell, with the reason."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One operation that the engine ran.
+
+    Attributes:
+        name: the engine's own name.
+        kind: the engine's kind, such as QLinearConv.
+        group: its class, one of `operator_classes.CLASSES`.
+        numbers: what it computes with: int8, float32, ...; empty where the engine does not tell.
+        ms: its time in one call, the mean of the middle half of the runs.
+        share: of the time of a call, the mean over the runs.
+    """
+
+    name: str
+    kind: str
+    group: str
+    numbers: str
+    ms: float
+    share: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassTime:
+    """All operations of a class together.
+
+    Attributes:
+        group: the class; `engine` for what the engine does beside operations.
+        n_operations: how many.
+        ms: in one call, the mean of the middle half of the runs.
+        share: of the time of a call, the mean over the runs, in [0, 1].
+        low: lower end of the 95 % interval of `share` over the runs.
+        high: upper end.
+    """
+
+    group: str
+    n_operations: int
+    ms: float
+    share: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorProfile:
+    """Where the time of a call goes.
+
+    Attributes:
+        operations: what ran, the slowest first.
+        classes: their classes, the slowest first; they add up to `coverage`.
+        quantizing: what quantizes and dequantizes as operations of its own, together.
+        wall_ms: time of a call by a clock around it, the mean of the middle half of the same runs. Profiling itself
+            takes time, so it is longer than a latency.
+        coverage: the share of `wall_ms` that the classes explain.
+        artifact: sha256 of the file.
+        runtime: name and version of the engine.
+        machine: `bench.machine.Machine.summary()`.
+        n_runs: observations behind each interval.
+        calls_per_run: calls that each of them is the mean of.
+        n_threads: threads of the engine.
+        batch: examples in a call.
+    """
+
+    operations: tuple[Operation, ...]
+    classes: tuple[ClassTime, ...]
+    quantizing: ClassTime
+    wall_ms: float
+    coverage: float
+    artifact: str
+    runtime: str
+    machine: str
+    n_runs: int
+    calls_per_run: int = 1
+    n_threads: int = 1
+    batch: int = 1
+
+    def of(self, *groups: str) -> tuple[Operation, ...]:
+        """Return the operations of some classes."""
+        return tuple(operation for operation in self.operations if operation.group in groups)
+
+    def ms_of(self, *groups: str) -> float:
+        """Return the time of some classes in one call."""
+        return sum(found.ms for found in self.classes if found.group in groups)
+
+    def share_of(self, *groups: str) -> float:
+        """Return the share of some classes in the time of a call."""
+        return sum(found.share for found in self.classes if found.group in groups)
+
+
+def measure_operators(
+    artifact: Artifact, inputs: tuple[Array, ...], runtime: Runtime, *, n_runs: int = 30, n_threads: int = 1
+) -> OperatorProfile:
+    """Return the profile of `n_runs` calls of `artifact`, after one that does not count.
+
+    Raises:
+        SettingError: fewer than two runs, too many, or fewer than one thread.
+        RuntimeUnavailableError: the engine does not tell the time of its operations, or is not installed.
+        MeasurementError: it refuses the file or the inputs.
+    """
+    if not LEAST_RUNS <= n_runs <= MOST_RUNS or n_threads < 1:
+        raise SettingError(
+            f"a profile takes {LEAST_RUNS} to {MOST_RUNS:,} runs and at least one thread, got {n_runs} and {n_threads}"
+        )
+    if reason := unavailable(runtime):
+        raise RuntimeUnavailableError(reason)
+    if artifact.format not in runtime.formats:
+        raise MeasurementError(f"{runtime.name} does not run .{artifact.format} files ({artifact.path})")
+    times = PROFILERS[engine_name(runtime)](runtime, artifact, inputs, n_runs=n_runs, n_threads=n_threads)
+    batch = len(inputs[0]) if inputs and inputs[0].ndim else 1
+    return profile_of(times, runtime.name, artifact=artifact.sha256, n_threads=n_threads, batch=batch)
+
+
+def engine_name(runtime: Runtime) -> str:
+    """Return the name of an engine without its version."""
+    return runtime.name.partition(" ")[0]
+
+
+def unavailable(runtime: Runtime) -> str | None:
+    """Return why `runtime` cannot say where its time goes; None if it can."""
+    name = engine_name(runtime)
+    if name not in PROFILERS:
+        known = ", ".join(PROFILERS)
+        return f"{UNTOLD.get(name, f'{name} does not tell the time of its operations')}; {known} tell it from here"
+    return runtime.unavailable()
+
+
+def profile_of(times: CallTimes, runtime: str, *, artifact: str, n_threads: int = 1, batch: int = 1) -> OperatorProfile:
+    """Return the profile that `times` amount to."""
+    groups = [class_of(kernel.kind, engine=runtime.partition(" ")[0]) for kernel in times.kernels]
+    shares = times.ms / times.wall_ms[:, None]
+    operations = [
+        Operation(
+            name=kernel.name,
+            kind=kernel.kind,
+            group=group,
+            numbers=kernel.numbers,
+            ms=middle_mean(times.ms[:, i]),
+            share=float(shares[:, i].mean()),
+        )
+        for i, (kernel, group) in enumerate(zip(times.kernels, groups, strict=True))
+    ]
+    classes = [_class_time(group, groups, times) for group in CLASSES if group in groups]
+    if times.engine_ms is not None:
+        classes.append(_together(ENGINE, times.engine_ms, times.wall_ms, n_operations=0))
+    return OperatorProfile(
+        operations=tuple(sorted(operations, key=lambda operation: -operation.ms)),
+        classes=tuple(sorted(classes, key=lambda found: -found.ms)),
+        quantizing=_class_time("quantize and dequantize", groups, times, those=QUANTIZING),
+        wall_ms=middle_mean(times.wall_ms),
+        coverage=sum(found.share for found in classes),
+        artifact=artifact,
+        runtime=runtime,
+        machine=this_machine().summary(),
+        n_runs=len(times.wall_ms),
+        calls_per_run=times.calls_per_sample,
+        n_threads=n_threads,
+        batch=batch,
+    )
+
+
+def middle_mean(durations: Array) -> float:
+    """Return the mean of the middle half: single runs are whole microseconds, and some are disturbed.
+
+    >>> middle_mean(np.array([1.0, 2.0, 3.0, 100.0]))
+    2.5
+    """
+    ordered = np.sort(np.asarray(durations))
+    cut = len(ordered) // 4
+    return float(ordered[cut : len(ordered) - cut].mean())
+
+
+def _class_time(group: str, groups: Sequence[str], times: CallTimes, *, those: tuple[str, ...] = ()) -> ClassTime:
+    places = [i for i, found in enumerate(groups) if found in (those or (group,))]
+    return _together(group, times.ms[:, places].sum(axis=1), times.wall_ms, n_operations=len(places))
+
+
+def _together(group: str, ms: Array, wall_ms: Array, *, n_operations: int) -> ClassTime:
+    share = _interval(ms / wall_ms)
+    return ClassTime(
+        group=group,
+        n_operations=n_operations,
+        ms=middle_mean(ms),
+        share=share.value,
+        low=max(share.low, 0.0),
+        high=share.high,
+    )
+
+
+def _interval(shares: Array) -> Interval:
+    if len(shares) < LEAST_RUNS:
+        raise MeasurementError("one run says nothing about the spread of its shares; profile at least two")
+    return mean_interval(shares)
+
+
+def _onnxruntime(runtime: Any, artifact: Artifact, inputs: tuple[Array, ...], **plan: int) -> CallTimes:
+    from dwindle.runtimes.onnx_profile import profile
+
+    return profile(runtime, artifact, inputs, **plan)
+
+
+def _openvino(runtime: Any, artifact: Artifact, inputs: tuple[Array, ...], **plan: int) -> CallTimes:
+    from dwindle.runtimes.openvino_profile import profile
+
+    return profile(runtime, artifact, inputs, **plan)
+
+
+def _executorch(runtime: Any, artifact: Artifact, inputs: tuple[Array, ...], **plan: int) -> CallTimes:
+    from dwindle.runtimes.executorch_profile import profile
+
+    return profile(runtime, artifact, inputs, **plan)
+
+
+def _torch(runtime: Any, artifact: Artifact, inputs: tuple[Array, ...], **plan: int) -> CallTimes:
+    from dwindle.runtimes.torch_profile import profile
+
+    return profile(runtime, artifact, inputs, **plan)
+
+
+PROFILERS: Final[Mapping[str, Callable[..., CallTimes]]] = {
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+    "executorch": _executorch,
+    "torch": _torch,
+}
+"""Engines that tell the time of each operation."""
