@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from dwindle.artifact import Artifact
-from dwindle.bench.measurement import Estimate, Metric
+from dwindle.bench.measurement import ARENA, Estimate, Metric
 from dwindle.bench.probes.size import file_at, require_unchanged
 from dwindle.container.plan import dtype_of
 from dwindle.container.reader import open_file
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 WEIGHT_MEMORY: Final = Metric("weight_memory", "bytes", -1)
 ACTIVATION_MEMORY: Final = Metric("activation_memory", "bytes", -1)
-ARENA: Final = Metric("arena", "bytes", -1)
 WEIGHTS_METHOD: Final = "constants of the graph as an engine computes with them: decoded, integers where it dequantizes"
 ACTIVATIONS_METHOD: Final = (
     "tensors alive at once, node after node in the file's order, one example or the file's batch, no workspaces"

@@ -8,6 +8,7 @@ largest sum of living tensors.
   as integers where they go through a DequantizeLinear.
 - A node with quantizers around it (all its tensors come from DequantizeLinear, its result goes to QuantizeLinear)
   computes with integers, so these tensors count in the type of their codes; any other float tensor counts as floats.
+  What only moves values (a transpose, a slice, zeros at the edges) moves codes where it reads them.
 - Views take no memory of their own, nor do activation functions and batch norms whose input nothing else reads: engines
   compute them in place or within the layer before.
 - Not counted: workspaces (im2col, padding), states inside recurrent layers, the engine's own code and tables.
@@ -39,6 +40,8 @@ IN_PLACE: Final = frozenset({
     "Relu", "Selu", "Sigmoid", "Softplus", "Tanh",
 })  # fmt: skip
 """Elementwise, one result of the shape and type of the first input."""
+MOVES: Final = frozenset({"DepthToSpace", "Expand", "Pad", "Slice", "SpaceToDepth", "Split", "Tile", "Transpose"})
+"""They move values and change none, so they move codes as well."""
 SUMS: Final = frozenset({"Add", "Div", "Mul", "Sub"})
 _RANDOM: Final = frozenset({
     "Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
@@ -210,26 +213,27 @@ class _Graph:
 def _held_bytes(graph: _Graph, *, codes_in: bool) -> Mapping[str, int]:
     """Return the bytes that each value takes: those of its codes where a node computes with integers."""
     becomes = _quantized_later(graph)
-    decoded: dict[str, str] = {}
+    decoded: dict[str, int] = {}
     computed: set[str] = set()
     for node in graph.nodes:
         goes_on = all(name in becomes for name in node.outputs)
         if node.op == "DequantizeLinear" and node.first:
-            decoded.update(dict.fromkeys(node.outputs, node.first))
-        elif node.op in VIEWS and node.first in decoded and not goes_on:
-            decoded.update(dict.fromkeys(node.outputs, decoded[node.first]))
+            decoded.update(dict.fromkeys(node.outputs, graph.bytes_of(node.first)))
+        elif node.op in VIEWS | MOVES and node.first in decoded and not goes_on:
+            share = decoded[node.first] / max(graph.bytes_of(node.first), 1)
+            decoded.update({name: math.ceil(share * graph.bytes_of(name)) for name in node.outputs})
         elif goes_on and node.inputs and all(name in computed or name in decoded for name in node.inputs):
             computed.update(node.outputs)
     names = (*sorted(graph.inputs), *(name for node in graph.nodes for name in node.outputs))
-    stand_for = {name: becomes[name] for name in computed} | _never_floats(graph, decoded, computed)
+    of_codes = {name: graph.bytes_of(becomes[name]) for name in computed} | _never_floats(graph, decoded, computed)
     if codes_in:
-        stand_for |= {name: becomes[name] for name in graph.inputs if name in becomes}
-    return {name: graph.bytes_of(stand_for.get(name, name)) for name in names}
+        of_codes |= {name: graph.bytes_of(becomes[name]) for name in graph.inputs if name in becomes}
+    return {name: of_codes[name] if name in of_codes else graph.bytes_of(name) for name in names}
 
 
-def _never_floats(graph: _Graph, decoded: Mapping[str, str], computed: Collection[str]) -> dict[str, str]:
-    """Return the codes of each decoded value that only nodes read which compute with integers."""
-    found: dict[str, str] = {}
+def _never_floats(graph: _Graph, decoded: Mapping[str, int], computed: Collection[str]) -> dict[str, int]:
+    """Return the bytes as codes of each decoded value that only nodes read which compute with integers."""
+    found: dict[str, int] = {}
     for node in reversed(graph.nodes):
         for name in node.outputs:
             readers = [graph.nodes[position] for position in graph.readers.get(name, ())]

@@ -40,6 +40,8 @@ MEMORY_BASELINE = Metric("memory_baseline", "bytes", -1)
 MEMORY_LOADED = Metric("memory_loaded", "bytes", -1)
 MEMORY_PEAK = Metric("memory_peak", "bytes", -1)
 MEMORY_ADDED = Metric("memory_added", "bytes", -1)
+ARENA = Metric("arena", "bytes", -1)
+ENERGY = Metric("energy", "mJ", -1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,107 @@
+"""This file reads out of an engine how large it planned its arena: of LiteRT, and of an ExecuTorch program.
+
+It is a fact about a file and an engine, exact and the same on every machine; nothing is run. What an engine takes
+beside its plan is not in it: weights, code, and memory that a delegate sets aside for itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+from dwindle.artifact import Artifact
+from dwindle.bench.measurement import ARENA, Measurement, Subject, exactly
+from dwindle.errors import MeasurementError, RuntimeUnavailableError
+from dwindle.runtimes.chatter import caught_chatter
+from dwindle.runtimes.litert import LiteRtRuntime
+
+PROTOCOL: Final = "engine's plan"
+_PADDING: Final = 128
+"""LiteRT aligns to 64 bytes; two tensors that lie further apart than two of these do not lie in one arena."""
+
+
+def planned_bytes(artifact: Artifact) -> int:
+    """Return the bytes of the arena that the engine of this format planned for `artifact`.
+
+    Of LiteRT it is the arena of its built-in kernels, their workspaces included. Of ExecuTorch it is what the program
+    itself plans: with a delegate only the tensors that pass in and out of it.
+
+    Raises:
+        RuntimeUnavailableError: the engine is not installed.
+        MeasurementError: a format whose engine plans nothing, or a file that it refuses.
+    """
+    read = READERS.get(artifact.format)
+    if read is None:
+        raise MeasurementError(
+            f"{artifact.path}: only engines of .{' and .'.join(READERS)} plan an arena; `dwindle fits` estimates one "
+            "from an .onnx or .dwn file"
+        )
+    return read(artifact)
+
+
+def measure_planned_memory(subject: Subject, artifact: Artifact) -> Measurement:
+    """Return the arena that the engine planned, in bytes, exact.
+
+    Raises:
+        RuntimeUnavailableError: as `planned_bytes`.
+        MeasurementError: as `planned_bytes`.
+    """
+    return subject.measured(ARENA, exactly(planned_bytes(artifact)), protocol=PROTOCOL)
+
+
+def _litert(artifact: Artifact) -> int:
+    with LiteRtRuntime(delegated=False).load(artifact) as session:
+        return litert_span(session.interpreter)
+
+
+def litert_span(interpreter: Any) -> int:
+    """Return the bytes between the first and the last byte of an interpreter's arena, which must be allocated.
+
+    Tensors of the file lie in the file. Inputs, what operations make, and workspaces lie in the arena; buffers that a
+    kernel keeps from call to call, or allocates while it runs, lie apart and are not counted.
+    """
+    made = {int(index) for op in interpreter._get_ops_details() for index in op["outputs"]}
+    made |= {int(detail["index"]) for detail in interpreter.get_input_details()}
+    spans: list[tuple[int, int, bool]] = []
+    for detail in interpreter.get_tensor_details():
+        index = int(detail["index"])
+        if index not in made and detail["name"]:
+            continue  # a constant of the file; workspaces have no name
+        try:
+            array = interpreter.tensor(index)()
+        except ValueError:  # not allocated: part of a fused operation, or only there while it runs
+            continue
+        address = int(array.__array_interface__["data"][0])
+        spans.append((address, address + array.nbytes, index in made))
+    return _widest(spans)
+
+
+def _widest(spans: Iterable[tuple[int, int, bool]]) -> int:
+    """Return the bytes of the largest run of spans without a gap, among those runs that hold a tensor."""
+    runs: list[tuple[int, int, bool]] = []
+    for start, stop, is_tensor in sorted(spans):
+        if runs and start - runs[-1][1] <= _PADDING:
+            first, last, has_tensor = runs[-1]
+            runs[-1] = (first, max(last, stop), has_tensor or is_tensor)
+        else:
+            runs.append((start, stop, is_tensor))
+    return max((stop - start for start, stop, has_tensor in runs if has_tensor), default=0)
+
+
+def _executorch(artifact: Artifact) -> int:
+    from dwindle.runtimes.executorch import ExecuTorchRuntime
+
+    if reason := ExecuTorchRuntime().unavailable():
+        raise RuntimeUnavailableError(reason)
+    with caught_chatter():  # the program is read and not loaded: it may be for kernels that are not here
+        # ruff: ignore[import-private-name] (there is no public reader of programs)
+        from executorch.exir._serialize._program import deserialize_pte_binary
+
+        try:
+            plan = deserialize_pte_binary(artifact.path.read_bytes()).program.execution_plan[0]
+        except Exception as error:  # its reader raises anything on hostile bytes
+            raise MeasurementError(f"{artifact.path} is no ExecuTorch program ({error}); export it again") from error
+    return sum(map(int, plan.non_const_buffer_sizes))
+
+
+READERS: Final[Mapping[str, Callable[[Artifact], int]]] = {"tflite": _litert, "pte": _executorch}
