@@ -183,7 +183,7 @@ def test_answers_are_scored_where_there_are_targets(file: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("model.txt", b"x", r"is no \.dwn or \.onnx file"),
+        ("model.txt", b"x", r"is no \.dwn, \.onnx, \.pte, \.tflite or \.xml file"),
         ("model.onnx", None, "cannot be read"),
         ("model.onnx", b"", "is empty"),
         ("model.onnx", b"rubbish", "cannot load"),

@@ -1,8 +1,8 @@
-"""This file measures any file that ONNX Runtime loads, whoever wrote it; examples are not needed but for accuracy."""
+"""This file measures any file that an engine here loads, whoever wrote it; examples are needed for accuracy alone."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,16 +10,16 @@ from typing import Final
 
 from dwindle.artifact import Artifact
 from dwindle.bench.costs import Opened, costs_alone
+from dwindle.bench.even_batches import EvenSession, fixed_batch
 from dwindle.bench.made_inputs import Shapes, cut, inputs_of, labelled_batch, made_inputs, read_npz, repeated
 from dwindle.bench.measure import Measured, open_file
 from dwindle.bench.plan import Plan
 from dwindle.bench.probes import accuracy
 from dwindle.bench.probes.size import file_at, measure_size
 from dwindle.errors import DataError, DwindleError, MeasurementError
-from dwindle.runtimes.onnxruntime import OnnxRuntime, OnnxSession
-from dwindle.runtimes.protocol import Array, InputSpec
+from dwindle.runtimes.catalogue import RUNTIMES, engine_for
+from dwindle.runtimes.protocol import Array, InputSpec, Runtime
 
-FORMATS: Final = ("dwn", "onnx")
 THROUGHPUT_BATCH: Final = 32
 """Examples in a call while throughput is measured, where the file leaves it open."""
 
@@ -43,32 +43,40 @@ def artifact_at(path: Path) -> Artifact:
     """Return the file at `path`.
 
     Raises:
-        MeasurementError: there is none, it is empty, or its name says that it is no .onnx and no .dwn.
+        MeasurementError: there is none, it is empty, or its name ends as none that an engine loads.
     """
-    if path.suffix.lstrip(".").lower() not in FORMATS:
-        raise MeasurementError(f"{path} is no {' or '.join('.' + f for f in FORMATS)} file; export the network first")
+    known = sorted({f".{name}" for make in RUNTIMES.values() for name in make().formats})
+    if path.suffix not in known:
+        raise MeasurementError(f"{path} is no {', '.join(known[:-1])} or {known[-1]} file; export the network first")
     return file_at(path)
 
 
 def measure_file(
-    path: Path, *, plan: Plan, source: Source | None = None, throughput_batch: int | None = None
+    path: Path,
+    *,
+    plan: Plan,
+    source: Source | None = None,
+    throughput_batch: int | None = None,
+    engine: Runtime | None = None,
 ) -> Measured:
     """Measure the file at `path`: its size, what `plan` asks for, and its answers where `source` has labelled examples.
 
     Args:
-        path: a .onnx or .dwn file.
+        path: a file of any format that an engine loads.
         plan: what to measure; the batch of the latency is that of the inputs.
         source: where the inputs come from.
         throughput_batch: examples in a call for the throughput; None is 32, or what the file fixes.
+        engine: what runs it; None is the first one for its format that is installed.
 
     Raises:
+        RuntimeUnavailableError: no engine for its format is installed.
         MeasurementError: the file cannot be loaded, or a measurement failed.
         DataError: inputs that are missing or that the file cannot run.
     """
     source = source or Source()
     artifact = artifact_at(path)
     with ExitStack() as stack:
-        opened = open_file(stack, artifact, OnnxRuntime(), plan=plan)
+        opened = open_file(stack, artifact, engine or engine_for(artifact.format), plan=plan)
         inputs = timed_inputs(opened, source)
         plan = replace(with_batch(plan, inputs), throughput_batch=_throughput_batch(opened, inputs, throughput_batch))
         by_batch = {n: batch_of(opened, inputs, n) for n in plan.timed_batches}
@@ -90,9 +98,7 @@ def specs_of(opened: Opened) -> tuple[InputSpec, ...]:
     Raises:
         MeasurementError: it takes none.
     """
-    session = opened.session
-    specs = session.inputs if isinstance(session, OnnxSession) else ()
-    if not specs:
+    if not (specs := opened.session.inputs):
         raise MeasurementError(f"{opened.artifact.path} takes no inputs: there is nothing to run")
     return specs
 
@@ -184,13 +190,8 @@ def scored(opened: Opened, source: Source, plan: Plan) -> accuracy.Answers | Non
     if source.labelled is None:
         return None
     batch = labelled_batch(source.labelled, specs_of(opened))
-    size = _batch_size(specs_of(opened), plan)
-    if len(batch) % size and size != plan.batch_size:
-        raise DataError(
-            f"{opened.artifact.path} is fixed to a batch of {size}, and {source.labelled} holds {len(batch)} examples; "
-            f"give a multiple of {size}"
-        )
-    named = [(opened.artifact.path.name, opened.session)]
+    size = fixed_batch(specs_of(opened)) or plan.batch_size
+    named = [(opened.artifact.path.name, EvenSession(opened.session))]
     return accuracy.answer(named, cut(batch, size), scores=plan.scores, threshold=plan.threshold)[0]
 
 
@@ -199,8 +200,3 @@ def _throughput_batch(opened: Opened, inputs: tuple[Array, ...], asked: int | No
         return asked
     is_open = all(spec.shape and not isinstance(spec.shape[0], int) for spec in specs_of(opened))
     return max(THROUGHPUT_BATCH, n_examples(inputs)) if is_open else n_examples(inputs)
-
-
-def _batch_size(specs: Sequence[InputSpec], plan: Plan) -> int:
-    fixed = [spec.shape[0] for spec in specs if spec.shape]
-    return next((size for size in fixed if isinstance(size, int)), plan.batch_size)

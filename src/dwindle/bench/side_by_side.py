@@ -19,7 +19,7 @@ from dwindle.bench.probes import accuracy
 from dwindle.bench.probes.size import measure_size
 from dwindle.bench.protocol import LatencyProtocol
 from dwindle.errors import DataError, SettingError
-from dwindle.runtimes.onnxruntime import OnnxRuntime
+from dwindle.runtimes.catalogue import engine_for
 from dwindle.runtimes.protocol import Array
 
 LEVEL: Final = 0.99
@@ -90,6 +90,8 @@ def compare_files(a: Path, b: Path, *, plan: Plan | None = None, source: Source 
     """Compare the files at `a` and `b` on the same inputs.
 
     Raises:
+        SettingError: the plan takes no latencies, or the files run on two engines.
+        RuntimeUnavailableError: their engine is not installed.
         MeasurementError: a file cannot be loaded, or a measurement failed.
         DataError: inputs that are missing or that a file cannot run.
     """
@@ -97,7 +99,9 @@ def compare_files(a: Path, b: Path, *, plan: Plan | None = None, source: Source 
     artifacts = artifact_at(a), artifact_at(b)
     if plan.latency is None:
         raise SettingError("a comparison takes latencies; give the plan a latency protocol")
-    engine = OnnxRuntime()
+    engine, other_engine = (engine_for(artifact.format) for artifact in artifacts)
+    if engine.name != other_engine.name:
+        raise SettingError(f"{a} runs on {engine.name}, {b} on {other_engine.name}; use compare_across")
     with ExitStack() as stack:
         one, other = (open_file(stack, artifact, engine, plan=plan) for artifact in artifacts)
         inputs = timed_inputs(one, source)
@@ -131,7 +135,11 @@ def _beside(one: Opened, other: Opened, inputs: tuple[Array, ...]) -> AnswersBes
         theirs = run_once(other, inputs)
     except DataError as error:
         raise DataError(f"the two files do not take the same inputs, so there is no comparing them: {error}") from error
-    ours = run_once(one, inputs)
+    return answers_beside(run_once(one, inputs), theirs)
+
+
+def answers_beside(ours: tuple[Array, ...], theirs: tuple[Array, ...]) -> AnswersBeside:
+    """Return how far the answers of two files to the same inputs lie apart."""
     if not all(map(_is_numeric, (*ours, *theirs))):
         return AnswersBeside(remark="not all of them are arrays of numbers")
     shapes = [[array.shape for array in side] for side in (ours, theirs)]

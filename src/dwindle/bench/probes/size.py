@@ -45,7 +45,9 @@ def file_at(path: Path) -> Artifact:
     try:
         artifact = Artifact.of(path)
     except OSError as error:
-        raise MeasurementError(f"{path} cannot be read ({error.strerror}); name an existing file") from error
+        raise MeasurementError(
+            f"{error.filename or path} cannot be read ({error.strerror}); name an existing file"
+        ) from error
     if artifact.size_bytes == 0:
         raise MeasurementError(f"{path} is empty; export it again")
     return artifact
