@@ -1,4 +1,4 @@
-"""This file writes a model as a `.pte` file for ExecuTorch, its operations handed to XNNPACK, with our integers in it."""
+"""This file writes a model as a `.pte` file for ExecuTorch, with our integers in it; XNNPACK runs what it can."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ import contextlib
 import io
 import logging
 import warnings
+from collections.abc import Generator
 from dataclasses import dataclass, field
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dwindle.artifact import Artifact
 from dwindle.errors import ExportError
-from dwindle.exporters.integer_program import IntegerProgram, integer_obstacles, integer_program
 from dwindle.exporters.options import ExportOptions
-from dwindle.exporters.program_options import fixed_example, option_obstacles
+from dwindle.exporters.program_options import fixed_program, option_obstacles
 from dwindle.exporters.survival import lost_integers
 from dwindle.network.activations import DynamicQuantizer
 from dwindle.network.compressed import CompressedModel
 from dwindle.network.inputs import Inputs
+from dwindle.network.integer_program import IntegerProgram, integer_obstacles
 from dwindle.whole_file import write_whole
 
 if TYPE_CHECKING:
@@ -68,7 +70,7 @@ class ExecuTorchExporter:
         del graph
         if reasons := self.obstacles(model):
             raise ExportError("ExecuTorch cannot express this model: " + "; ".join(reasons))
-        program = integer_program(model, fixed_example(example, self.options), from_floats=False)
+        program = fixed_program(model, example, self.options, from_floats=False)
         data = lowered(program, delegated=self.delegated)
         scales = [grid.scale for grid in program.activations]
         if lost := lost_integers(data, program.weights, scales):
@@ -87,19 +89,26 @@ def lowered(program: IntegerProgram, *, delegated: bool) -> bytes:
         ExportError: ExecuTorch refuses it.
     """
     with _quiet():
-        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-        from executorch.exir import to_edge_transform_and_lower
-
         try:
-            partitioners: list[Any] = [XnnpackPartitioner()] if delegated else []
-            edge: Any = to_edge_transform_and_lower(program.program, partitioner=partitioners)
+            exir: Any = import_module("executorch.exir")
+            partitioners = [_partitioner(program)] if delegated else []
+            edge = exir.to_edge_transform_and_lower(program.program, partitioner=partitioners)
             return bytes(edge.to_executorch().buffer)
         except Exception as error:  # its passes raise whatever they like
             raise ExportError(f"ExecuTorch refuses the network: {type(error).__name__}: {str(error)[:500]}") from error
 
 
+def _partitioner(program: IntegerProgram) -> Any:
+    configs: Any = import_module("executorch.backends.xnnpack.partition.config")
+    partitioners: Any = import_module("executorch.backends.xnnpack.partition.xnnpack_partitioner")
+    # XNNPACK (executorch 1.5) refuses at load what it took at export: padding that reads codes and gives floats.
+    left_out = {"ConstantPadConfig"} if program.activations else set[str]()
+    kept = [each for each in configs.ALL_PARTITIONER_CONFIGS if each.__name__ not in left_out]
+    return partitioners.XnnpackPartitioner(configs=kept)
+
+
 @contextlib.contextmanager
-def _quiet() -> Any:
+def _quiet() -> Generator[None]:
     """Keep the warnings of ExecuTorch's own passes away from the terminal."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)

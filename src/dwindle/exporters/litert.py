@@ -14,13 +14,13 @@ from dwindle.artifact import Artifact
 from dwindle.core.encoding import Dense, Encoding, Half
 from dwindle.errors import ExportError
 from dwindle.exporters import litert_child
-from dwindle.exporters.integer_program import IntegerProgram, integer_obstacles, integer_program
 from dwindle.exporters.litert_environment import INSTALL, converter_python
 from dwindle.exporters.options import ExportOptions
-from dwindle.exporters.program_options import fixed_example, option_obstacles
+from dwindle.exporters.program_options import fixed_program, option_obstacles
 from dwindle.exporters.survival import lost_integers
 from dwindle.network.compressed import CompressedModel
 from dwindle.network.inputs import Inputs
+from dwindle.network.integer_program import IntegerProgram, integer_obstacles
 from dwindle.whole_file import write_whole
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class LiteRtExporter:
         del graph
         if reasons := self.obstacles(model):
             raise ExportError("LiteRT cannot express this model: " + "; ".join(reasons))
-        program = integer_program(model, fixed_example(example, self.options), from_floats=True)
+        program = fixed_program(model, example, self.options, from_floats=True)
         data = _convert(program, _mode(model, program))
         scales = [grid.scale for grid in program.activations]
         if lost := lost_integers(data, program.weights, scales):

@@ -7,6 +7,7 @@ write, and what becomes of quantize/dequantize pairs ("float", "static", "dynami
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,13 @@ from typing import Any
 def convert(source: Path, target: Path, mode: str) -> None:
     """Write the program at `source`, which the caller has just written, as `target`."""
     import torch
-    import torch.ao.quantization.fx._decomposed  # registers the operations of the pairs
 
-    import litert_torch
-
+    converter: Any = import_module("litert_torch")
+    import_module("torch.ao.quantization.fx._decomposed")  # registers the operations of the pairs
     program = torch.export.load(str(source))
-    inputs = program.example_inputs[0]
+    inputs = (program.example_inputs or ((), {}))[0]
     module = program.module(check_guards=False)
-    converted = litert_torch.convert(module, inputs, quant_config=_pairs_become(mode))
+    converted = converter.convert(module, inputs, quant_config=_pairs_become(mode))
     converted.export(str(target))
     if mode == "half":
         _store_halves(target)
@@ -33,38 +33,36 @@ def _pairs_become(mode: str) -> Any:
     """Return the setting that lets the converter merge pairs into integer kernels; the quantizer in it is not run."""
     if mode not in {"static", "dynamic"}:
         return None
-    from litert_torch.quantize.pt2e_quantizer import PT2EQuantizer, get_symmetric_quantization_config
-    from litert_torch.quantize.quant_config import QuantConfig
-
-    config = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=mode == "dynamic")
-    return QuantConfig(pt2e_quantizer=PT2EQuantizer().set_global(config))
+    pairs: Any = import_module("litert_torch.quantize.pt2e_quantizer")
+    settings: Any = import_module("litert_torch.quantize.quant_config")
+    config = pairs.get_symmetric_quantization_config(is_per_channel=True, is_dynamic=mode == "dynamic")
+    return settings.QuantConfig(pt2e_quantizer=pairs.PT2EQuantizer().set_global(config))
 
 
 def _store_halves(path: Path) -> None:
     """Store float32 weights as float16, which the engine widens when it loads them; every weight is one already."""
-    from ai_edge_quantizer import quantizer, recipe_manager
-    from ai_edge_quantizer.qtyping import OpQuantizationConfig, TensorQuantizationConfig, TFLOperationName
-
-    manager = recipe_manager.RecipeManager()
-    manager.add_quantization_config(
+    types: Any = import_module("ai_edge_quantizer.qtyping")
+    manager: Any = import_module("ai_edge_quantizer.recipe_manager")
+    quantizer: Any = import_module("ai_edge_quantizer.quantizer")
+    half = types.TensorQuantizationConfig(num_bits=16, dtype="FLOAT")
+    recipe = manager.RecipeManager()
+    recipe.add_quantization_config(
         regex=".*",
-        operation_name=TFLOperationName.ALL_SUPPORTED,
-        op_config=OpQuantizationConfig(
-            weight_tensor_config=TensorQuantizationConfig(num_bits=16, dtype="FLOAT"), compute_precision="FLOAT"
-        ),
+        operation_name=types.TFLOperationName.ALL_SUPPORTED,
+        op_config=types.OpQuantizationConfig(weight_tensor_config=half, compute_precision="FLOAT"),
         algorithm_key="float_casting",
     )
-    made = quantizer.Quantizer(str(path), manager.get_quantization_recipe()).quantize()
+    made = quantizer.Quantizer(str(path), recipe.get_quantization_recipe()).quantize()
     path.write_bytes(made.quantized_model)
 
 
 def _widen_biases(path: Path) -> None:
     """Store biases beside 16-bit activations in 64 bits: the kernels read them as such, the converter writes 32."""
     import numpy as np
-    from ai_edge_litert import schema_py_generated as schema
-    from ai_edge_litert.tools import flatbuffer_utils
 
-    model, kinds, is_changed = flatbuffer_utils.read_model(str(path)), schema.TensorType, False
+    files: Any = import_module("ai_edge_litert.tools.flatbuffer_utils")
+    kinds: Any = import_module("ai_edge_litert.schema_py_generated").TensorType
+    model, is_changed = files.read_model(str(path)), False
     for graph in model.subgraphs:
         for operation in graph.operators:
             if len(operation.inputs) < 3 or operation.inputs[2] < 0:
@@ -76,7 +74,7 @@ def _widen_biases(path: Path) -> None:
                 model.buffers[bias.buffer].data = np.frombuffer(wide.tobytes(), np.uint8)
                 bias.type, is_changed = kinds.INT64, True
     if is_changed:
-        flatbuffer_utils.write_model(model, str(path))
+        files.write_model(model, str(path))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,15 @@
-"""This file applies the options of an export to formats that hold a torch program instead of an ONNX graph."""
+"""This file makes the torch program of formats that do not start from an ONNX graph, with what options they have."""
 
 from __future__ import annotations
 
 import torch
 
+from dwindle.container.integer import integer_form
+from dwindle.exporters.native import to_record
 from dwindle.exporters.options import ExportOptions
+from dwindle.network.compressed import CompressedModel
 from dwindle.network.inputs import Inputs, n_examples, take
+from dwindle.network.integer_program import IntegerProgram, integer_program
 
 
 def option_obstacles(options: ExportOptions) -> list[str]:
@@ -18,6 +22,15 @@ def option_obstacles(options: ExportOptions) -> list[str]:
     return found
 
 
-def fixed_example(example: Inputs, options: ExportOptions) -> Inputs:
-    """Return `example` with the batch size of the file, 1 unless another is asked for."""
-    return take(example, torch.arange(options.batch_size or 1) % n_examples(example))
+def fixed_program(
+    model: CompressedModel, example: Inputs, options: ExportOptions, *, from_floats: bool
+) -> IntegerProgram:
+    """Return `model` as a program of the batch size of the file, 1 unless another is asked for.
+
+    Raises:
+        NetworkError: the network cannot be captured.
+    """
+    fixed = take(example, torch.arange(options.batch_size or 1) % n_examples(example))
+    return integer_program(
+        model, fixed, lambda name: integer_form(to_record(model.encodings[name])), from_floats=from_floats
+    )

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from dwindle.container.integer import IntegerForm
+from dwindle.network.integer_program import Integers
 
 
-def lost_integers(data: bytes, weights: Mapping[str, IntegerForm], scales: Sequence[float]) -> list[str]:
+def lost_integers(data: bytes, weights: Mapping[str, Integers], scales: Sequence[float]) -> list[str]:
     """Return what `data` does not hold: names of weights whose codes or scales are absent, and scales of activations.
 
     Args:

@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -74,14 +75,13 @@ class ExecuTorchRuntime:
         if artifact.format not in self.formats:
             raise MeasurementError(f"executorch loads .pte files, not {artifact.format!r} ({artifact.path})")
         with caught_chatter() as told:
-            from executorch.extension.pybindings import portable_lib
-            from executorch.runtime import Runtime
-
+            portable_lib: Any = import_module("executorch.extension.pybindings.portable_lib")
+            runtime: Any = import_module("executorch.runtime").Runtime.get()
             if portable_lib._threadpool_get_thread_count() != n_threads:
                 portable_lib._unsafe_reset_threadpool(n_threads)
             try:
-                program: Any = Runtime.get().load_program(artifact.path, enable_etdump=self.is_traced)
-                method: Any = program.load_method(METHOD)
+                program = runtime.load_program(artifact.path, enable_etdump=self.is_traced)
+                method = program.load_method(METHOD)
             except (OSError, RuntimeError, ValueError) as error:
                 raise MeasurementError(
                     f"executorch cannot load {artifact.path}: {error} {told()}".strip() + "; export it again"

@@ -7,6 +7,7 @@ import re
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -73,8 +74,7 @@ class LiteRtRuntime:
         Raises:
             MeasurementError: LiteRT refuses the file.
         """
-        from ai_edge_litert import interpreter as litert
-
+        litert: Any = import_module(f"{PACKAGE}.interpreter")
         kinds = litert.OpResolverType
         kind = kinds.AUTO if self.delegated else kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES
         with caught_chatter() as told:
@@ -147,12 +147,10 @@ class LiteRtSession:
 
 def _in_order(details: Mapping[str, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Return what is told of each value in the order of the numbers that their names end with: args_0, args_1, ..."""
-    numbers = {name: _NUMBER.search(name) for name in details}
-    if not all(numbers.values()):
+    numbers = {name: int(found[1]) for name in details if (found := _NUMBER.search(name)) is not None}
+    if len(numbers) < len(details):
         return list(details.values())
-    return [
-        details[name] for name, found in sorted(numbers.items(), key=lambda item: int(item[1][1] if item[1] else 0))
-    ]
+    return [details[name] for name in sorted(details, key=lambda name: numbers[name])]
 
 
 def _grid(detail: Mapping[str, Any]) -> tuple[float, int] | None:

@@ -1,24 +1,23 @@
 """This file turns a compressed model into a torch program whose integers stand in it as quantize/dequantize pairs.
 
 The operations are those of torch's own quantization (`quantized_decomposed`), which converters to other engines read.
-Scales, zero points and codes are ours. An engine multiplies integers only where what a layer reads and what it gives are
-both on a grid; the weights of other layers stand as floats, decoded, because there nothing would be gained.
+Scales, zero points and codes are ours. An engine multiplies integers only where what a layer reads and what it gives
+are both on a grid; the weights of other layers stand as floats, decoded, because there nothing would be gained.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from importlib import import_module
+from typing import Any, Final, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
-import torch.ao.quantization.fx._decomposed  # pyright: ignore[reportUnusedImport] (registers the operations below)
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 
-from dwindle.container.integer import IntegerForm, integer_form
-from dwindle.exporters.native import to_record
 from dwindle.network.activations import ActivationQuantizer, CallSite, DynamicQuantizer, LevelQuantizer, Quantizer
 from dwindle.network.capture import Captured, capture
 from dwindle.network.compressed import CompressedModel
@@ -27,33 +26,63 @@ from dwindle.network.inputs import Inputs, as_tuple
 from dwindle.network.insert import insert_before
 from dwindle.network.placement import between_quantized, matmul_calls
 
+DTYPES: Final = {
+    (8, True): torch.int8, (8, False): torch.uint8, (16, True): torch.int16, (16, False): torch.uint16
+}  # fmt: skip
 WIDTHS: Final = (8, 16)
 """Bits of an activation that engines have kernels for."""
 LARGEST: Final = 127
 LOWEST: Final = -128
+import_module("torch.ao.quantization.fx._decomposed")  # registers the operations
 QUANTIZED: Final = torch.ops.quantized_decomposed
+
+
+class Integers(Protocol):
+    """A weight as integers, as `container/integer.py` makes them: value = (code - zero_point) * scale along `axis`."""
+
+    @property
+    def codes(self) -> npt.NDArray[np.int8]:
+        """The weight's shape."""
+        ...
+
+    @property
+    def scale(self) -> npt.NDArray[np.float32]:
+        """() or (channels,)."""
+        ...
+
+    @property
+    def zero_point(self) -> npt.NDArray[np.int8]:
+        """The shape of `scale`."""
+        ...
+
+    @property
+    def axis(self) -> int | None:
+        """None for one scale."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
-    """What an activation is rounded to, as signed integers: value = (code - zero_point) * scale."""
+    """What an activation is rounded to: value = (code - zero_point) * scale."""
 
     scale: float
     zero_point: int
     n_bits: int
+    signed: bool = True
 
     @classmethod
-    def of(cls, quantizer: ActivationQuantizer) -> Grid:
-        """Return the grid of `quantizer`, unsigned codes shifted by half their range."""
-        shift = 0 if quantizer.signed else 1 << (quantizer.n_bits - 1)
+    def of(cls, quantizer: ActivationQuantizer, *, signed: bool = True) -> Grid:
+        """Return the grid of `quantizer`, its codes shifted by half their range where that makes them `signed`."""
+        half = 1 << (quantizer.n_bits - 1)
+        shift = half * (int(quantizer.signed) - int(signed))
         scale = float(np.float32(quantizer.scale))
-        return cls(scale=scale, zero_point=quantizer.zero_point - shift, n_bits=quantizer.n_bits)
+        return cls(scale=scale, zero_point=quantizer.zero_point + shift, n_bits=quantizer.n_bits, signed=signed)
 
     @property
     def arguments(self) -> tuple[float, int, int, int, torch.dtype]:
         """What quantize_per_tensor takes behind the value."""
-        half = 1 << (self.n_bits - 1)
-        return self.scale, self.zero_point, -half, half - 1, torch.int8 if self.n_bits == 8 else torch.int16
+        low = -(1 << (self.n_bits - 1)) if self.signed else 0
+        return self.scale, self.zero_point, low, low + (1 << self.n_bits) - 1, DTYPES[self.n_bits, self.signed]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -68,7 +97,7 @@ class IntegerProgram:
     """
 
     program: ExportedProgram
-    weights: Mapping[str, IntegerForm]
+    weights: Mapping[str, Integers]
     activations: tuple[Grid, ...]
     is_dynamic: bool
 
@@ -84,22 +113,31 @@ def integer_obstacles(model: CompressedModel) -> list[str]:
     return found
 
 
-def integer_program(model: CompressedModel, example: Inputs, *, from_floats: bool) -> IntegerProgram:
+def integer_program(
+    model: CompressedModel,
+    example: Inputs,
+    integers: Callable[[str], Integers | None],
+    *,
+    from_floats: bool = False,
+    signed: bool = True,
+) -> IntegerProgram:
     """Return `model` as a program of one batch size, that of `example`.
 
     Args:
         model: what to express; `integer_obstacles` is empty.
         example: one input batch.
+        integers: the integers of a weight by its name; None where it has none.
         from_floats: let integer weights be quantized in the program from their decoded floats, as LiteRT's converter
             reads them (code times scale gives the code again); else codes are constants that are dequantized.
+        signed: whether codes of activations are signed, as LiteRT and XNNPACK want them; torch's own kernels do not.
 
     Raises:
         NetworkError: the network cannot be captured.
     """
     captured = capture(model.network, example)
     graph, sites = captured.module()
-    forms = _integers(model, captured)
-    grids = _quantize_values(graph, sites, model.activations)
+    forms = {name: form for name in sorted(_names(model, captured)) if (form := _usable(integers(name))) is not None}
+    grids = _quantize_values(graph, sites, model.activations, signed=signed)
     for node in list(graph.graph.nodes):
         if node.op == "get_attr" and node.target in forms:
             _quantize_weight(graph, node, forms[str(node.target)], from_floats=from_floats)
@@ -112,23 +150,22 @@ def integer_program(model: CompressedModel, example: Inputs, *, from_floats: boo
     return IntegerProgram(program=program, weights=forms, activations=grids, is_dynamic=is_dynamic)
 
 
-def _integers(model: CompressedModel, captured: Captured) -> dict[str, IntegerForm]:
-    """Return the integers of the weights that layers multiply as integers, where engines have a kernel for them."""
+def _names(model: CompressedModel, captured: Captured) -> set[str]:
+    """Return the weights that layers multiply as integers, where engines have a kernel for them."""
     static = {site for site, q in model.activations.items() if isinstance(q, ActivationQuantizer)}
     dynamic = {site for site, q in model.activations.items() if isinstance(q, DynamicQuantizer)}
     names = between_quantized(captured, static)
-    names |= {name for name, calls in matmul_calls(captured).items() if set(calls) <= dynamic}
-    forms = {name: integer_form(to_record(model.encodings[name])) for name in sorted(names)}
-    return {name: form for name, form in forms.items() if form is not None and is_symmetric(form)}
+    return names | {name for name, calls in matmul_calls(captured).items() if set(calls) <= dynamic}
 
 
-def is_symmetric(form: IntegerForm) -> bool:
-    """Return whether zero is 0 and no code is -128: what XNNPACK's and LiteRT's kernels take for a weight."""
-    return not form.zero_point.any() and int(form.codes.min(initial=0)) > LOWEST
+def _usable(form: Integers | None) -> Integers | None:
+    """Return `form` if its zero is 0 and no code is -128: what XNNPACK's and LiteRT's kernels take for a weight."""
+    is_symmetric = form is not None and not form.zero_point.any() and int(form.codes.min(initial=0)) > LOWEST
+    return form if is_symmetric else None
 
 
 def _quantize_values(
-    graph: fx.GraphModule, sites: Mapping[str, CallSite], quantizers: Mapping[CallSite, Quantizer]
+    graph: fx.GraphModule, sites: Mapping[str, CallSite], quantizers: Mapping[CallSite, Quantizer], *, signed: bool
 ) -> tuple[Grid, ...]:
     """Put pairs behind values on a grid, and rounding before layers that read a few levels; return the grids."""
     grids: list[Grid] = []
@@ -136,7 +173,7 @@ def _quantize_values(
         site = sites.get(node.name)
         match None if site is None else quantizers.get(site):
             case ActivationQuantizer() as quantizer:
-                grids.append(Grid.of(quantizer))
+                grids.append(Grid.of(quantizer, signed=signed))
                 _pair_behind(graph, node, grids[-1])
             case LevelQuantizer() as quantizer:
                 insert_before(graph, node, RoundedInput(quantizer), name=f"quantize_input_of_{node.name}")
@@ -158,7 +195,7 @@ def _pair_behind(graph: fx.GraphModule, node: fx.Node, grid: Grid) -> None:
         reader.replace_input_with(node, value)
 
 
-def _quantize_weight(graph: fx.GraphModule, node: fx.Node, form: IntegerForm, *, from_floats: bool) -> None:
+def _quantize_weight(graph: fx.GraphModule, node: fx.Node, form: Integers, *, from_floats: bool) -> None:
     """Let every reader of a weight read its codes, dequantized."""
     name = str(node.target).replace(".", "_")
     rest: tuple[Any, ...] = (-LARGEST, LARGEST, torch.int8)
