@@ -78,9 +78,11 @@ def plans(name: str, folder: Path) -> dict[str, Any]:
     }  # fmt: skip
     ours = {key: arena(file, planner) for key, planner in planners.items()}
     theirs: dict[str, int | str] = {}
-    with contextlib.suppress(DwindleError):
+    try:
         artifact = LiteRtExporter().export(model, example, folder / "model.tflite")
         theirs = {"litert": planned_bytes(artifact), "litert_reference": reference_bytes(artifact)}
+    except DwindleError as error:
+        theirs = {"litert": first_line(error), "litert_reference": first_line(error)}
     theirs["executorch"] = cortex_m_bytes(folded.network, example, folder)
     return {**found, "ours": ours, "theirs": theirs}
 
@@ -108,7 +110,7 @@ def cortex_m_bytes(network: nn.Module, example: torch.Tensor, folder: Path) -> i
         try:
             program = lowered(network, example)
         except Exception as error:  # ruff: ignore[blind-except] (a row that another tool cannot fill must not end the table)
-            return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:100]}"
+            return first_line(error)
     path = folder / "cortex_m.pte"
     path.write_bytes(program)
     return planned_bytes(Artifact(path=path, format="pte", sha256="0" * 64, size_bytes=path.stat().st_size))
@@ -134,6 +136,11 @@ def lowered(network: nn.Module, example: torch.Tensor) -> bytes:
     target = CortexMTargetConfig(cpu=CortexM.M4)
     edge._edge_programs["forward"] = CortexMPassManager(edge.exported_program(), target_config=target).transform()
     return edge.to_executorch().buffer
+
+
+def first_line(error: Exception) -> str:
+    """Return what went wrong, in one line."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
 
 
 def words(row: dict[str, Any]) -> str:

@@ -7,10 +7,9 @@ smallest arena is NP-hard, so engines are greedy. Two ways of theirs stand here;
 - `by_offset`: a tensor goes into the smallest gap between those tensors that live at the same time and are laid
   already; where no gap holds it, behind them. "Greedy by Size for Offset Calculation" of Y. Pisarchyk and J. Lee,
   "Efficient Memory Management for Deep Neural Net Inference" (2020), arXiv:2001.03288; TensorFlow Lite plans so.
-- `by_objects`: a tensor goes into the first object that has room for it behind all of the object's tensors that live at
-  the same time; where none has, a new object of its size is made at the end. ExecuTorch plans so. Objects never share
-  a byte, so the arena is never smaller than the largest tensor plus what does not fit beside it, and often larger than
-  that of `by_offset`.
+- `by_objects`: a tensor goes into the first object of which nothing lives at the same time, else into the first with
+  room behind all that does; where there is none, a new object of its size is made at the end of the arena. ExecuTorch
+  plans so, of equal tensors the last one first. Objects share no bytes, so this arena is often larger.
 """
 
 from __future__ import annotations
@@ -142,7 +141,7 @@ def by_objects(blocks: Sequence[Block], *, alignment: int = 16) -> Arena:
     offsets = [0] * len(blocks)
     objects: list[_Object] = []
     n_bytes = 0
-    for index in _largest_first(blocks):
+    for index in sorted(range(len(blocks)), key=lambda i: (-blocks[i].n_bytes, -blocks[i].birth)):
         block, size = blocks[index], _rounded(blocks[index].n_bytes, alignment)
         empty = (o for o in objects if o.place_for(block) == 0)
         behind = (o for o in objects if o.place_for(block) + size <= o.n_bytes)
