@@ -1,8 +1,8 @@
-"""This file holds `dwindle compare A B`: two files timed in turn, and whether one of them is faster."""
+"""This file holds `dwindle compare FILE FILE ...`: files timed in turn, on one engine or across engines."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,23 +19,42 @@ from dwindle.cli.bench import (
     ShapeOf,
     Threads,
     Threshold,
-    WithMemory,
 )
-from dwindle.cli.console import print_json, stdout
+from dwindle.cli.console import print_json, stderr, stdout
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dwindle.bench.any_file import Source
+    from dwindle.bench.plan import Plan
     from dwindle.bench.side_by_side import SideBySide
 
-First = Annotated[Path, typer.Argument(help="A .onnx or .dwn file.", metavar="A")]
-Second = Annotated[Path, typer.Argument(help="Another, that takes the same inputs.", metavar="B")]
+Files = Annotated[
+    list[Path],
+    typer.Argument(help="Files that take the same inputs: .onnx, .dwn, .tflite, .pte, .xml.", metavar="FILE..."),
+]
+Engines = Annotated[
+    list[str] | None,
+    typer.Option("--engine", help="Run the files that it loads on this engine, too: openvino:precision=f32."),
+]
+NetworkOf = Annotated[
+    str | None, typer.Option("--network", help="What builds the network for --engine torch: package.module:function.")
+]
+Memory = Annotated[
+    bool | None,
+    typer.Option(
+        "--memory/--no-memory", help="Measure the memory of fresh processes; of two files, unless told not to."
+    ),
+]
 Level = Annotated[float, typer.Option(help="Of the intervals: 0.99 calls one pair of equal files in 100 different.")]
 Seed = Annotated[int, typer.Option(help="Of made inputs, and of who goes first.")]
 
 
 def compare(
-    a: First,
-    b: Second,
+    files: Files,
     *,
+    engine: Engines = None,
+    network: NetworkOf = None,
     batch: Batch = None,
     shape: ShapeOf = None,
     inputs: InputsFile = None,
@@ -46,35 +65,90 @@ def compare(
     seconds: Seconds = 10.0,
     level: Level = 0.99,
     seed: Seed = 0,
-    memory: WithMemory = True,
+    memory: Memory = None,
     ledger: LedgerFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare two files: which is faster and by how much, sizes, memory, and how far their answers lie apart."""
+    """Compare files: which is faster and by how much, sizes, memory, how far their answers lie apart; across engines.
+
+    Two files on one engine are compared side by side. More files, or files on several engines, give one table: each
+    file in turn with the first one of its engine, and its answers beside ONNX Runtime's of the file of the same name.
+    """
     from dwindle.bench.any_file import Source
-    from dwindle.bench.ledger import Ledger
     from dwindle.bench.made_inputs import Shapes, parse_shape
-    from dwindle.bench.measure import record
     from dwindle.bench.plan import Plan
     from dwindle.bench.probes.scores import scores_named
     from dwindle.bench.protocol import LatencyProtocol
-    from dwindle.bench.side_by_side import compare_files
 
+    is_pair = not engine and _are_a_pair(files)
     shapes = Shapes(batch=batch, by_name=dict(map(parse_shape, shape or ())), seed=seed)
     plan = Plan(
         n_threads=threads,
         scores=scores_named(metric or ("accuracy",)),
         threshold=threshold,
         latency=LatencyProtocol(seconds=seconds, level=level, seed=seed),
-        memory=memory,
+        memory=is_pair if memory is None else memory,
     )
-    found = compare_files(a, b, plan=plan, source=Source(shapes=shapes, inputs=inputs, labelled=data))
+    source = Source(shapes=shapes, inputs=inputs, labelled=data)
+    if is_pair:
+        _compare_pair((files[0], files[1]), (plan, source), ledger=ledger, as_json=as_json)
+    else:
+        asked = Asked(files=tuple(files), engines=tuple(engine or ()), network=network)
+        _compare_many(asked, (plan, source), ledger=ledger, as_json=as_json)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """Which files to run on which engines."""
+
+    files: tuple[Path, ...]
+    engines: tuple[str, ...]
+    network: str | None
+
+
+def _are_a_pair(files: Sequence[Path]) -> bool:
+    """Return whether two files run on one engine, which is here."""
+    from dwindle.bench.across_engines import default_engine
+    from dwindle.bench.any_file import artifact_at
+
+    if len(files) != 2:
+        return False
+    one, other = (default_engine(artifact_at(file).format) for file in files)
+    return one.name == other.name and one.unavailable() is None
+
+
+def _compare_pair(files: tuple[Path, Path], how: tuple[Plan, Source], *, ledger: Path | None, as_json: bool) -> None:
+    from dwindle.bench.ledger import Ledger
+    from dwindle.bench.measure import record
+    from dwindle.bench.side_by_side import compare_files
+
+    found = compare_files(*files, plan=how[0], source=how[1])
     if ledger is not None:
         record(Ledger(ledger), replace(found.a, dense=found.b))
     if as_json:
         print_json(_plain(found))
     else:
         _print(found)
+
+
+def _compare_many(asked: Asked, how: tuple[Plan, Source], *, ledger: Path | None, as_json: bool) -> None:
+    from dwindle.bench.across_engines import compare_across, record_across
+    from dwindle.bench.ledger import Ledger
+    from dwindle.cli.across import plain_across, print_across
+    from dwindle.cli.engines import engine_named
+
+    engines = [engine_named(text, network=asked.network) for text in asked.engines]
+    found = compare_across(asked.files, engines=engines, plan=how[0], source=how[1], progress=_tell)
+    if ledger is not None:
+        record_across(Ledger(ledger), found)
+    if as_json:
+        print_json(plain_across(found))
+    else:
+        print_across(found)
+
+
+def _tell(what: str) -> None:
+    stderr.print(what, markup=False, highlight=False)
 
 
 def _plain(found: SideBySide) -> dict[str, Any]:

@@ -132,8 +132,9 @@ class OpenVinoSession:
 
     def _run(self, *inputs: Array) -> tuple[Array, ...]:
         try:
-            # Inputs are read where they lie; outputs are copied, because the next run writes over them.
-            found: Any = self.request.infer([np.ascontiguousarray(array) for array in inputs], share_inputs=True)
+            # Inputs are read where they lie; outputs are copied once, because the next run writes over them.
+            given = [np.ascontiguousarray(array) for array in inputs]
+            found: Any = self.request.infer(given, share_inputs=True, share_outputs=True)
             return tuple(np.array(array) for array in found.values())
         except RuntimeError as error:
             shapes = [array.shape for array in inputs]
