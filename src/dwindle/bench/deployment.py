@@ -15,7 +15,8 @@ from dwindle.bench.batches import as_arrays
 from dwindle.bench.machine import this_machine
 from dwindle.bench.measurement import Measurement, Subject
 from dwindle.bench.probes.parity import measure_parity
-from dwindle.errors import ExportError, SettingError
+from dwindle.core.encoding import Half
+from dwindle.errors import ExportError, RuntimeUnavailableError, SettingError
 from dwindle.exporters.graph_cache import GraphCache
 from dwindle.exporters.options import ExportOptions
 from dwindle.exporters.protocol import Exporter
@@ -23,7 +24,8 @@ from dwindle.network.capture import Captured, capture
 from dwindle.network.compressed import CompressedModel
 from dwindle.network.inputs import Inputs, call, n_examples, take
 from dwindle.network.simulate import simulate
-from dwindle.runtimes.protocol import Array, Runtime
+from dwindle.runtimes.catalogue import engine_for
+from dwindle.runtimes.protocol import Array
 from dwindle.settings import nearest
 
 FLOAT_BOUND: Final = 1e-4
@@ -69,7 +71,7 @@ def deploy(  # ruff: ignore[too-many-arguments] (all but the first three have de
         example: one input batch as the network sees it; where a file preprocesses, parity is measured on the raw inputs
             that become this batch.
         folder: made where it is absent.
-        formats: `dwn`, `onnx`.
+        formats: `dwn`, `onnx`; with their extras `tflite` (LiteRT), `pte` (ExecuTorch), `xml` (OpenVINO).
         options: opset, batch size, type of floats, preprocessing, class names.
         metadata: JSON values that travel inside the files.
         name: of the files, without the suffix.
@@ -78,18 +80,19 @@ def deploy(  # ruff: ignore[too-many-arguments] (all but the first three have de
     Raises:
         SettingError: an unknown format, or none.
         NetworkError: the network cannot be captured.
-        ExportError: a format cannot express the model (nothing is written then), or a file's outputs are not finite or
-            have another shape than the model's.
+        ExportError: a format cannot express the model, or its engine is not installed (nothing is written then), or a
+            file's outputs are not finite or have another shape than the model's.
     """
     from dwindle.exporters.graph import build_graph  # onnx is heavy and optional
 
     exporters = [_exporter(name_of_format, metadata or {}, options) for name_of_format in formats]
     if not exporters:
         raise SettingError(f"deploy needs at least one format; known are {', '.join(EXPORTERS)}")
-    if obstacles := [f"{e.format}: {reason}" for e in exporters for reason in e.obstacles(model)]:
+    if obstacles := [f"{e.format}: {reason}" for e in exporters for reason in _obstacles(e, model)]:
         raise ExportError("the model cannot be written: " + "; ".join(obstacles))
     captured = capture(model.network, example)
-    graph = build_graph(model, example, options=options, captured=captured, cache=graphs)
+    is_onnx = any(name_of_format in OF_ONNX for name_of_format in formats)
+    graph = build_graph(model, example, options=options, captured=captured, cache=graphs) if is_onnx else None
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     artifacts = {e.format: e.export(model, example, folder / f"{name}.{e.format}", graph=graph) for e in exporters}
@@ -125,29 +128,28 @@ class _Reference:
 
 
 def _parity(reference: _Reference, artifacts: tuple[Artifact, ...], options: ExportOptions) -> tuple[Measurement, ...]:
-    from dwindle.runtimes.onnxruntime import OnnxRuntime
-
-    runtime: Runtime = OnnxRuntime()
     ready, raw = _raw_inputs(_of_size(reference.example, options.batch_size), options)
     answers = reference.answers(ready)
     found: list[Measurement] = []
     for artifact in artifacts:
-        if artifact.format in runtime.formats:
-            with runtime.load(artifact) as session:
-                outputs = session.run(*raw)
-            subject = Subject(
-                artifact=artifact.sha256,
-                runtime=runtime.name,
-                machine=this_machine().summary(),
-                conditions={"format": artifact.format},
-            )
-            found.extend(measure_parity(subject, answers, outputs, bound=_bound(reference.model, options)))
+        runtime = engine_for(artifact.format)
+        with runtime.load(artifact) as session:
+            outputs = session.run(*raw)
+        subject = Subject(
+            artifact=artifact.sha256,
+            runtime=runtime.name,
+            machine=this_machine().summary(),
+            conditions={"format": artifact.format},
+        )
+        found.extend(measure_parity(subject, answers, outputs, bound=_bound(reference.model, options)))
     return tuple(found)
 
 
 def _bound(model: CompressedModel, options: ExportOptions) -> float:
     if model.activations:
         return QUANTIZED_BOUND
+    if any(isinstance(encoding, Half) for encoding in model.encodings.values()):
+        return HALF_BOUND  # an engine that stores halves rounds what it folds into them once more
     return FLOAT_BOUND if options.float_type == "float32" else HALF_BOUND
 
 
@@ -190,10 +192,46 @@ def _onnx(metadata: Mapping[str, Any], options: ExportOptions) -> Exporter:
     return OnnxExporter(notes=as_notes(metadata), options=options)
 
 
+def _litert(metadata: Mapping[str, Any], options: ExportOptions) -> Exporter:
+    from dwindle.exporters.litert import LiteRtExporter
+
+    del metadata  # the format has no place for it
+    return LiteRtExporter(options=options)
+
+
+def _executorch(metadata: Mapping[str, Any], options: ExportOptions) -> Exporter:
+    from dwindle.exporters.executorch import ExecuTorchExporter
+
+    del metadata  # the format has no place for it
+    return ExecuTorchExporter(options=options)
+
+
+def _openvino(metadata: Mapping[str, Any], options: ExportOptions) -> Exporter:
+    from dwindle.exporters.onnx import as_notes
+    from dwindle.exporters.openvino import OpenVinoExporter
+
+    return OpenVinoExporter(notes=as_notes(metadata), options=options)
+
+
 EXPORTERS: Final[Mapping[str, Callable[[Mapping[str, Any], ExportOptions], Exporter]]] = {
     "dwn": _native,
     "onnx": _onnx,
+    "tflite": _litert,
+    "pte": _executorch,
+    "xml": _openvino,
 }
+OF_ONNX: Final = frozenset({"dwn", "onnx", "xml"})
+"""Formats that start from the ONNX graph of a model; the others from its torch program."""
+
+
+def _obstacles(exporter: Exporter, model: CompressedModel) -> list[str]:
+    """Return why a file cannot be written, or why its parity could not be measured."""
+    found = exporter.obstacles(model)
+    try:
+        engine_for(exporter.format)
+    except (RuntimeUnavailableError, SettingError) as error:
+        found.append(str(error))
+    return list(dict.fromkeys(found))
 
 
 def _exporter(name: str, metadata: Mapping[str, Any], options: ExportOptions) -> Exporter:

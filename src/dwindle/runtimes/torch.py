@@ -1,26 +1,42 @@
-"""This file runs `.dwn` files in torch, in a network that the caller builds."""
+"""This file runs `.dwn` files in torch, in a network that the caller builds.
+
+Torch computes in floats. Activations that a file quantizes are rounded to their codes and back between the operations:
+such a run says what integers would answer, not how fast an engine with integer kernels is.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import dataclass, replace
+from typing import Any, Final, cast
 
 import numpy as np
+import onnx
 import torch
 from torch import Tensor, nn
 
 from dwindle.artifact import Artifact
 from dwindle.container.reader import Opened, open_file
 from dwindle.errors import MeasurementError, NetworkError, SettingError
+from dwindle.network.activations import ActivationQuantizer, CallSite, DynamicQuantizer, LevelQuantizer, Quantizer
+from dwindle.network.capture import Captured, capture
+from dwindle.network.compressed import CompressedModel
 from dwindle.network.edits import apply_edits, edit_from_plain, own_edits
-from dwindle.runtimes.protocol import Array
+from dwindle.network.inputs import Inputs
+from dwindle.network.recurrent import lstm_calls
+from dwindle.network.simulate import simulate
+from dwindle.runtimes.protocol import Array, InputSpec
+from dwindle.settings import TAG, from_plain
+
+QUANTIZERS: Final[Mapping[str, type[Quantizer]]] = {
+    c.__name__: c for c in (ActivationQuantizer, DynamicQuantizer, LevelQuantizer)
+}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TorchRuntime:
-    """Torch on the CPU, in float32: the weights of the file, in a network of the user's own code.
+    """Torch on the CPU: the weights of the file, in a network of the user's own code.
 
     Attributes:
         network: a network of the architecture that was compressed, before any folding, or a function that builds one;
@@ -31,7 +47,7 @@ class TorchRuntime:
 
     @property
     def name(self) -> str:
-        """Name and version, as it stands in a measurement."""
+        """Name and version, as it stands in a measurement; its arithmetic is float32, whatever the file's is."""
         return f"torch {torch.__version__}"
 
     @property
@@ -49,7 +65,7 @@ class TorchRuntime:
 
         Raises:
             SettingError: fewer than one thread.
-            MeasurementError: the file is no `.dwn`, or its activations are quantized, which plain modules do not do.
+            MeasurementError: the file is no `.dwn`, has no graph, or has an LSTM that computes with integers.
             NetworkError: the file's tensors are not those of the network.
             ContainerError: the file is broken.
         """
@@ -60,20 +76,18 @@ class TorchRuntime:
                 f"{self.name} loads {', '.join(self.formats)}, not {artifact.format!r} ({artifact.path}); deploy as dwn"
             )
         with open_file(artifact.path) as opened:
+            inputs = _specs(opened.graph)
             network = self._filled(opened, artifact)
+            if plain := opened.metadata.get("activations"):
+                network = _rounding(network, _activations(plain, artifact), inputs=inputs, artifact=artifact)
         before = torch.get_num_threads()
         torch.set_num_threads(n_threads)
         try:
-            yield TorchSession(network=network)
+            yield TorchSession(network=network, inputs=inputs)
         finally:
             torch.set_num_threads(before)
 
     def _filled(self, opened: Opened, artifact: Artifact) -> nn.Module:
-        if opened.metadata.get("activations"):
-            raise MeasurementError(
-                f"{artifact.path} has quantized activations, which a plain torch network does not compute; run it with "
-                "OnnxRuntime"
-            )
         network = self.network if isinstance(self.network, nn.Module) else self.network()
         edits = cast("list[Mapping[str, Any]]", opened.metadata.get("edits", []))
         made = [edit_from_plain(plain, where=f"{artifact.path}: edits") for plain in edits]
@@ -83,14 +97,20 @@ class TorchRuntime:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TorchSession:
-    """A loaded file."""
+    """A loaded file.
+
+    Attributes:
+        network: answers like the file.
+        inputs: what the file's graph says about its inputs.
+    """
 
     network: nn.Module
+    inputs: tuple[InputSpec, ...]
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        """`input`, however many there are: torch names them in the network's own code."""
-        return ("input",)
+        """Names of the inputs in order; `input` where the file has no graph that names them."""
+        return tuple(spec.name for spec in self.inputs) or ("input",)
 
     def run(self, *inputs: Array) -> tuple[Array, ...]:
         """Return the outputs for one batch; every input is (batch, ...).
@@ -117,3 +137,64 @@ def _load(network: nn.Module, opened: Opened, artifact: Artifact) -> nn.Module:
             f"{artifact.path} does not fit {type(network).__name__}: {details}; build the network that was compressed"
         ) from error
     return network
+
+
+def _specs(graph: bytes) -> tuple[InputSpec, ...]:
+    """Return the inputs of the graph in a file; none where it holds weights alone."""
+    if not graph:
+        return ()
+    return tuple(_spec(value) for value in onnx.ModelProto.FromString(graph).graph.input)
+
+
+def _spec(value: onnx.ValueInfoProto) -> InputSpec:
+    held = value.type.tensor_type
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(held.elem_type)
+    shape = tuple(dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in held.shape.dim)
+    return InputSpec(name=value.name, dtype=dtype, type_name=dtype.name, shape=shape)
+
+
+def _activations(plain: Mapping[str, Mapping[str, Any]], artifact: Artifact) -> dict[CallSite, Quantizer]:
+    found: dict[CallSite, Quantizer] = {}
+    for text, settings in plain.items():
+        module, call, output = text.rsplit(":", 2)
+        quantizer = from_plain(QUANTIZERS[str(settings[TAG])], settings, where=f"{artifact.path}: activations")
+        found[CallSite(module, int(call), int(output))] = quantizer
+    return found
+
+
+def _rounding(
+    network: nn.Module,
+    activations: Mapping[CallSite, Quantizer],
+    *,
+    inputs: tuple[InputSpec, ...],
+    artifact: Artifact,
+) -> nn.Module:
+    """Return `network` with activations that pass through their codes.
+
+    Raises:
+        MeasurementError: the file has no graph, or an LSTM in it computes with integers.
+    """
+    if not inputs:
+        raise MeasurementError(f"{artifact.path} has quantized activations but no graph; export it with an example")
+    example = _example(inputs)
+    captured = capture(network, example)
+    if _has_integer_lstm(captured, activations):
+        raise MeasurementError(
+            f"{artifact.path} has an LSTM that computes with integers inside, which torch's does not; run it with "
+            "OnnxRuntime"
+        )
+    model = replace(CompressedModel.dense(network), activations=dict(activations))
+    return simulate(model, example, captured=captured)
+
+
+def _has_integer_lstm(captured: Captured, activations: Mapping[CallSite, Quantizer]) -> bool:
+    return any(call.site in activations for call in lstm_calls(captured))
+
+
+def _example(inputs: tuple[InputSpec, ...]) -> Inputs:
+    """Return a batch of zeros, one example where the size is open; an index of 0 is in any table."""
+    shapes = [[size if isinstance(size, int) else 1 for size in spec.shape] for spec in inputs]
+    tensors = tuple(
+        torch.from_numpy(np.zeros(shape, dtype=spec.dtype)) for shape, spec in zip(shapes, inputs, strict=True)
+    )
+    return tensors[0] if len(tensors) == 1 else tensors
