@@ -19,6 +19,8 @@ from dwindle.container.reader import open_file
 from dwindle.errors import MeasurementError, SettingError
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
+
     from dwindle.bench.live_tensors import GraphMemory
 
 WEIGHT_MEMORY: Final = Metric("weight_memory", "bytes", -1)
@@ -92,6 +94,25 @@ def _unchanged(artifact: Artifact) -> Artifact:
     return artifact
 
 
+def model_at(path: Path) -> ModelProto:
+    """Return the graph in the `.onnx` or `.dwn` file at `path`; the weights of a `.dwn` are names in it.
+
+    Raises:
+        MeasurementError: the file is of another format, cannot be read, has no graph, or is no ONNX model.
+        ContainerError: a `.dwn` file is broken.
+    """
+    suffix = path.suffix.lstrip(".").lower()
+    if suffix not in {"dwn", "onnx"}:
+        raise MeasurementError(f"{path} is no .onnx or .dwn file, and the graphs of others cannot be read; name one")
+    if suffix == "onnx":
+        return _model(_bytes_at(path), path)
+    with open_file(path) as opened:
+        graph = opened.graph
+    if not graph:
+        raise MeasurementError(f"{path} holds weights but no graph; deploy the model")
+    return _model(graph, path)
+
+
 def _container_memory(path: Path) -> GraphMemory:
     with open_file(path) as opened:
         plans, graph = opened.header.plans, opened.graph
@@ -104,20 +125,31 @@ def _container_memory(path: Path) -> GraphMemory:
 
 
 def _model_memory(path: Path) -> GraphMemory:
+    return _graph_memory(_bytes_at(path), path)
+
+
+def _bytes_at(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise MeasurementError(f"{path} cannot be read ({error.strerror}); export it again") from error
-    return _graph_memory(data, path)
 
 
 def _graph_memory(data: bytes, path: Path) -> GraphMemory:
+    from dwindle.bench.live_tensors import memory_of_graph
+
+    model = _model(data, path)
+    try:
+        return memory_of_graph(model)
+    except MeasurementError as error:
+        raise MeasurementError(f"{path} is no ONNX model ({error}); export it again") from error
+
+
+def _model(data: bytes, path: Path) -> ModelProto:
     import onnx
     from google.protobuf.message import DecodeError
 
-    from dwindle.bench.live_tensors import memory_of_graph
-
     try:
-        return memory_of_graph(onnx.ModelProto.FromString(data))
-    except (DecodeError, MeasurementError) as error:
+        return onnx.ModelProto.FromString(data)
+    except DecodeError as error:
         raise MeasurementError(f"{path} is no ONNX model ({error}); export it again") from error

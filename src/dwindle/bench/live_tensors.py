@@ -81,11 +81,10 @@ def memory_of_graph(model: onnx.ModelProto, *, planner: Planner = MICROCONTROLLE
     """
     if not model.graph.output:
         raise MeasurementError("this ONNX model has no outputs; export it again")
-    weights = {t.name: bytes_of_type(t.data_type, t.dims) for t in model.graph.initializer}
-    beside = sum(weights[t.name] or 0 for t in model.graph.initializer if is_outside(t))
+    outside = [bytes_of_type(t.data_type, t.dims) for t in model.graph.initializer if is_outside(t)]
+    beside = sum(n_bytes or 0 for n_bytes in outside)
     try:
-        values = values_of(model, weights)
-        graph = _Graph(model, {*weights, *(t.name for t in model.graph.initializer)}, values)
+        graph = graph_of(model)
     except UnknownShapeError as error:
         return GraphMemory(weight_bytes=None, activation_bytes=None, beside_bytes=beside, unknown=str(error))
     reasons: list[str] = []
@@ -105,11 +104,22 @@ def memory_of_graph(model: onnx.ModelProto, *, planner: Planner = MICROCONTROLLE
     )
 
 
+def graph_of(model: onnx.ModelProto) -> Graph:
+    """Return the graph of `model`, with one example; `model` is changed, as by `memory_of_graph`.
+
+    Raises:
+        UnknownShapeError: its shapes cannot be inferred, or a node is none that can be followed.
+    """
+    weights = {t.name: bytes_of_type(t.data_type, t.dims) for t in model.graph.initializer}
+    values = values_of(model, weights)
+    return Graph(model, {*weights, *(t.name for t in model.graph.initializer)}, values)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class _Node:
+class GraphNode:
     """A node; `inputs` without the constants, which stand in `constants`; `first` is empty where it is one of them.
 
-    `kernel` is None where the shapes of its tensors are not known.
+    `kernel` is None where the shapes of its tensors are not known; `all_inputs` has empty names as the file does.
     """
 
     op: str
@@ -118,14 +128,15 @@ class _Node:
     constants: tuple[str, ...]
     outputs: tuple[str, ...]
     kernel: Kernel | None = None
+    all_inputs: tuple[str, ...] = ()
 
 
-class _Graph:
+class Graph:
     """The nodes that need an example, what they read, and how many bytes each value has."""
 
     def __init__(self, model: onnx.ModelProto, constants: Collection[str], values: Values) -> None:
         graph = model.graph
-        self._values = values
+        self.values = values
         self._constants = set(constants)
         self._codes: dict[str, tuple[str, ...]] = {}
         self.inputs = {value.name for value in graph.input} - self._constants
@@ -137,7 +148,7 @@ class _Graph:
             for name in dict.fromkeys(node.inputs):
                 self.readers[name].append(position)
 
-    def _needed(self, graph: onnx.GraphProto, functions: Collection[tuple[str, str]]) -> Iterator[_Node]:
+    def _needed(self, graph: onnx.GraphProto, functions: Collection[tuple[str, str]]) -> Iterator[GraphNode]:
         made = set(self.inputs)
         for node in graph.node:
             _require_plain(node, functions)
@@ -154,14 +165,20 @@ class _Graph:
             made.update(outputs)
             constants = tuple(name for name in inputs if name in self._constants)
             first = inputs[0] if inputs[:1] == varying[:1] else ""
-            kernel = kernel_of(node, self._values.shapes)
-            yield _Node(node.op_type, first, varying, constants, outputs, kernel)
+            kernel = kernel_of(node, self.values.shapes)
+            yield GraphNode(node.op_type, first, varying, constants, outputs, kernel, tuple(node.input))
 
     def bytes_of(self, name: str) -> int:
         """Return the bytes of a value as it is typed."""
-        if name not in self._values.sizes:
+        if name not in self.values.sizes:
             raise UnknownShapeError(f"the shape of {name!r} does not follow from the graph")
-        return self._values.sizes[name]
+        return self.values.sizes[name]
+
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a value."""
+        if name not in self.values.shapes:
+            raise UnknownShapeError(f"the shape of {name!r} does not follow from the graph")
+        return self.values.shapes[name]
 
     def weight_bytes(self) -> int:
         """Return the bytes of the constants that nodes read, integers where they are dequantized."""
@@ -179,7 +196,7 @@ class _Graph:
 
     def blocks(self, planner: Planner | None = None) -> tuple[Block, ...]:
         """Return what lies in memory and when: tensors alone, or as `planner` says."""
-        held = _held_bytes(self, codes_in=planner is not None and planner.codes_in)
+        held = held_bytes(self, codes_in=planner is not None and planner.codes_in)
         holders = _shared(self, held, sums_in_place=planner is not None and planner.sums_in_place)
         lives: dict[str, tuple[int, int, int]] = {}
         for name, (birth, death) in self._lives(keeps_inputs=planner is not None and planner.keeps_inputs).items():
@@ -193,7 +210,7 @@ class _Graph:
         for position, node in enumerate(self.nodes):
             if node.kernel is None or not node.first:
                 continue
-            n_elements = math.prod(self._values.shapes[node.first])
+            n_elements = math.prod(self.values.shapes[node.first])
             kernel = replace(node.kernel, element_bytes=held[node.first] / max(n_elements, 1))
             if n_bytes := planner.workspace(kernel):
                 yield Block(name=f"{node.op} {position}", n_bytes=n_bytes, birth=position, death=position)
@@ -210,7 +227,7 @@ class _Graph:
         }
 
 
-def _held_bytes(graph: _Graph, *, codes_in: bool) -> Mapping[str, int]:
+def held_bytes(graph: Graph, *, codes_in: bool = False) -> Mapping[str, int]:
     """Return the bytes that each value takes: those of its codes where a node computes with integers."""
     becomes = _quantized_later(graph)
     decoded: dict[str, int] = {}
@@ -231,7 +248,7 @@ def _held_bytes(graph: _Graph, *, codes_in: bool) -> Mapping[str, int]:
     return {name: of_codes[name] if name in of_codes else graph.bytes_of(name) for name in names}
 
 
-def _never_floats(graph: _Graph, decoded: Mapping[str, int], computed: Collection[str]) -> dict[str, int]:
+def _never_floats(graph: Graph, decoded: Mapping[str, int], computed: Collection[str]) -> dict[str, int]:
     """Return the bytes as codes of each decoded value that only nodes read which compute with integers."""
     found: dict[str, int] = {}
     for node in reversed(graph.nodes):
@@ -243,7 +260,7 @@ def _never_floats(graph: _Graph, decoded: Mapping[str, int], computed: Collectio
     return found
 
 
-def _quantized_later(graph: _Graph) -> Mapping[str, str]:
+def _quantized_later(graph: Graph) -> Mapping[str, str]:
     """Return, for each value that only a quantizer reads (through activation functions), the name of its codes."""
     found: dict[str, str] = {}
     for node in reversed(graph.nodes):
@@ -257,7 +274,7 @@ def _quantized_later(graph: _Graph) -> Mapping[str, str]:
     return found
 
 
-def _shared(graph: _Graph, held: Mapping[str, int], *, sums_in_place: bool) -> Mapping[str, str]:
+def _shared(graph: Graph, held: Mapping[str, int], *, sums_in_place: bool) -> Mapping[str, str]:
     """Return for each value the name under which its memory goes: the first value that lay there."""
     holder = {name: name for name in held}
     members: dict[str, list[str]] = {name: [name] for name in held}
