@@ -14,8 +14,9 @@ from torch import nn
 
 from dwindle.artifact import Artifact
 from dwindle.bench.deployment import deploy
+from dwindle.container.session import EngineOptions, session_options
 from dwindle.core.ranges import Calibration, MinMax
-from dwindle.errors import MeasurementError, NetworkError, RuntimeUnavailableError
+from dwindle.errors import MeasurementError, NetworkError, RuntimeUnavailableError, SettingError
 from dwindle.network.compressed import CompressedModel
 from dwindle.runtimes.onnxruntime import OnnxRuntime
 from dwindle.technique import Context
@@ -118,3 +119,65 @@ def test_seven_bit_weights_need_no_exact_products(tmp_path):
         with OnnxRuntime(is_exact=is_exact).load(artifact) as session:
             answers.append(session.run(x.numpy())[0])
     np.testing.assert_array_equal(*answers)
+
+
+def test_the_defaults_are_those_of_every_measurement_so_far():
+    options = session_options(3)
+    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (3, 1)
+    assert options.execution_mode.name == "ORT_SEQUENTIAL"
+    assert options.graph_optimization_level.name == "ORT_ENABLE_ALL"
+    entries = ("session.intra_op.allow_spinning", "session.x64quantprecision", "session.qdq_matmulnbits_accuracy_level")
+    assert [options.get_session_config_entry(entry) for entry in entries] == ["0", "1", "1"]
+    assert not options.enable_profiling
+    assert OnnxRuntime().options == EngineOptions()
+
+
+def test_options_reach_the_engine():
+    chosen = OnnxRuntime(graph_level="basic", execution="parallel", n_inter_threads=2, spins=True, is_exact=False)
+    options = session_options(1, chosen.options)
+    assert options.inter_op_num_threads == 2
+    assert options.execution_mode.name == "ORT_PARALLEL"
+    assert options.graph_optimization_level.name == "ORT_ENABLE_BASIC"
+    entries = ("session.intra_op.allow_spinning", "session.inter_op.allow_spinning", "session.x64quantprecision")
+    assert [options.get_session_config_entry(entry) for entry in entries] == ["1", "1", "0"]
+
+
+@pytest.mark.parametrize("level", ["none", "basic", "extended"])
+def test_every_graph_level_gives_the_same_answers(artifact, level):
+    x = np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3)
+    runtime = OnnxRuntime(graph_level=level, execution="parallel", n_inter_threads=2)
+    with runtime.load(artifact, n_threads=2) as session:
+        y, z = session.run(x)
+    np.testing.assert_array_equal(y, -x)
+    np.testing.assert_array_equal(z, np.maximum(x, 0))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, ""),
+        ({"graph_level": "none"}, " (graph level none)"),
+        ({"spins": True}, " (spinning)"),
+        (
+            {"is_exact": False, "execution": "parallel", "n_inter_threads": 4},
+            " (saturating, parallel, 4 inter threads)",
+        ),
+    ],
+)
+def test_the_name_tells_what_differs_from_the_defaults(settings, words):
+    assert OnnxRuntime(**settings).name == OnnxRuntime().name + words
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"graph_level": "most"}, "graph_level must be one of all, extended, basic, none; got 'most'"),
+        ({"execution": "both"}, "execution must be one of sequential, parallel; got 'both'"),
+        ({"n_inter_threads": 0, "execution": "parallel"}, "n_inter_threads must be 1 to 1024, got 0"),
+        ({"n_inter_threads": 10**9, "execution": "parallel"}, "n_inter_threads must be 1 to 1024"),
+        ({"n_inter_threads": 2}, "no effect in sequential execution"),
+    ],
+)
+def test_options_that_cannot_work_are_refused(settings, message):
+    with pytest.raises(SettingError, match=message):
+        OnnxRuntime(**settings)

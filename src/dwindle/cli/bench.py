@@ -1,4 +1,4 @@
-"""This file holds `dwindle bench FILE`: what running any .onnx or .dwn file costs on this machine."""
+"""This file holds `dwindle bench FILE`: what running a file of any format costs on this machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from dwindle.cli.console import print_json, stdout
 
-File = Annotated[Path, typer.Argument(help="Any .onnx or .dwn file.", metavar="FILE")]
+File = Annotated[Path, typer.Argument(help="A .onnx, .dwn, .tflite, .pte or .xml file.", metavar="FILE")]
 Batch = Annotated[int | None, typer.Option(help="Examples in one call; 1, or what the file fixes.")]
 ShapeOf = Annotated[
     list[str] | None, typer.Option("--shape", help="Shape of an input whose sizes are open: name=1x3x224x224.")
@@ -29,6 +29,12 @@ ThroughputBatch = Annotated[
     int | None, typer.Option(help="Examples in one call for the throughput; 32 where the file's batch is open.")
 ]
 WithMemory = Annotated[bool, typer.Option("--memory/--no-memory", help="Measure the memory of fresh processes.")]
+Engine = Annotated[
+    str | None, typer.Option(help="What runs it, such as openvino:precision=f32; else the first one for its format.")
+]
+NetworkOf = Annotated[
+    str | None, typer.Option("--network", help="What builds the network for --engine torch: package.module:function.")
+]
 LedgerFile = Annotated[Path | None, typer.Option("--ledger", help="Append the measurements to this ledger.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
@@ -36,6 +42,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 def bench(
     file: File,
     *,
+    engine: Engine = None,
+    network: NetworkOf = None,
     batch: Batch = None,
     shape: ShapeOf = None,
     inputs: InputsFile = None,
@@ -57,6 +65,7 @@ def bench(
     from dwindle.bench.plan import Plan
     from dwindle.bench.probes.scores import scores_named
     from dwindle.bench.protocol import LatencyProtocol
+    from dwindle.cli.engines import engine_named
     from dwindle.cli.figures import plain_measured, print_measurements
 
     shapes = Shapes(batch=batch, by_name=dict(map(parse_shape, shape or ())))
@@ -70,7 +79,8 @@ def bench(
         load_time=True,
     )
     source = Source(shapes=shapes, inputs=inputs, labelled=data)
-    measured = measure_file(file, plan=plan, source=source, throughput_batch=throughput_batch)
+    chosen = None if engine is None else engine_named(engine, network=network)
+    measured = measure_file(file, plan=plan, source=source, throughput_batch=throughput_batch, engine=chosen)
     if ledger is not None:
         record(Ledger(ledger), measured)
     if as_json:

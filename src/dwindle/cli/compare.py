@@ -15,6 +15,7 @@ from dwindle.cli.bench import (
     InputsFile,
     LedgerFile,
     MetricNames,
+    NetworkOf,
     Seconds,
     ShapeOf,
     Threads,
@@ -36,9 +37,6 @@ Files = Annotated[
 Engines = Annotated[
     list[str] | None,
     typer.Option("--engine", help="Run the files that it loads on this engine, too: openvino:precision=f32."),
-]
-NetworkOf = Annotated[
-    str | None, typer.Option("--network", help="What builds the network for --engine torch: package.module:function.")
 ]
 Memory = Annotated[
     bool | None,
