@@ -21,6 +21,7 @@ from dwindle.cli.doctor import doctor
 from dwindle.cli.export import export
 from dwindle.cli.fits import fits
 from dwindle.cli.inspect import inspect
+from dwindle.cli.profile import profile
 from dwindle.cli.study import study
 from dwindle.errors import DwindleError
 from dwindle.version import VERSION
@@ -45,6 +46,7 @@ app.command()(export)
 app.command()(fits)
 app.command()(bench)
 app.command()(compare)
+app.command()(profile)
 app.command()(doctor)
 app.add_typer(study)
 

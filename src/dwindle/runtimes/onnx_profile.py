@@ -24,6 +24,8 @@ _RUN: Final = "model_run"
 _NUMBERS: Final = {"float": "float32", "double": "float64"}
 _RANK: Final = {"int8": 0, "uint8": 0, "int16": 1, "uint16": 1, "float16": 2, "float32": 3, "float64": 4}
 """What a kernel computes with is the narrowest of its inputs; an int32 bias or an int64 shape says nothing."""
+_DECODING: Final = frozenset({"MatMulNBits", "GatherBlockQuantized"})
+"""They read weights of few bits and compute in floats."""
 _WARM_UP: Final = 1
 
 
@@ -149,6 +151,8 @@ def _kernel(name: str, told: Mapping[str, Any]) -> Kernel:
 
 
 def _numbers(told: Mapping[str, Any]) -> str:
+    if told.get("op_name") in _DECODING:
+        return "float32"
     types = [str(kind) for value in told.get("input_type_shape", ()) for kind in value]
     known = [kind for kind in (_NUMBERS.get(t, t) for t in types) if kind in _RANK]
     return min(known, key=_RANK.__getitem__).removeprefix("u") if known else UNKNOWN

@@ -40,12 +40,12 @@ _PATTERNS: Final = (
     ("convolution", r"conv(?!ert)"),
     ("matrix multiplication", r"matmul|gemm|fullyconnected|batchmatrixmultiply|^linear|addmm|^b?mm|attention|einsum"),
     ("normalization", r"norm|^lrn|^mvn"),
-    ("pooling", r"pool|^reduce|^mean"),
+    ("pooling", r"pool|^reducemean|^mean|^reduce$"),
     ("activation", r"relu|sigmoid|tanh|softmax|clip|clamp|swish|elu|erf|softplus|silu|sigm"),
     ("data movement", r"reshape|transpose|permute|concat|^cat|reorder|squeeze|slice|gather|pad|cast|flatten|identity"
                       r"|shape|expand|split|copy|convert|view|tile|where|scatter|onehot|resize|upsample|select|fill"
                       r"|stride|empty|clone|constant|depthtospace|^to$|contiguous|^t$|transfer|embed"),
-    ("elementwise", r"^(add|mul|sub|div|sum|pow|sqrt|rsqrt|abs|neg|exp|log|min|max|eltwise|reciprocal)"),
+    ("elementwise", r"^(add|mul|sub|div|sum|pow|sqrt|rsqrt|abs|neg|exp|log|min|max|eltwise|reciprocal|reduce)"),
 )  # fmt: skip
 _COMPILED: Final = tuple((name, re.compile(pattern)) for name, pattern in _PATTERNS)
 _PREFIX: Final = re.compile(r"^(quantizeddecomposed|quantized|qlinear|nhwc|fused|aten)")

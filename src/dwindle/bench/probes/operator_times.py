@@ -7,8 +7,9 @@ the coverage and is never shared out.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -18,7 +19,7 @@ from dwindle.bench.machine import this_machine
 from dwindle.bench.probes.operator_classes import CLASSES, ENGINE, QUANTIZING, class_of
 from dwindle.core.statistics import Interval, mean_interval
 from dwindle.errors import MeasurementError, RuntimeUnavailableError, SettingError
-from dwindle.runtimes.call_times import CallTimes
+from dwindle.runtimes.call_times import CallTimes, timed_ms
 from dwindle.runtimes.protocol import Array, Runtime
 
 LEAST_RUNS: Final = 2
@@ -84,8 +85,9 @@ class OperatorProfile:
         operations: what ran, the slowest first.
         classes: their classes, the slowest first; they add up to `coverage`.
         quantizing: what quantizes and dequantizes as operations of its own, together.
-        wall_ms: time of a call by a clock around it, the mean of the middle half of the same runs. Profiling itself
-            takes time, so it is longer than a latency.
+        wall_ms: time of a call by a clock around it, the mean of the middle half of the same runs.
+        unprofiled_ms: the same of as many calls right before, without the profile, which takes some microseconds for
+            each operation: in small networks most of the class `engine` is the profile itself.
         coverage: the share of `wall_ms` that the classes explain.
         artifact: sha256 of the file.
         runtime: name and version of the engine.
@@ -100,6 +102,7 @@ class OperatorProfile:
     classes: tuple[ClassTime, ...]
     quantizing: ClassTime
     wall_ms: float
+    unprofiled_ms: float
     coverage: float
     artifact: str
     runtime: str
@@ -140,9 +143,13 @@ def measure_operators(
         raise RuntimeUnavailableError(reason)
     if artifact.format not in runtime.formats:
         raise MeasurementError(f"{runtime.name} does not run .{artifact.format} files ({artifact.path})")
+    with runtime.load(artifact, n_threads=n_threads) as session:
+        session.run(*inputs)
+        unprofiled = [timed_ms(functools.partial(session.run, *inputs)) for _ in range(n_runs)]
     times = PROFILERS[engine_name(runtime)](runtime, artifact, inputs, n_runs=n_runs, n_threads=n_threads)
     batch = len(inputs[0]) if inputs and inputs[0].ndim else 1
-    return profile_of(times, runtime.name, artifact=artifact.sha256, n_threads=n_threads, batch=batch)
+    found = profile_of(times, runtime.name, artifact=artifact.sha256, unprofiled_ms=middle_mean(np.array(unprofiled)))
+    return replace(found, n_threads=n_threads, batch=batch)
 
 
 def engine_name(runtime: Runtime) -> str:
@@ -159,8 +166,8 @@ def unavailable(runtime: Runtime) -> str | None:
     return runtime.unavailable()
 
 
-def profile_of(times: CallTimes, runtime: str, *, artifact: str, n_threads: int = 1, batch: int = 1) -> OperatorProfile:
-    """Return the profile that `times` amount to."""
+def profile_of(times: CallTimes, runtime: str, *, artifact: str, unprofiled_ms: float) -> OperatorProfile:
+    """Return the profile that `times` amount to, of one thread and one example."""
     groups = [class_of(kernel.kind, engine=runtime.partition(" ")[0]) for kernel in times.kernels]
     shares = times.ms / times.wall_ms[:, None]
     operations = [
@@ -182,14 +189,13 @@ def profile_of(times: CallTimes, runtime: str, *, artifact: str, n_threads: int 
         classes=tuple(sorted(classes, key=lambda found: -found.ms)),
         quantizing=_class_time("quantize and dequantize", groups, times, those=QUANTIZING),
         wall_ms=middle_mean(times.wall_ms),
+        unprofiled_ms=unprofiled_ms,
         coverage=sum(found.share for found in classes),
         artifact=artifact,
         runtime=runtime,
         machine=this_machine().summary(),
         n_runs=len(times.wall_ms),
         calls_per_run=times.calls_per_sample,
-        n_threads=n_threads,
-        batch=batch,
     )
 
 
