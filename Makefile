@@ -1,10 +1,11 @@
-# Verbs: setup demo test lint type laws bench docs. Each does what it needs first, in .venv.
+# Verbs: setup engines demo test lint type laws bench docs. Each does what it needs first, in .venv.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: setup demo test lint type laws bench docs
+ENGINES := .venv/.engines
+.PHONY: setup engines demo test lint type laws bench docs
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml constraints.txt
@@ -13,6 +14,14 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 setup: $(READY)
+
+# The engines beside onnxruntime and torch; tests of those that are absent are skipped.
+$(ENGINES): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[litert,executorch,openvino]'
+	$(BIN)/dwindle doctor --install litert
+	touch $(ENGINES)
+
+engines: $(ENGINES)
 
 demo: $(READY)
 	$(BIN)/dwindle demo --out out/demo

@@ -11,12 +11,19 @@ from dwindle.doctor.finding import Finding, Status, is_broken
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 SelfTest = Annotated[bool, typer.Option("--self-test/--no-self-test", help="Export and run a small network.")]
+Install = Annotated[
+    str | None, typer.Option(help="Make an environment of its own for a converter: litert.", metavar="NAME")
+]
 MARKS: Final = {Status.FINE: "  ok", Status.WARNING: "warn", Status.BROKEN: "FAIL"}
 
 
-def doctor(*, self_test: SelfTest = True, as_json: AsJson = False) -> None:
+def doctor(*, self_test: SelfTest = True, install: Install = None, as_json: AsJson = False) -> None:
     """Examine the installation and the machine; exit code 1 if something is broken, warnings do not count."""
     from dwindle.doctor.examine import examine
+
+    if install is not None:
+        _install(install)
+        return
 
     findings = examine(with_self_test=self_test)
     if as_json:
@@ -27,6 +34,20 @@ def doctor(*, self_test: SelfTest = True, as_json: AsJson = False) -> None:
             if finding.remedy:
                 stdout.print(f"{'':24} -> {finding.remedy}", markup=False)
     raise typer.Exit(int(is_broken(findings)))
+
+
+def _install(name: str) -> None:
+    from dwindle.errors import SettingError
+    from dwindle.exporters.litert_environment import install_converter
+
+    if name != "litert":
+        raise SettingError(
+            f"--install knows litert, not {name!r}; other engines are extras: pip install 'dwindle[...]'"
+        )
+    stdout.print(
+        "LiteRT's converter pins packages that cannot live beside others; it gets an environment (1 to 3 minutes)"
+    )
+    stdout.print(f"ready: {install_converter()}", markup=False)
 
 
 def _plain(finding: Finding) -> dict[str, str]:

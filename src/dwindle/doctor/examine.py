@@ -9,6 +9,7 @@ from typing import Final
 
 from dwindle.bench.machine import this_machine
 from dwindle.doctor import machine_state, requirements
+from dwindle.doctor.engines import check_engines
 from dwindle.doctor.finding import Finding, broken, fine
 from dwindle.doctor.self_test import check_end_to_end
 from dwindle.errors import DataError
@@ -31,6 +32,7 @@ def examine(folder: Path | None = None, *, root: Path = ROOT, with_self_test: bo
         *requirements.check_requirements(needed),
         *requirements.check_extras(needed),
         _torch(),
+        *check_engines(),
         *machine_state.check_processor(machine),
         machine_state.check_cores(machine, os.cpu_count()),
         *machine_state.check_limits(root, machine),
