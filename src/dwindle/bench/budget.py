@@ -5,13 +5,16 @@ from __future__ import annotations
 import enum
 import math
 import re
+import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from pathlib import Path
+from typing import Any, Final, Self, cast
 
 from dwindle.bench.measurement import (
     COMPRESSION_RATIO,
     CPU_TIME,
+    ENERGY,
     LATENCY,
     LATENCY_MEDIAN,
     LATENCY_P90,
@@ -31,17 +34,22 @@ from dwindle.errors import SettingError
 from dwindle.settings import nearest
 
 _OF_FILES: Final = (
-    COMPRESSION_RATIO, CPU_TIME, LATENCY, LATENCY_MEDIAN, LATENCY_P90, LOAD_TIME, MEMORY_ADDED, MEMORY_PEAK, PARITY,
-    SIZE, SPEEDUP, THROUGHPUT, TOP1_AGREEMENT,
+    COMPRESSION_RATIO, CPU_TIME, ENERGY, LATENCY, LATENCY_MEDIAN, LATENCY_P90, LOAD_TIME, MEMORY_ADDED, MEMORY_PEAK,
+    PARITY, SIZE, SPEEDUP, THROUGHPUT, TOP1_AGREEMENT,
 )  # fmt: skip
 _UNITS: Final[Mapping[str, Mapping[str, float]]] = {
     "bytes": {"B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30},
     "ms": {"US": 1e-3, "MS": 1, "S": 1e3},
+    "mJ": {"NJ": 1e-6, "UJ": 1e-3, "MJ": 1, "J": 1e3},
     "points": {"PT": 1, "POINTS": 1, "PP": 1},
     "fraction": {"%": 0.01},
     "x": {"X": 1},
 }
 _QUANTITY: Final = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([A-Za-z%]*)\s*")
+
+
+NO_ENGINE: Final = "none"
+"""The runtime of a measurement that no engine took part in."""
 
 
 class Verdict(enum.Enum):
@@ -80,7 +88,7 @@ class Budget:
         answers = (*(score.metric for score in SCORES.values()), *metrics)
         known = (*_OF_FILES, *answers, *map(drop_of, answers))
         keys = {("max_" if m.better < 0 else "min_") + m.name: m for m in known}
-        with_units = {f"{key}_{m.unit}": m for key, m in keys.items() if m.unit in {"bytes", "ms", "points"}}
+        with_units = {f"{key}_{m.unit}": m for key, m in keys.items() if m.unit in {"bytes", "mJ", "ms", "points"}}
         bounds: dict[str, float] = {}
         for key, value in plain.items():
             metric = keys.get(key) or with_units.get(key)
@@ -91,6 +99,21 @@ class Budget:
             bounds[metric.name] = parse_quantity(value, metric, where=f"{where}.{key}")
         return cls(bounds)
 
+    @classmethod
+    def read(cls, text: str, *, metrics: Iterable[Metric] = ()) -> Self:
+        """Build a budget from a command line: "max_size=250KB,max_latency=5ms", or the name of a TOML file.
+
+        The file holds the same keys, at its top or in a table `budget`.
+
+        Raises:
+            SettingError: as `from_plain`; the file cannot be read; a part without "="; nothing at all.
+        """
+        is_file = "=" not in text
+        plain = _table(Path(text)) if is_file else _pairs(text)
+        if not plain:
+            raise SettingError(f"the budget {text!r} bounds nothing; give max_size=250KB, say, or a TOML file")
+        return cls.from_plain(plain, where=text if is_file else "budget", metrics=metrics)
+
     @property
     def max_size_bytes(self) -> float | None:
         """The bound on the size of the file, None if there is none."""
@@ -98,8 +121,7 @@ class Budget:
 
     def judge(self, measurements: Iterable[Measurement]) -> Verdict:
         """Return MET if every bound is met, VIOLATED if one is violated, else UNDECIDED."""
-        verdicts = set(self.verdicts(measurements).values())
-        return next((v for v in (Verdict.VIOLATED, Verdict.UNDECIDED) if v in verdicts), Verdict.MET)
+        return worst(self.verdicts(measurements).values())
 
     def verdicts(self, measurements: Iterable[Measurement]) -> dict[str, Verdict]:
         """Return the verdict on each bound; where one metric was measured several times, the worst counts."""
@@ -111,11 +133,33 @@ class Budget:
         order = (Verdict.VIOLATED, Verdict.UNDECIDED, Verdict.MET)
         return {name: next((v for v in order if v in seen), Verdict.UNDECIDED) for name, seen in found.items()}
 
+    def judge_each(self, measurements: Iterable[Measurement]) -> dict[tuple[str, str], dict[str, Verdict]]:
+        """Return the verdicts for each file and engine, by (sha256 of the file, name of the engine).
+
+        What belongs to a file whatever runs it (its size) counts for every engine that ran it.
+        """
+        by_file: dict[str, dict[str, list[Measurement]]] = {}
+        for measurement in measurements:
+            by_file.setdefault(measurement.artifact, {}).setdefault(measurement.runtime, []).append(measurement)
+        found: dict[tuple[str, str], dict[str, Verdict]] = {}
+        for file, by_engine in by_file.items():
+            of_file = by_engine.pop(NO_ENGINE, [])
+            for engine, own in (by_engine or {NO_ENGINE: []}).items():
+                found[file, engine] = self.verdicts([*of_file, *own])
+        return found
+
+
+def worst(verdicts: Iterable[Verdict]) -> Verdict:
+    """Return VIOLATED if one is, else UNDECIDED if one is, else MET."""
+    seen = set(verdicts)
+    return next((v for v in (Verdict.VIOLATED, Verdict.UNDECIDED) if v in seen), Verdict.MET)
+
 
 def parse_quantity(value: Any, metric: Metric, *, where: str) -> float:
     """Return `value`, a number or text such as "250KB", in the unit of `metric`.
 
-    KB, MB and GB are powers of 1000, KiB, MiB and GiB powers of 1024; microseconds are `us`.
+    KB, MB and GB are powers of 1000, KiB, MiB and GiB powers of 1024; microseconds are `us`, microjoules `uJ`. The case
+    of letters does not matter, so `mJ` and `MJ` are both millijoules.
 
     Raises:
         SettingError: it is neither a number nor a quantity of that unit.
@@ -134,6 +178,31 @@ def parse_quantity(value: Any, metric: Metric, *, where: str) -> float:
         known = ", ".join(units) or "no unit"
         raise SettingError(f"{where} = {value!r} is no quantity in {metric.unit}; give a number, or text with {known}")
     return float(match[1]) * factor
+
+
+def _pairs(text: str) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        key, equals, value = (word.strip() for word in part.partition("="))
+        if not (key and equals and value):
+            raise SettingError(f"budget: {part!r} is no bound; write max_size=250KB, with commas between bounds")
+        if key in pairs:
+            raise SettingError(f"budget: {key} is given twice; keep one of them")
+        pairs[key] = value
+    return pairs
+
+
+def _table(path: Path) -> Mapping[str, Any]:
+    try:
+        table: Mapping[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise SettingError(
+            f"the budget {str(path)!r} is neither a bound (max_size=250KB) nor a TOML file that can be read ({error})"
+        ) from error
+    inner = table.get("budget", table)
+    if not isinstance(inner, Mapping):
+        raise SettingError(f"{path}: budget must be a table, got {inner!r}")
+    return cast("Mapping[str, Any]", inner)
 
 
 def _verdict(measurement: Measurement, bound: float) -> Verdict:

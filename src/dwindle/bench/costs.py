@@ -1,4 +1,4 @@
-"""This file measures what running a file costs: latency, throughput, processor time, time to load, memory."""
+"""This file measures what running a file costs: latency, throughput, processor time, time to load, energy, memory."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dwindle.artifact import Artifact
+from dwindle.bench.energy.find import first_sensor
 from dwindle.bench.measurement import Measurement, Subject
 from dwindle.bench.plan import Plan
 from dwindle.bench.probes import latency, speed
+from dwindle.bench.probes.energy import measure_energy
 from dwindle.bench.probes.memory import measure_memory
 from dwindle.bench.protocol import LatencyProtocol, Timing
 from dwindle.runtimes.protocol import Array, Runtime, Session
@@ -117,6 +119,16 @@ def _others(file: Opened, inputs: Inputs, plan: Plan) -> list[Measurement]:
         found.append(speed.measure_cpu_time(file.subject, file.session, inputs[batch], batch=batch))
     if plan.load_time:
         found.append(speed.measure_load_time(file.subject, file.load, clock=plan.clock))
+    if plan.energy:
+        found.append(
+            measure_energy(
+                file.subject,
+                file.session,
+                inputs[plan.latency_batch],
+                sensor=first_sensor(),
+                protocol=plan.energy_protocol,
+            )
+        )
     if plan.memory:
         found += measure_memory(
             file.subject,

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Final
 
+from dwindle.bench.probes.energy import EnergyProtocol
 from dwindle.bench.probes.memory import MemoryProtocol
 from dwindle.bench.probes.scores import CLASSIFICATION, AnyScore
 from dwindle.bench.protocol import Clock, LatencyProtocol
@@ -30,6 +31,8 @@ class Plan:
         throughput_batch: examples in one call while throughput is measured; None measures none.
         memory: measure the memory of a fresh process (a few seconds for each file).
         memory_protocol: how often and how long.
+        energy: measure the energy of a call; there must be a sensor (half a minute for each file).
+        energy_protocol: how often and how long.
         cpu_time: measure the processor time of a call.
         load_time: measure the time until a file is ready.
         clock: what time is taken from.
@@ -44,6 +47,8 @@ class Plan:
     throughput_batch: int | None = None
     memory: bool = False
     memory_protocol: MemoryProtocol = field(default_factory=MemoryProtocol)
+    energy: bool = False
+    energy_protocol: EnergyProtocol = field(default_factory=EnergyProtocol)
     cpu_time: bool = False
     load_time: bool = False
     clock: Clock = time.perf_counter
@@ -70,5 +75,5 @@ class Plan:
     @property
     def timed_batches(self) -> tuple[int, ...]:
         """Numbers of examples in the calls that are timed, each once."""
-        wanted = [self.latency_batch] if self.latency or self.cpu_time or self.memory else []
+        wanted = [self.latency_batch] if self.latency or self.cpu_time or self.memory or self.energy else []
         return tuple(dict.fromkeys([*wanted, *([self.throughput_batch] if self.throughput_batch else [])]))

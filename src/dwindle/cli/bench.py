@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dwindle.cli.console import print_json, stdout
+from dwindle.cli.extras import BudgetText, Extras, WithEnergy
 
 File = Annotated[Path, typer.Argument(help="A .onnx, .dwn, .tflite, .pte or .xml file.", metavar="FILE")]
 Batch = Annotated[int | None, typer.Option(help="Examples in one call; 1, or what the file fixes.")]
@@ -54,10 +55,15 @@ def bench(
     seconds: Seconds = 10.0,
     throughput_batch: ThroughputBatch = None,
     memory: WithMemory = True,
+    energy: WithEnergy = False,
+    budget: BudgetText = None,
     ledger: LedgerFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a file: size, time to load, latency, throughput, processor time, peak memory, and accuracy on data."""
+    """Measure a file: size, time to load, latency, throughput, processor time, memory, energy, and accuracy on data.
+
+    Exit code 3 if it breaks a bound of the budget, 4 if a bound stays undecided.
+    """
     from dwindle.bench.any_file import Source, measure_file
     from dwindle.bench.ledger import Ledger
     from dwindle.bench.made_inputs import Shapes, parse_shape
@@ -68,6 +74,7 @@ def bench(
     from dwindle.cli.engines import engine_named
     from dwindle.cli.figures import plain_measured, print_measurements
 
+    extras = Extras.of(energy=energy, budget=budget)
     shapes = Shapes(batch=batch, by_name=dict(map(parse_shape, shape or ())))
     plan = Plan(
         n_threads=threads,
@@ -75,6 +82,7 @@ def bench(
         threshold=threshold,
         latency=LatencyProtocol(seconds=seconds),
         memory=memory,
+        energy=extras.has_sensor,
         cpu_time=True,
         load_time=True,
     )
@@ -84,9 +92,12 @@ def bench(
     if ledger is not None:
         record(Ledger(ledger), measured)
     if as_json:
-        print_json(plain_measured(measured))
+        print_json(plain_measured(measured) | extras.plain((measured,)))
+        extras.leave((measured,))
         return
     last = measured.measurements[-1]
     stdout.print(f"{file}: {last.runtime}, {threads} thread{'s' if threads > 1 else ''}", markup=False)
     stdout.print(last.machine, markup=False)
     print_measurements({file.name: measured.measurements})
+    extras.show((measured,))
+    extras.leave((measured,))

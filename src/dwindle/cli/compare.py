@@ -22,6 +22,7 @@ from dwindle.cli.bench import (
     Threshold,
 )
 from dwindle.cli.console import print_json, stderr, stdout
+from dwindle.cli.extras import BudgetText, Extras, WithEnergy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,6 +65,8 @@ def compare(
     level: Level = 0.99,
     seed: Seed = 0,
     memory: Memory = None,
+    energy: WithEnergy = False,
+    budget: BudgetText = None,
     ledger: LedgerFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -78,6 +81,7 @@ def compare(
     from dwindle.bench.probes.scores import scores_named
     from dwindle.bench.protocol import LatencyProtocol
 
+    extras = Extras.of(energy=energy, budget=budget)
     is_pair = not engine and _are_a_pair(files)
     shapes = Shapes(batch=batch, by_name=dict(map(parse_shape, shape or ())), seed=seed)
     plan = Plan(
@@ -86,13 +90,18 @@ def compare(
         threshold=threshold,
         latency=LatencyProtocol(seconds=seconds, level=level, seed=seed),
         memory=is_pair if memory is None else memory,
+        energy=extras.has_sensor,
     )
     source = Source(shapes=shapes, inputs=inputs, labelled=data)
     if is_pair:
-        _compare_pair((files[0], files[1]), (plan, source), ledger=ledger, as_json=as_json)
+        _compare_pair((files[0], files[1]), (plan, source, extras), ledger=ledger, as_json=as_json)
     else:
         asked = Asked(files=tuple(files), engines=tuple(engine or ()), network=network)
-        _compare_many(asked, (plan, source), ledger=ledger, as_json=as_json)
+        _compare_many(asked, (plan, source, extras), ledger=ledger, as_json=as_json)
+
+
+How = tuple["Plan", "Source", Extras]
+"""How to compare, on which inputs, and what else was asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +124,7 @@ def _are_a_pair(files: Sequence[Path]) -> bool:
     return one.name == other.name and one.unavailable() is None
 
 
-def _compare_pair(files: tuple[Path, Path], how: tuple[Plan, Source], *, ledger: Path | None, as_json: bool) -> None:
+def _compare_pair(files: tuple[Path, Path], how: How, *, ledger: Path | None, as_json: bool) -> None:
     from dwindle.bench.ledger import Ledger
     from dwindle.bench.measure import record
     from dwindle.bench.side_by_side import compare_files
@@ -124,12 +133,14 @@ def _compare_pair(files: tuple[Path, Path], how: tuple[Plan, Source], *, ledger:
     if ledger is not None:
         record(Ledger(ledger), replace(found.a, dense=found.b))
     if as_json:
-        print_json(_plain(found))
+        print_json(_plain(found) | how[2].plain((found.a, found.b)))
     else:
         _print(found)
+        how[2].show((found.a, found.b))
+    how[2].leave((found.a, found.b))
 
 
-def _compare_many(asked: Asked, how: tuple[Plan, Source], *, ledger: Path | None, as_json: bool) -> None:
+def _compare_many(asked: Asked, how: How, *, ledger: Path | None, as_json: bool) -> None:
     from dwindle.bench.across_engines import compare_across, record_across
     from dwindle.bench.ledger import Ledger
     from dwindle.cli.across import plain_across, print_across
@@ -139,10 +150,13 @@ def _compare_many(asked: Asked, how: tuple[Plan, Source], *, ledger: Path | None
     found = compare_across(asked.files, engines=engines, plan=how[0], source=how[1], progress=_tell)
     if ledger is not None:
         record_across(Ledger(ledger), found)
+    measured = [row.measured for row in found.rows if row.measured is not None]
     if as_json:
-        print_json(plain_across(found))
+        print_json(plain_across(found) | how[2].plain(measured))
     else:
         print_across(found)
+        how[2].show(measured)
+    how[2].leave(measured)
 
 
 def _tell(what: str) -> None:

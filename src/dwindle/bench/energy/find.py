@@ -8,6 +8,7 @@ from dwindle.bench.energy.hwmon import rails
 from dwindle.bench.energy.powercap import rapl
 from dwindle.bench.energy.sensor import Sensor
 from dwindle.bench.energy.zeus import zeus_sensors
+from dwindle.errors import MeasurementError
 
 
 def find_sensors(root: Path = Path("/")) -> tuple[Sensor, ...]:
@@ -20,3 +21,18 @@ def find_sensors(root: Path = Path("/")) -> tuple[Sensor, ...]:
     """
     counters = rapl(root)
     return (*((counters,) if counters is not None else ()), *zeus_sensors(), *rails(root))
+
+
+def first_sensor() -> Sensor:
+    """Return the sensor that sees most of an inference here.
+
+    Raises:
+        MeasurementError: there is none that can be read.
+    """
+    sensor = next(iter(find_sensors()), None)
+    if sensor is None:
+        raise MeasurementError(
+            "no energy sensor can be read on this machine; `dwindle doctor` says why: leave energy out, or estimate it "
+            "with dwindle bench --energy"
+        )
+    return sensor

@@ -1,0 +1,166 @@
+"""This file adds to `bench` and `compare` what both may be asked for: energy, and what a budget comes to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dwindle.cli.console import stdout
+
+if TYPE_CHECKING:
+    from dwindle.bench.budget import Budget, Verdict
+    from dwindle.bench.energy.estimate import EnergyParts
+    from dwindle.bench.measure import Measured
+    from dwindle.bench.verdicts import Judged
+
+WithEnergy = Annotated[
+    bool, typer.Option("--energy", help="Measure the energy of a call; estimate it where there is no sensor.")
+]
+BudgetText = Annotated[
+    str | None, typer.Option("--budget", help="Bounds to judge by: max_size=250KB,max_latency=5ms, or a TOML file.")
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extras:
+    """What was asked for.
+
+    Attributes:
+        energy: whether energy is wanted.
+        has_sensor: whether this machine tells it.
+        budget: None without bounds.
+    """
+
+    energy: bool
+    has_sensor: bool
+    budget: Budget | None
+
+    @classmethod
+    def of(cls, *, energy: bool, budget: str | None) -> Extras:
+        """Return what the options say.
+
+        Raises:
+            SettingError: the budget cannot be understood.
+        """
+        from dwindle.bench.budget import Budget
+        from dwindle.bench.energy.find import find_sensors
+
+        bounds = None if budget is None else Budget.read(budget)
+        return cls(energy=energy, has_sensor=energy and bool(find_sensors()), budget=bounds)
+
+    def plain(self, measured: Sequence[Measured]) -> dict[str, Any]:
+        """Return the estimates and verdicts as JSON values."""
+        found: dict[str, Any] = {}
+        if self.energy and not self.has_sensor:
+            found["energy_estimates"] = {name: _plain_estimate(parts) for name, parts in _estimates(measured).items()}
+        if self.budget is not None:
+            judged = self._judged(measured)
+            found["budget"] = {"verdict": _worst(judged).value, "files": [_plain_judged(one) for one in judged]}
+        return found
+
+    def show(self, measured: Sequence[Measured]) -> None:
+        """Print the estimates and verdicts."""
+        if self.energy and not self.has_sensor:
+            for name, parts in _estimates(measured).items():
+                stdout.print(_words(name, parts), markup=False)
+        if self.budget is not None:
+            print_judged(self._judged(measured))
+
+    def leave(self, measured: Sequence[Measured]) -> None:
+        """Leave with the exit code of the budget: 3 where a bound is violated, 4 where one is undecided.
+
+        Raises:
+            typer.Exit: with that code.
+        """
+        from dwindle.cli.outcome import CODES
+
+        if self.budget is not None and (code := CODES[_worst(self._judged(measured))]):
+            raise typer.Exit(code)
+
+    def _judged(self, measured: Sequence[Measured]) -> tuple[Judged, ...]:
+        from dwindle.bench.budget import Budget
+        from dwindle.bench.verdicts import judge_files
+
+        files = {file.sha256: file for one in measured for file in one.artifacts}
+        guesses = _estimates(measured) if self.energy and not self.has_sensor else {}
+        by_file = {
+            one.artifacts[0].sha256: [parts.estimate]
+            for one in measured
+            if not isinstance(parts := guesses.get(one.artifacts[0].path.name, ""), str)
+        }
+        measurements = [m for one in measured for m in one.measurements]
+        return judge_files(self.budget or Budget({}), measurements, files=files.values(), estimates=by_file)
+
+
+def print_judged(judged: Sequence[Judged]) -> None:
+    """Print a table: a row for each file and engine, a column for each bound."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    from dwindle.cli.figures import WIDEST
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    bounds = judged[0].rulings if judged else ()
+    for title in ("budget", "engine", *(f"{ruling.bound} {ruling.limit:g}" for ruling in bounds), "verdict"):
+        table.add_column(title, overflow="fold")
+    for one in judged:
+        table.add_row(one.name, one.runtime, *(ruling.words() for ruling in one.rulings), one.verdict.value)
+    Console(width=WIDEST, highlight=False, markup=False).print(table, crop=False)
+
+
+def _worst(judged: Sequence[Judged]) -> Verdict:
+    from dwindle.bench.budget import Verdict, worst
+
+    return worst(one.verdict for one in judged) if judged else Verdict.UNDECIDED
+
+
+def _estimates(measured: Sequence[Measured]) -> dict[str, EnergyParts | str]:
+    return {one.artifacts[0].path.name: _estimate(one.artifacts[0].path) for one in measured}
+
+
+def _estimate(path: Path) -> EnergyParts | str:
+    from dwindle.bench.energy.estimate import estimated_energy
+    from dwindle.errors import DwindleError
+
+    try:
+        return estimated_energy(path)
+    except DwindleError as error:  # an estimate that cannot be made must not cost what was measured
+        return str(error)
+
+
+def _words(name: str, parts: EnergyParts | str) -> str:
+    if isinstance(parts, str):
+        return f"{name}: no sensor of energy here, and no estimate: {parts}"
+    return (
+        f"{name}: no sensor of energy here; an estimate, not a measurement: {parts.estimate.value:.3g} mJ for one "
+        f"example ({parts.operations:.2g} operations, {parts.weights:.2g} weights, {parts.values:.2g} values; "
+        f"{parts.method})"
+    )
+
+
+def _plain_estimate(parts: EnergyParts | str) -> dict[str, Any]:
+    if isinstance(parts, str):
+        return {"unknown": parts}
+    return {
+        "estimate": parts.estimate.value,
+        "unit": parts.estimate.metric.unit,
+        "operations": parts.operations,
+        "weights": parts.weights,
+        "values": parts.values,
+        "method": parts.method,
+    }
+
+
+def _plain_judged(one: Judged) -> dict[str, Any]:
+    return {
+        "file": one.name,
+        "sha256": one.artifact,
+        "runtime": one.runtime,
+        "verdict": one.verdict.value,
+        "bounds": {r.bound: {"limit": r.limit, "verdict": r.verdict.value, "words": r.words()} for r in one.rulings},
+    }
