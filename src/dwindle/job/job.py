@@ -81,6 +81,8 @@ class Job:
         throughput_batch: examples in one call while throughput is measured; None measures none.
         measures_memory: whether memory is measured, in fresh processes (some seconds for each file).
         measures_cpu_time: whether the processor time of a call is measured.
+        profiles_operators: whether onnxruntime's profile of the dense and of the compressed file is taken (about a
+            second).
         early: the network as it was early in its training, for steps that rewind to it.
         networks: further networks by a name that steps may say: students, and teachers of an ensemble.
     """
@@ -102,6 +104,7 @@ class Job:
     throughput_batch: int | None = None
     measures_memory: bool = False
     measures_cpu_time: bool = False
+    profiles_operators: bool = True
     command: str = ""
     early: nn.Module | None = None
     networks: Mapping[str, nn.Module] = field(default_factory=dict[str, nn.Module])

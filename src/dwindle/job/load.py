@@ -62,6 +62,7 @@ def load_job(path: Path, *, out: Path | None = None, report_progress: Progress |
         throughput_batch=spec.output.throughput_batch,
         measures_memory=spec.output.memory,
         measures_cpu_time=spec.output.cpu_time,
+        profiles_operators=spec.output.profile,
         command=f"dwindle compress {path.name}",
     )
 

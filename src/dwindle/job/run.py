@@ -25,6 +25,7 @@ from dwindle.job.control import control_recipe
 from dwindle.job.inputs import context_of, first_inputs, length
 from dwindle.job.job import Job
 from dwindle.job.measuring import measure_files
+from dwindle.job.profiling import profile_files
 from dwindle.job.summary import summarize
 from dwindle.job.tensors import tensor_entries
 from dwindle.network.compressed import CompressedModel
@@ -82,6 +83,8 @@ def run_job(job: Job, *, report_progress: Progress | None = None, started: float
     _record_tensors(ledger, model, deployment)
     _say(report_progress, "measure the files", 0)
     measured = measure_files(job, ledger, deployment, reference=reference)
+    if job.profiles_operators:
+        profile_files(job, ledger, deployment, reference=reference, measured=measured)
     _say(report_progress, "measure the files", 1)
     verdict = _judge(job, ledger, measured)
     summary = summarize(measured, job.task, verdict=verdict, seconds=time.perf_counter() - started) | _deployed(job)

@@ -15,7 +15,7 @@ _HUGE: Final = 1e100
 """No measured figure comes near it; beyond, the arithmetic of an axis could overflow."""
 ROLES: Final = ("dense", "compressed")
 _KINDS: Final = {
-    "run", "stage", "artifact", "measurement", "tensor", "latency_samples", "confusion", "summary", "budget",
+    "run", "stage", "artifact", "measurement", "tensor", "latency_samples", "confusion", "summary", "budget", "profile",
 }  # fmt: skip
 
 
@@ -48,6 +48,7 @@ class Facts:
     tensors: tuple[Data, ...]
     latency_samples: tuple[Data, ...]
     confusions: Mapping[str, Data]
+    profiles: Mapping[str, Data]
     summary: Data
     budget: Data
     remarks: tuple[str, ...]
@@ -86,6 +87,7 @@ def gather(entries: Iterable[LedgerEntry]) -> Facts:
         tensors=_last_of(by_kind["tensor"], "name"),
         latency_samples=_last_of(samples, "role", "artifact", "runtime", "n_threads", "batch"),
         confusions={role: data for data in by_kind["confusion"] if (role := text(data, "role")) in ROLES},
+        profiles={role: data for data in by_kind["profile"] if (role := text(data, "role")) in ROLES},
         summary=summary,
         budget=_last(by_kind["budget"]) or _budget_of(summary),
         remarks=_remarks(odd, n_runs=len(starts), n_stale=len(by_kind["measurement"]) - len(kept)),

@@ -14,6 +14,7 @@ from dwindle.errors import LedgerError
 from dwindle.report import comparison, confusion, curves, layers, story
 from dwindle.report.advised_run import advice_of
 from dwindle.report.facts import Facts, LedgerEntry, gather, items, text
+from dwindle.report.operators import operations_of
 from dwindle.whole_file import write_whole
 
 
@@ -63,6 +64,7 @@ def _view(facts: Facts, n_torn: int) -> Mapping[str, Any]:
         "tiles": comparison.tiles_of(facts),
         "rows": comparison.rows_of(facts),
         "advice": advice_of(facts),
+        "operations": operations_of(facts),
         "strips": layers.strips_of(facts),
         "overhead": layers.overhead_words(facts),
         "bars": layers.bars_of(facts),

@@ -8,6 +8,7 @@ the coverage and is never shared out.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -76,6 +77,13 @@ class ClassTime:
     low: float
     high: float
 
+    def __post_init__(self) -> None:
+        if not all(0 <= value < math.inf for value in (self.ms, self.share, self.low, self.high)):
+            raise MeasurementError(
+                f"{self.group}: {self.ms} ms, share {self.share} [{self.low}, {self.high}] is no measurement; profile "
+                "again"
+            )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperatorProfile:
@@ -111,6 +119,14 @@ class OperatorProfile:
     calls_per_run: int = 1
     n_threads: int = 1
     batch: int = 1
+
+    def __post_init__(self) -> None:
+        times = (self.wall_ms, self.unprofiled_ms)
+        if not all(0 < value < math.inf for value in times) or not 0 <= self.coverage < math.inf:
+            raise MeasurementError(
+                f"a call of {self.wall_ms} ms ({self.unprofiled_ms} ms without the profile), coverage {self.coverage}, "
+                "is no measurement; profile again"
+            )
 
     def of(self, *groups: str) -> tuple[Operation, ...]:
         """Return the operations of some classes."""
