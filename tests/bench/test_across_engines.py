@@ -240,6 +240,13 @@ def test_answers_that_are_not_finite_are_a_row(files, engines, data):
     assert "NaN or infinite" in found.rows[2].problem
 
 
+def test_memory_that_cannot_be_measured_is_a_remark(files, engines):
+    engines()
+    found = compare_across([files[2], files[2]], plan=replace(QUICK, memory=True))
+    assert all(row.measured is not None and "memory unknown" in row.remark for row in found.rows)
+    assert "memory unknown" in sentences(found)[0]
+
+
 def test_where_no_engine_runs_every_row_says_why(files, engines):
     engines(reason="gone")
     found = compare_across([files[2], files[2]], plan=QUICK)

@@ -23,7 +23,7 @@ from dwindle.bench.even_batches import EvenSession
 from dwindle.bench.ledger import Ledger
 from dwindle.bench.made_inputs import cut, labelled_batch
 from dwindle.bench.measure import Measured, open_file, record
-from dwindle.bench.measurement import SPEEDUP, Measurement, Subject
+from dwindle.bench.measurement import SPEEDUP, Measurement
 from dwindle.bench.plan import Plan
 from dwindle.bench.probes import accuracy
 from dwindle.bench.probes.memory import measure_memory
@@ -46,6 +46,7 @@ class Row:
 
     Attributes:
         problem: why there are no figures, with the remedy; empty where there are.
+        remark: which of the figures are missing, and why.
         measured: None where there is a problem.
         baseline: number of the row that it was timed in turn with; None of the first one, and where there is a problem.
         parity: None of the reference itself, and where there is a problem.
@@ -54,6 +55,7 @@ class Row:
     artifact: Artifact
     engine: str
     problem: str = ""
+    remark: str = ""
     measured: Measured | None = None
     baseline: int | None = None
     parity: Parity | None = None
@@ -93,6 +95,7 @@ class _Side:
     artifact: Artifact
     engine: Runtime
     problem: str = ""
+    remark: str = ""
     answered: Answered | None = None
     baseline: int | None = None
     costs: Costs = field(default_factory=Costs)
@@ -266,11 +269,12 @@ def _time_all(sides: Sequence[_Side], inputs: tuple[Array, ...], plan: Plan, *, 
             elif len(runs) == 1:
                 told(f"{side.name}: latency")
                 _time_alone(side, inputs, plan)
-            if plan.memory:
-                told(f"{side.name}: memory")
-                side.memory = _memory(side, inputs, plan)
         except DwindleError as error:
             side.problem = str(error)
+            continue
+        if plan.memory:
+            told(f"{side.name}: memory")
+            _weigh_memory(side, inputs, plan)
 
 
 def _time_pair(pair: tuple[_Side, _Side], inputs: tuple[Array, ...], plan: Plan) -> None:
@@ -290,17 +294,16 @@ def _time_alone(side: _Side, inputs: tuple[Array, ...], plan: Plan) -> None:
         side.costs = costs_alone(side.opened(stack, plan), {plan.latency_batch: inputs}, plan)
 
 
-def _memory(side: _Side, inputs: tuple[Array, ...], plan: Plan) -> tuple[Measurement, ...]:
-    subject = _subject(side)
-    return measure_memory(
-        subject, side.artifact, inputs, runtime=side.engine, protocol=plan.memory_protocol, n_threads=plan.n_threads
-    )
-
-
-def _subject(side: _Side) -> Subject:
+def _weigh_memory(side: _Side, inputs: tuple[Array, ...], plan: Plan) -> None:
     if side.answered is None:
-        raise SettingError(f"{side.name} has not answered")
-    return side.answered.subject
+        return
+    how, n_threads = plan.memory_protocol, plan.n_threads
+    try:
+        side.memory = measure_memory(
+            side.answered.subject, side.artifact, inputs, runtime=side.engine, protocol=how, n_threads=n_threads
+        )
+    except DwindleError as error:  # other figures stand
+        side.remark = f"memory unknown, {error}"
 
 
 def _row(side: _Side, sides: Sequence[_Side]) -> Row:
@@ -320,6 +323,7 @@ def _row(side: _Side, sides: Sequence[_Side]) -> Row:
     return Row(
         artifact=side.artifact,
         engine=side.engine.name,
+        remark=side.remark,
         measured=measured,
         baseline=side.baseline,
         parity=parity,

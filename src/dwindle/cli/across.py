@@ -32,6 +32,7 @@ def print_across(found: AcrossEngines) -> None:
     console = Console(width=WIDEST, highlight=False)
     if (machine := _machine(found.rows)) is not None:
         console.print(machine, markup=False)
+        console.print(", ".join(dict.fromkeys(row.engine for row in found.rows)), markup=False)
     console.print(_table(found), crop=False)
     for sentence in sentences(found):
         console.print(sentence, markup=False)
@@ -40,6 +41,7 @@ def print_across(found: AcrossEngines) -> None:
 def sentences(found: AcrossEngines) -> list[str]:
     """Return what the table cannot say: why figures are missing, and which engines answer otherwise."""
     said = [f"{row.name}: not measured, {row.problem}" for row in found.rows if row.problem]
+    said += [f"{row.name}: {row.remark}" for row in found.rows if row.remark]
     for row in found.flagged:
         if row.parity is not None and row.parity.gap is not None:
             gap, side = row.parity.gap, "below" if row.parity.gap.value > 0 else "above"
@@ -56,31 +58,19 @@ def columns(found: AcrossEngines) -> list[str]:
     scores = "accuracy" if any(_score(row) for row in found.rows) else ""
     memory = "memory peak" if any(row.find("memory_peak") for row in found.rows) else ""
     gap = "top-1 gap" if any(row.find("top1_gap") for row in found.rows) else ""
-    heads = [
-        "file",
-        "engine",
-        "size",
-        "latency",
-        "interval",
-        "times faster than",
-        scores,
-        gap,
-        "same",
-        "largest",
-        memory,
-    ]
+    heads = ["#", "file", "engine", "size", "latency", "times faster than", scores, gap, "same", "largest", memory]
     return [head for head in heads if head]
 
 
 def cells(row: Row, found: AcrossEngines) -> list[str]:
     """Return what stands in the table for one row, a text for each of `columns`."""
     every = {
+        "#": str(found.rows.index(row) + 1),
         "file": row.artifact.path.name,
-        "engine": row.engine,
+        "engine": without_version(row.engine),
         "size": human_bytes(row.artifact.size_bytes),
-        "latency": _value(row.find("latency")),
-        "interval": _interval(row.find("latency")),
-        "times faster than": _faster(row, found),
+        "latency": _value(row.find("latency_median")),
+        "times faster than": _faster(row),
         "accuracy": _with_interval(_score(row)),
         "top-1 gap": _gap(row),
         "same": _value(row.find("top1_agreement")),
@@ -90,22 +80,30 @@ def cells(row: Row, found: AcrossEngines) -> list[str]:
     return [every[head] for head in columns(found)]
 
 
+def without_version(engine: str) -> str:
+    """Return the name of an engine and what is special about it.
+
+    >>> without_version("openvino 2026.4.1 (f32)"), without_version("litert 2.3.0")
+    ('openvino (f32)', 'litert')
+    """
+    name, _, special = engine.partition(" (")
+    return name.split()[0] + (f" ({special}" if special else "")
+
+
 def _table(found: AcrossEngines) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for number, head in enumerate(columns(found)):
-        table.add_column(head, justify="left" if number < 2 else "right")
+        table.add_column(head, justify="left" if number in {1, 2} else "right")
     for row in found.rows:
         table.add_row(*map(Text, cells(row, found)))
     return table
 
 
-def _faster(row: Row, found: AcrossEngines) -> str:
+def _faster(row: Row) -> str:
     if row.speedup is None or row.baseline is None:
-        return "" if row.problem else "(the first)"
-    base = found.rows[row.baseline]
-    where = "" if base.engine == row.engine else f" on {base.engine.split()[0]}"
+        return "" if row.problem else "the first"
     unstable = ", unstable" if row.speedup.conditions.get("unstable") == "yes" else ""
-    return f"{row.speedup.value:.2f} {_interval(row.speedup)} {base.artifact.path.name}{where}{unstable}"
+    return f"{row.speedup.value:.2f} {_interval(row.speedup)} #{row.baseline + 1}{unstable}"
 
 
 def _gap(row: Row) -> str:
@@ -145,6 +143,7 @@ def _plain_row(row: Row, found: AcrossEngines) -> dict[str, Any]:
         **plain_measured(row.measured),
         "baseline": None if base is None else {"file": base.artifact.path.name, "engine": base.engine},
         "speedup": None if row.speedup is None else plain_measurement(row.speedup),
+        "remark": row.remark,
         "parity": None if row.parity is None else _plain_parity(row),
     }
 
