@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -76,14 +76,31 @@ def kernel_of(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> Ke
     given = {a.name: a for a in node.attribute}
     steps = [size for name in ("strides", "dilations") if name in given for size in given[name].ints]
     weight = shapes.get(node.input[1]) if node.op_type in CONVOLUTIONS and len(node.input) > 1 else None
+    window = weight[2:] if weight else given["kernel_shape"].ints if "kernel_shape" in given else ()
     return Kernel(
         op=node.op_type,
         channels=x[1],
         places=math.prod(y[2:]),
-        window=tuple(weight[2:]) if weight else (),
+        window=tuple(window),
         steps=tuple(steps),
         groups=max(given["group"].i, 1) if "group" in given else 1,
+        padded=_padded(x, y, {"window": tuple(window)} | {name: tuple(a.ints) for name, a in given.items()}),
     )
+
+
+def _padded(x: Sequence[int], y: Sequence[int], given: Mapping[str, Sequence[int]]) -> int:
+    """Return how many elements `x` has with the zeros of `given` around it; 0 where they are none, or SAME."""
+    sizes, n = x[2:], len(x) - 2
+    pads, window = given.get("pads", ()), given["window"]
+    strides, dilations = given.get("strides", (1,) * n), given.get("dilations", (1,) * n)
+    if not any(pads) or {len(window), len(strides), len(dilations), len(pads) / 2, len(y) - 2} != {n}:
+        return 0
+    for axis, size in enumerate(sizes):
+        span = (window[axis] - 1) * dilations[axis] + 1
+        same = max((y[2 + axis] - 1) * strides[axis] + span - size, 0)
+        if (pads[axis], pads[n + axis]) != (same // 2, same - same // 2):
+            return math.prod(x[:2]) * math.prod(s + pads[i] + pads[n + i] for i, s in enumerate(sizes))
+    return 0
 
 
 def _inferred(model: onnx.ModelProto) -> Mapping[str, tuple[int, tuple[int, ...]]]:

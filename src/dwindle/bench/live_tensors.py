@@ -42,6 +42,8 @@ IN_PLACE: Final = frozenset({
 """Elementwise, one result of the shape and type of the first input."""
 MOVES: Final = frozenset({"DepthToSpace", "Expand", "Pad", "Slice", "SpaceToDepth", "Split", "Tile", "Transpose"})
 """They move values and change none, so they move codes as well."""
+_WHOLE: Final = frozenset({"Expand", "Pad", "Slice", "Tile"})
+"""Where the result has the shape of the input, they did nothing."""
 SUMS: Final = frozenset({"Add", "Div", "Mul", "Sub"})
 _RANDOM: Final = frozenset({
     "Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
@@ -195,11 +197,14 @@ class Graph:
         return planner.lay(self.blocks(planner), alignment=planner.alignment).n_bytes
 
     def blocks(self, planner: Planner | None = None) -> tuple[Block, ...]:
-        """Return what lies in memory and when: tensors alone, or as `planner` says."""
+        """Return what lies in memory and when: tensors alone, or as `planner` says; a node is at step 2 x its number.
+
+        The step between two nodes belongs to zeros that are written around the input of the second.
+        """
         held = held_bytes(self, codes_in=planner is not None and planner.codes_in)
         holders = _shared(self, held, sums_in_place=planner is not None and planner.sums_in_place)
         lives: dict[str, tuple[int, int, int]] = {}
-        for name, (birth, death) in self._lives(keeps_inputs=planner is not None and planner.keeps_inputs).items():
+        for name, (birth, death) in self._lives(planner).items():
             root = holders[name]
             first, last, size = lives.get(root, (birth, death, 0))
             lives[root] = (min(first, birth), max(last, death), max(size, held[name]))
@@ -212,19 +217,31 @@ class Graph:
                 continue
             n_elements = math.prod(self.values.shapes[node.first])
             kernel = replace(node.kernel, element_bytes=held[node.first] / max(n_elements, 1))
+            step, name = 2 * position, f"{node.op} {position}"
             if n_bytes := planner.workspace(kernel):
-                yield Block(name=f"{node.op} {position}", n_bytes=n_bytes, birth=position, death=position)
+                yield Block(name=name, n_bytes=n_bytes, birth=step, death=step)
+            if planner.pads_apart and kernel.padded:
+                n_bytes = math.ceil(kernel.padded * kernel.element_bytes)
+                yield Block(name=f"input of {name}", n_bytes=n_bytes, birth=step - 1, death=step)
 
-    def _lives(self, *, keeps_inputs: bool) -> Mapping[str, tuple[int, int]]:
+    def _lives(self, planner: Planner | None) -> Mapping[str, tuple[int, int]]:
         births = dict.fromkeys(self.inputs, 0) | {
-            name: position for position, node in enumerate(self.nodes) for name in node.outputs
+            name: 2 * position for position, node in enumerate(self.nodes) for name in node.outputs
         }
-        last = len(self.nodes)
-        stay = self.outputs | self.inputs if keeps_inputs else self.outputs
+        last = 2 * len(self.nodes)
+        stay = self.outputs | self.inputs if planner is not None and planner.keeps_inputs else self.outputs
         return {
-            name: (birth, last if name in stay else max(self.readers.get(name, [birth])))
+            name: (birth, last if name in stay else self._death(name, planner, birth=birth))
             for name, birth in births.items()
         }
+
+    def _death(self, name: str, planner: Planner | None, *, birth: int) -> int:
+        if not self.readers.get(name):
+            return birth
+        position = self.readers[name][-1]
+        node = self.nodes[position]
+        is_copied = planner is not None and planner.pads_apart and node.kernel is not None and node.kernel.padded > 0
+        return max(2 * position - (1 if is_copied and node.inputs == (name,) else 0), birth)
 
 
 def held_bytes(graph: Graph, *, codes_in: bool = False) -> Mapping[str, int]:
@@ -278,7 +295,6 @@ def _shared(graph: Graph, held: Mapping[str, int], *, sums_in_place: bool) -> Ma
     """Return for each value the name under which its memory goes: the first value that lay there."""
     holder = {name: name for name in held}
     members: dict[str, list[str]] = {name: [name] for name in held}
-    passed: set[int] = set()
     for position, node in enumerate(graph.nodes):
         if len(node.outputs) != 1:
             continue
@@ -286,15 +302,14 @@ def _shared(graph: Graph, held: Mapping[str, int], *, sums_in_place: bool) -> Ma
         is_sum = sums_in_place and node.op in SUMS
         for candidate in node.inputs if is_sum else filter(None, (node.first,)):
             source = holder[candidate]
-            others = {p for name in members[source] for p in graph.readers.get(name, ())} - passed - {position}
-            is_free = not others and not (graph.inputs | graph.outputs) & set(members[source])
+            is_read_later = any(p > position for name in members[source] for p in graph.readers.get(name, ()))
+            is_free = not is_read_later and not (graph.inputs | graph.outputs) & set(members[source])
             is_same = held[result] == held[candidate]
-            is_view = node.op in VIEWS or (node.op == "DequantizeLinear" and is_same)
+            is_view = node.op in VIEWS or (node.op in _WHOLE | {"DequantizeLinear"} and is_same)
             in_place = is_sum or node.op in IN_PLACE | {"QuantizeLinear"}
             if is_view or (in_place and is_free and is_same):
                 holder[result] = source
                 members[source].append(result)
-                passed.add(position)
                 break
     return holder
 

@@ -32,6 +32,8 @@ class Kernel:
         steps: strides and dilations, all of them.
         groups: of the channels; as many as `channels` is a depthwise convolution.
         element_bytes: of the input as it is held.
+        padded: elements of the input with zeros around it; 0 where there are none, or where they are those that
+            TensorFlow calls SAME.
     """
 
     op: str
@@ -41,6 +43,7 @@ class Kernel:
     steps: tuple[int, ...] = ()
     groups: int = 1
     element_bytes: float = 1.0
+    padded: int = 0
 
     @property
     def row(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -41,14 +42,21 @@ class FakeRuntime:
     and the number of loads so far.
 
     Attributes:
-        latency_ms: the true mean latency.
+        latency_ms: the true mean latency, without outliers and drift.
         noise: relative standard deviation; 0 makes every run equal.
+        drift: amplitude of a slow wave of the speed, as a fraction of it; it follows the clock, whatever runs.
+        drift_seconds: length of that wave.
+        outliers: share of the runs that take `outlier_factor` times as long.
         outputs: what a run returns; the inputs themselves if not given.
         formats: artifact formats it pretends to load.
     """
 
     latency_ms: float = 1.0
     noise: float = 0.0
+    drift: float = 0.0
+    drift_seconds: float = 10.0
+    outliers: float = 0.0
+    outlier_factor: float = 5.0
     outputs: Callable[..., tuple[Array, ...]] = _echo
     clock: FakeClock = field(default_factory=FakeClock)
     formats: tuple[str, ...] = ("dwn", "onnx")
@@ -60,12 +68,22 @@ class FakeRuntime:
             raise SettingError(
                 f"latency_ms must be positive and noise not negative; got {self.latency_ms}, {self.noise}"
             )
+        shares_fit = 0 <= self.drift < 1 and 0 <= self.outliers <= 1
+        if not shares_fit or not min(self.drift_seconds, self.outlier_factor) > 0:
+            raise SettingError(
+                "drift must lie in [0, 1), outliers in [0, 1], drift_seconds and outlier_factor must be positive; got "
+                f"{self.drift}, {self.outliers}, {self.drift_seconds}, {self.outlier_factor}"
+            )
         object.__setattr__(self, "seeds", np.random.SeedSequence(self.seed))
 
     @property
     def name(self) -> str:
         """`fake`."""
         return "fake"
+
+    def speed(self, now: float) -> float:
+        """Return how many times as long as usual a run takes at a moment, by the drift."""
+        return 1 + self.drift * math.sin(2 * math.pi * now / self.drift_seconds) if self.drift else 1.0
 
     def unavailable(self) -> str | None:
         """Return None: it runs everywhere."""
@@ -101,7 +119,8 @@ class FakeSession:
         return self.runtime.outputs(*inputs)
 
     def _draw_ms(self) -> float:
-        mean, variance = self.runtime.latency_ms, self.runtime.noise**2
-        if variance == 0:
-            return mean
-        return float(self.generator.gamma(1 / variance, mean * variance))
+        fake = self.runtime
+        mean, variance = fake.latency_ms * fake.speed(fake.clock()), fake.noise**2
+        if fake.outliers and self.generator.random() < fake.outliers:
+            mean *= fake.outlier_factor
+        return float(self.generator.gamma(1 / variance, mean * variance)) if variance else mean
