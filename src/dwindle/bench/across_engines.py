@@ -26,7 +26,6 @@ from dwindle.bench.measure import Measured, open_file, record
 from dwindle.bench.measurement import SPEEDUP, Measurement
 from dwindle.bench.plan import Plan
 from dwindle.bench.probes import accuracy
-from dwindle.bench.probes.memory import measure_memory
 from dwindle.bench.probes.size import measure_size
 from dwindle.bench.protocol import LatencyProtocol
 from dwindle.bench.side_by_side import LEVEL
@@ -37,6 +36,8 @@ from dwindle.runtimes.protocol import Array, InputSpec, Runtime, Session
 REFERENCE: Final = "onnxruntime"
 REFERENCE_FORMATS: Final = ("onnx", "dwn")
 """Of the files of one name, the first that is there is the reference of parity."""
+OTHERS: Final = ("cpu_time", "load_time", "memory", "energy")
+"""What a plan may ask for beside times; each is measured alone, once for each file."""
 Progress = Callable[[str], None]
 
 
@@ -99,7 +100,7 @@ class _Side:
     answered: Answered | None = None
     baseline: int | None = None
     costs: Costs = field(default_factory=Costs)
-    memory: tuple[Measurement, ...] = ()
+    others: tuple[Measurement, ...] = ()
 
     @property
     def name(self) -> str:
@@ -272,14 +273,12 @@ def _time_all(sides: Sequence[_Side], inputs: tuple[Array, ...], plan: Plan, *, 
         except DwindleError as error:
             side.problem = str(error)
             continue
-        if plan.memory:
-            told(f"{side.name}: memory")
-            _weigh_memory(side, inputs, plan)
+        _find_others(side, inputs, plan, told=told)
 
 
 def _time_pair(pair: tuple[_Side, _Side], inputs: tuple[Array, ...], plan: Plan) -> None:
     side, partner = pair
-    plan = replace(plan, memory=False)
+    plan = replace(plan, **dict.fromkeys(OTHERS, False))
     with ExitStack() as stack:
         both = side.opened(stack, plan), partner.opened(stack, plan)
         ours, theirs = costs_in_turn(both, {plan.latency_batch: inputs}, plan)
@@ -289,21 +288,23 @@ def _time_pair(pair: tuple[_Side, _Side], inputs: tuple[Array, ...], plan: Plan)
 
 
 def _time_alone(side: _Side, inputs: tuple[Array, ...], plan: Plan) -> None:
-    plan = replace(plan, memory=False)
+    plan = replace(plan, **dict.fromkeys(OTHERS, False))
     with ExitStack() as stack:
         side.costs = costs_alone(side.opened(stack, plan), {plan.latency_batch: inputs}, plan)
 
 
-def _weigh_memory(side: _Side, inputs: tuple[Array, ...], plan: Plan) -> None:
-    if side.answered is None:
-        return
-    how, n_threads = plan.memory_protocol, plan.n_threads
-    try:
-        side.memory = measure_memory(
-            side.answered.subject, side.artifact, inputs, runtime=side.engine, protocol=how, n_threads=n_threads
-        )
-    except DwindleError as error:  # other figures stand
-        side.remark = f"memory unknown, {error}"
+def _find_others(side: _Side, inputs: tuple[Array, ...], plan: Plan, *, told: Progress) -> None:
+    """Measure what else the plan asks for, once for each file; what cannot be measured costs no other figure."""
+    for what in (name for name in OTHERS if getattr(plan, name)):
+        told(f"{side.name}: {what.replace('_', ' ')}")
+        alone = replace(plan, latency=None, throughput_batch=None, **{name: name == what for name in OTHERS})
+        try:
+            with ExitStack() as stack:
+                found = costs_alone(side.opened(stack, plan), {plan.latency_batch: inputs}, alone)
+        except DwindleError as error:
+            side.remark = "; ".join(filter(None, (side.remark, f"{what.replace('_', ' ')} unknown, {error}")))
+        else:
+            side.others = (*side.others, *found.measurements)
 
 
 def _row(side: _Side, sides: Sequence[_Side]) -> Row:
@@ -316,7 +317,7 @@ def _row(side: _Side, sides: Sequence[_Side]) -> Row:
     near = () if parity is None else parity.measurements
     measured = Measured(
         artifacts=(side.artifact,),
-        measurements=(*measure_size(side.artifact), *scores, *side.costs.measurements, *side.memory, *near),
+        measurements=(*measure_size(side.artifact), *scores, *side.costs.measurements, *side.others, *near),
         samples=side.costs.samples,
         confusion=None if answered.answers is None else answered.answers.confusion,
     )
