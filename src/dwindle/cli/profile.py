@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from dwindle.cli.bench import AsJson, Batch, InputsFile, ShapeOf, Threads
+from dwindle.cli.bench import AsJson, Batch, Engine, InputsFile, NetworkOf, ShapeOf, Threads
 from dwindle.cli.console import print_json, stdout
 
 if TYPE_CHECKING:
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 N_SLOWEST: Final = 5
 File = Annotated[Path, typer.Argument(help="A .onnx, .dwn, .xml or .pte file.", metavar="FILE")]
 After = Annotated[Path | None, typer.Argument(help="The same network after compression.", metavar="[AFTER]")]
-Engine = Annotated[
-    str | None, typer.Option(help="What runs the files; the first engine for the format unless it is said.")
-]
 Runs = Annotated[int, typer.Option(help="Calls that are profiled.")]
 
 
@@ -30,6 +27,7 @@ def profile(
     after: After = None,
     *,
     engine: Engine = None,
+    network: NetworkOf = None,
     batch: Batch = None,
     shape: ShapeOf = None,
     inputs: InputsFile = None,
@@ -41,10 +39,10 @@ def profile(
     from dwindle.bench.any_file import Source
     from dwindle.bench.made_inputs import Shapes, parse_shape
     from dwindle.bench.profiled import profile_file
-    from dwindle.runtimes.catalogue import engine_of
+    from dwindle.cli.engines import engine_named
 
     source = Source(shapes=Shapes(batch=batch, by_name=dict(map(parse_shape, shape or ()))), inputs=inputs)
-    chosen = None if engine is None else engine_of(engine)
+    chosen = None if engine is None else engine_named(engine, network=network)
     paths = [file] if after is None else [file, after]
     found = [profile_file(path, source=source, engine=chosen, n_runs=runs, n_threads=threads) for path in paths]
     pair = _pair(found)

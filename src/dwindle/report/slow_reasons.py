@@ -208,7 +208,7 @@ def _quantizers(pair: Pair) -> Iterator[Reason]:
             yield Reason(
                 "quantizers",
                 f"Quantizing and dequantizing take no time of their own: {pair.engine} runs {_none_of(in_file)} of the "
-                "file as an operation, but merges them into others or leaves them out.",
+                "file as an operation; they are part of others, or left out.",
             )
         return
     n = found.n_operations
@@ -315,7 +315,7 @@ def _read(count: int) -> str:
 
 
 def _none_of(count: int) -> str:
-    return "the one quantizer" if count == 1 else f"none of the {count} quantizers"
+    return "not the one quantizer" if count == 1 else f"none of the {count} quantizers"
 
 
 def _s(count: int) -> str:

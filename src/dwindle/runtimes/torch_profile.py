@@ -13,6 +13,7 @@ from torch.profiler import ProfilerActivity, record_function
 from dwindle.artifact import Artifact
 from dwindle.errors import MeasurementError
 from dwindle.runtimes.call_times import CallTimes, Kernel, timed_ms
+from dwindle.runtimes.chatter import caught_chatter
 from dwindle.runtimes.protocol import Array, Runtime, Session
 
 _CALL: Final = "dwindle.call"
@@ -31,7 +32,7 @@ def profile(
     """
     with runtime.load(artifact, n_threads=n_threads) as session:
         session.run(*inputs)
-        with torch.profiler.profile(activities=[ProfilerActivity.CPU]) as told:
+        with caught_chatter(), torch.profiler.profile(activities=[ProfilerActivity.CPU]) as told:
             wall = [timed_ms(lambda: _call(session, inputs)) for _ in range(n_runs)]
     events: Sequence[Any] = told.events() or ()
     calls = sorted((e for e in events if e.name == _CALL), key=lambda event: event.time_range.start)
