@@ -54,6 +54,29 @@ def test_it_answers_with_its_function_or_its_inputs() -> None:
     assert FakeRuntime().name == "fake"
 
 
+def test_outliers_are_as_many_and_as_long_as_stated() -> None:
+    times = np.array(draw(FakeRuntime(latency_ms=2.0, outliers=0.1, outlier_factor=4.0), 20_000))
+    assert set(np.round(times, 6)) == {2.0, 8.0}
+    assert (times > 5).mean() == pytest.approx(0.1, rel=0.1)
+
+
+def test_drift_follows_the_clock_of_all_who_share_it() -> None:
+    runtime = FakeRuntime(drift=0.5, drift_seconds=4.0)
+    assert [runtime.speed(now) for now in (0.0, 1.0, 2.0, 3.0)] == pytest.approx([1.0, 1.5, 1.0, 0.5])
+    runtime.clock.advance(1.0)
+    assert draw(runtime, 1) == pytest.approx([1.5])
+    other = FakeRuntime(latency_ms=2.0, drift=0.5, drift_seconds=4.0, clock=runtime.clock)
+    assert draw(other, 1) == pytest.approx([3.0], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"drift": 1.0}, {"drift": -0.1}, {"drift_seconds": 0.0}, {"outliers": 1.1}, {"outlier_factor": 0.0}]
+)
+def test_impossible_drifts_and_outliers_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(SettingError, match="drift must lie in"):
+        FakeRuntime(**wrong)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("wrong", [{"latency_ms": 0.0}, {"noise": -1.0}])
 def test_impossible_settings_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(SettingError, match="latency_ms must be positive and noise not negative"):
