@@ -105,11 +105,16 @@ def _zeros(pair: Pair) -> Iterator[Reason]:
     kernels = pair.after.of(*MULTIPLYING)
     if any("sparse" in operation.kind.lower() for operation in kernels):
         return
+    advice = (
+        "Zeros make a file smaller; only whole channels that are cut out, or kernels made for sparse weights, make it "
+        "faster."
+    )
+    if pair.products_before_ms > MUCH_FASTER * pair.products_after_ms:
+        advice = "What became faster became so for another reason."
     yield Reason(
         "zeros",
         f"{_percent(after.sparsity)} of the weights are zero, but {pair.engine} multiplies them like any other number "
-        f"({_kinds(kernels)}): {_products(pair)}. Zeros make a file smaller; only whole channels that are cut out, or "
-        "kernels made for sparse weights, make it faster.",
+        f"({_kinds(kernels)}): {_products(pair)}. {advice}",
     )
 
 
@@ -168,15 +173,12 @@ def _is_plain(layer: LayerFacts) -> bool:
 def _stored(pair: Pair) -> Iterator[Reason]:
     """Say where a file only stores its weights in fewer bits: the engine computes what it computed before."""
     facts, before = pair.facts_after, pair.facts_before
-    if (
-        facts is None
-        or before is None
-        or facts.n_quantizers
-        or not 0 < pair.bytes_after < MUCH_SMALLER * pair.bytes_before
-    ):
+    is_smaller = 0 < pair.bytes_after < MUCH_SMALLER * pair.bytes_before
+    if facts is None or before is None or facts.n_quantizers or not is_smaller:
         return
     kernels = pair.after.of(*MULTIPLYING)
-    if facts.n_weights == before.n_weights and not any(is_byte(operation.numbers) for operation in kernels):
+    same_numbers = {o.numbers for o in kernels} == {o.numbers for o in pair.before.of(*MULTIPLYING)}
+    if facts.n_weights == before.n_weights and same_numbers:
         yield Reason(
             "stored",
             f"The file is {significant(pair.bytes_before / pair.bytes_after, 2)} times smaller, but its weights are "

@@ -1,0 +1,91 @@
+"""This file tests what is read off a file: zeros, types, quantizers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import dwindle as dw
+from dwindle.artifact import Artifact
+from dwindle.bench.layer_facts import facts_of
+from dwindle.errors import MeasurementError
+from dwindle.exporters.graph_cache import GraphCache
+
+GRAPHS = GraphCache()
+IMAGES = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 5)).eval()
+
+
+def facts(tmp_path, *steps, suffix="onnx", net=None, example=IMAGES):
+    dense = dw.CompressedModel.dense(net or network())
+    model = dw.Recipe(steps).run(dense, dw.Context(example=example[:1], calibration=[example])) if steps else dense
+    return facts_of(dw.deploy(model, example[:1], tmp_path, formats=(suffix,), graphs=GRAPHS).artifacts[suffix])
+
+
+@pytest.mark.parametrize("suffix", ["onnx", "dwn"])
+def test_a_float_network(tmp_path, suffix):
+    found = facts(tmp_path, suffix=suffix)
+    assert [(layer.name, layer.kind) for layer in found.layers] == [("0.weight", "Conv"), ("4.weight", "Gemm")]
+    assert found.n_weights == 3 * 8 * 9 + 8 * 36 * 5
+    assert {(layer.weights, layer.inputs, layer.outputs) for layer in found.layers} == {("float32",) * 3}
+    assert (found.sparsity, found.n_quantizers) == (0.0, 0)
+
+
+@pytest.mark.parametrize("suffix", ["onnx", "dwn"])
+@pytest.mark.parametrize("more", [(), (dw.Cluster(codebook_size=8),), (dw.QuantizeStatic(),)])
+def test_zeros_are_counted_however_weights_are_stored(tmp_path, suffix, more):
+    found = facts(tmp_path, dw.PruneWeights(sparsity=0.75), *more, suffix=suffix)
+    assert found.sparsity == pytest.approx(0.75, abs=0.02)  # small weights become code 0 as well
+
+
+def test_integers_and_where_they_stand(tmp_path):
+    found = facts(tmp_path, dw.QuantizeStatic())
+    assert [(layer.weights, layer.inputs, layer.outputs) for layer in found.layers] == [
+        ("int8", "uint8", "uint8"),
+        ("int8", "uint8", "float32"),
+    ]
+    assert all(layer.is_int8 for layer in found.layers)
+    assert found.n_quantizers >= 2
+
+
+def test_wide_activations(tmp_path):
+    found = facts(tmp_path, dw.QuantizeStatic(activations=16))
+    assert {layer.inputs for layer in found.layers} == {"int16"}
+    assert not any(layer.is_int8 for layer in found.layers)
+
+
+def test_ranges_taken_at_run_time(tmp_path):
+    mlp = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    found = facts(tmp_path, dw.QuantizeDynamic(), net=mlp, example=torch.randn(8, 6))
+    assert [(layer.kind, layer.weights, layer.inputs) for layer in found.layers] == [
+        ("MatMulInteger", "int8", "uint8")
+    ] * 2
+    assert found.n_quantizers == 2
+
+
+def test_a_recurrent_layer_has_both_of_its_weights(tmp_path):
+    class Sensor(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = nn.LSTM(3, 8, batch_first=True), nn.Linear(8, 2)
+
+        def forward(self, x):
+            return self.head(self.body(x)[0][:, -1])
+
+    found = facts(tmp_path, net=Sensor().eval(), example=torch.randn(4, 5, 3))
+    assert {layer.kind: layer.n_weights for layer in found.layers}["LSTM"] == 4 * 8 * 3 + 4 * 8 * 8
+
+
+def test_files_of_other_engines_have_no_facts_and_broken_ones_are_refused(tmp_path):
+    other = tmp_path / "net.tflite"
+    other.write_bytes(b"TFL3")
+    assert facts_of(Artifact.of(other)) is None
+    broken = tmp_path / "net.onnx"
+    broken.write_bytes(b"nothing")
+    with pytest.raises(MeasurementError, match="cannot load"):
+        facts_of(Artifact.of(broken))
