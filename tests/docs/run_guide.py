@@ -6,7 +6,8 @@
 - `python` blocks run in this process, one after the other, with the same names.
 - `bash` blocks run with `set -euo pipefail` and the folder of this Python first on the PATH.
 - A `text` block after the line `<!-- prints -->` must be what the block before it printed; `...` stands for anything.
-- The line `<!-- not run: reason -->` before a block leaves it out. Other blocks are only there to be read.
+- The line `<!-- not run: reason -->` before a block leaves it out, `<!-- needs: module, ... -->` where one of these
+  modules cannot be imported. Other blocks are only there to be read.
 """
 
 # ruff: file-ignore[print]
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import doctest
+import importlib.util
 import io
 import os
 import re
@@ -27,7 +29,7 @@ from pathlib import Path
 
 FENCE = re.compile(r"^(`{3,})([^`]*)$")
 FILE = re.compile(r"#\s*file:\s*(\S+)\s*$")
-MARK = re.compile(r"<!--\s*(prints|not run:.+?)\s*-->")
+MARK = re.compile(r"<!--\s*(prints|not run:.+?|needs:.+?)\s*-->")
 INERT = {"", "text", "toml", "json", "c", "console"}
 LOOSELY = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
@@ -81,7 +83,7 @@ def run(guide: Path, text: str) -> int:
     names: dict[str, object] = {"__name__": "__main__"}
     printed, n_run = "", 0
     for block in blocks(text):
-        if block.mark.startswith("not run"):
+        if block.mark.startswith("not run") or _lacks(block.mark):
             continue
         if block.mark == "prints":
             _require_output(block, printed)
@@ -102,6 +104,12 @@ def run(guide: Path, text: str) -> int:
 def _mark(line: str, earlier: str) -> str:
     match = MARK.fullmatch(line.strip())
     return match[1] if match else (earlier if not line.strip() else "")
+
+
+def _lacks(mark: str) -> bool:
+    """Return whether a module that the mark names is not installed."""
+    needed = mark.removeprefix("needs:").split(",") if mark.startswith("needs:") else ()
+    return any(importlib.util.find_spec(name.strip()) is None for name in needed)
 
 
 def _write(block: Block) -> None:

@@ -105,6 +105,15 @@ def test_a_block_that_fails_is_named_with_its_line(tmp_path: Path, text: str, me
     assert not (tmp_path.parent / "escaped.toml").exists()
 
 
+def test_a_block_is_left_out_where_a_module_that_it_needs_is_missing(tmp_path: Path) -> None:
+    text = (
+        "<!-- needs: json, no_such_module -->\n```bash\nexit 3\n```\n<!-- needs: json -->\n```python\nprint(1)\n```\n"
+    )
+    finished = run(guide_of(tmp_path, text), tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    assert "1 blocks" in finished.stdout
+
+
 def test_a_mark_counts_only_for_the_block_right_after_it(tmp_path: Path) -> None:
     text = "<!-- not run: later -->\nSome words between.\n\n```bash\nexit 3\n```\n"
     finished = run(guide_of(tmp_path, text), tmp_path)
