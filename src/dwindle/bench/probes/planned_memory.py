@@ -6,6 +6,7 @@ beside its plan is not in it: weights, code, and memory that a delegate sets asi
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
@@ -93,7 +94,9 @@ def _executorch(artifact: Artifact) -> int:
 
     if reason := ExecuTorchRuntime().unavailable():
         raise RuntimeUnavailableError(reason)
-    with caught_chatter():  # the program is read and not loaded: it may be for kernels that are not here
+    # The program is read and not loaded: it may be for kernels that are not here.
+    with caught_chatter(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         # ruff: ignore[import-private-name] (there is no public reader of programs)
         from executorch.exir._serialize._program import deserialize_pte_binary
 

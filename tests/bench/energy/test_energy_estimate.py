@@ -1,0 +1,106 @@
+"""This file tests estimates of energy against work counted by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from dwindle.bench.energy.estimate import energy_of, estimated_energy, prices
+from dwindle.bench.energy.work import Work, work_of
+from dwindle.bench.measurement import ENERGY, Estimate
+from dwindle.errors import MeasurementError, SettingError
+
+FLOAT = TensorProto.FLOAT
+
+
+def model(nodes: list[onnx.NodeProto], weights: dict[str, np.ndarray], shape: list[int | None]) -> onnx.ModelProto:
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", FLOAT, shape)],
+        [helper.make_tensor_value_info("y", FLOAT, None)],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+def test_a_convolution_costs_its_places_times_its_window() -> None:
+    weights = {"w": np.ones((8, 2, 3, 3), np.float32)}
+    nodes = [helper.make_node("Conv", ["x", "w"], ["a"], group=2), helper.make_node("Relu", ["a"], ["y"])]
+    work = work_of(model(nodes, weights, [1, 4, 10, 10]))
+    assert work.macs == {"float32": 8 * 64 * 18}
+    assert work.weight_bytes == 4 * 144
+    assert work.moved_bytes == 4 * (400 + 512)  # the activation function is part of the convolution
+
+
+def test_integers_and_linear_layers_are_told_apart() -> None:
+    weights = {
+        "w": np.ones((100, 30), np.int8), "v": np.ones((30, 5), np.float32), "s": np.float32(0.1), "z": np.int8(0)
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "s", "z"], ["wd"]),
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["xq"]),
+        helper.make_node("DequantizeLinear", ["xq", "s", "z"], ["xd"]),
+        helper.make_node("MatMul", ["xd", "wd"], ["a"]),
+        helper.make_node("QuantizeLinear", ["a", "s", "z"], ["aq"]),
+        helper.make_node("DequantizeLinear", ["aq", "s", "z"], ["ad"]),
+        helper.make_node("MatMul", ["ad", "v"], ["y"]),
+    ]
+    work = work_of(model(nodes, weights, [None, 100]))
+    assert work.macs == {"int8": 3000, "float32": 150}
+
+
+def test_a_recurrent_layer_costs_its_weights_at_every_step() -> None:
+    weights = {"w": np.ones((1, 40, 6), np.float32), "r": np.ones((1, 40, 10), np.float32)}
+    node = helper.make_node("LSTM", ["x", "w", "r"], ["y"], hidden_size=10)
+    assert work_of(model([node], weights, [7, 2, 6])).macs == {"float32": 7 * 2 * 40 * 16}
+
+
+def test_prices_are_those_of_the_paper() -> None:
+    paid = prices()
+    assert paid.mac_pj == pytest.approx({"int8": 0.3, "int16": 0.9, "float16": 1.5, "float32": 4.6})
+    assert paid.access_pj["dram"] == (1300 + 2600) / 2
+    assert "Horowitz" in paid.source
+
+
+def test_what_does_not_fit_into_the_cache_is_paid_as_dram() -> None:
+    work = Work(macs={}, weight_bytes=8 * 1000, moved_bytes=8 * 500, living_bytes=2000)
+    fits, weights_out, none_fits = (energy_of(work, cache_bytes=n) for n in (1 << 20, 9_000, 1_000))
+    assert (fits.weights, fits.values) == pytest.approx((1000 * 100e-9, 500 * 100e-9))
+    assert (weights_out.weights, weights_out.values) == pytest.approx((1000 * 1950e-9, 500 * 20e-9))
+    assert (none_fits.weights, none_fits.values) == pytest.approx((1000 * 1950e-9, 500 * 1950e-9))
+    assert "weights from DRAM, values in a cache" in weights_out.method
+    with pytest.raises(SettingError, match="cache_bytes must be positive"):
+        energy_of(work, cache_bytes=0)
+
+
+def test_an_estimate_is_no_measurement(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    onnx.save(model([node], {"w": np.ones((100, 30), np.float32)}, [None, 100]), path)
+    parts = estimated_energy(path)
+    assert isinstance(parts.estimate, Estimate)
+    assert parts.estimate.metric == ENERGY
+    assert parts.estimate.value == pytest.approx(3000 * 4.6e-9 + (4 * 3000 + 4 * 130) * 12.5e-9)
+
+
+def test_files_that_tell_nothing_are_refused(tmp_path: Path) -> None:
+    other = tmp_path / "net.tflite"
+    other.write_bytes(b"anything")
+    with pytest.raises(MeasurementError, match=r"is no \.onnx or \.dwn file"):
+        estimated_energy(other)
+    with pytest.raises(MeasurementError, match="cannot be read"):
+        estimated_energy(tmp_path / "absent.onnx")
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"\xff\xff\xff")
+    with pytest.raises(MeasurementError, match="is no ONNX model"):
+        estimated_energy(broken)
+    unknown = tmp_path / "unknown.onnx"
+    node = helper.make_node("Strange", ["x"], ["y"], domain="com.example")
+    onnx.save(model([node], {}, [1, 100]), unknown)
+    with pytest.raises(MeasurementError, match="the energy cannot be estimated"):
+        estimated_energy(unknown)

@@ -1,0 +1,117 @@
+"""This file tests verdicts on each file and engine, in values and in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dwindle.artifact import Artifact
+from dwindle.bench.budget import Budget, Verdict, parse_quantity, worst
+from dwindle.bench.measurement import ENERGY, LATENCY, SIZE, Estimate, Measurement, Metric
+from dwindle.bench.verdicts import judge_files
+from dwindle.errors import SettingError
+
+BUDGET = Budget({"size": 1000.0, "latency": 5.0, "energy": 2.0})
+
+
+def measured(metric: Metric, low: float, high: float, *, artifact: str = "a", runtime: str = "r") -> Measurement:
+    return Measurement(
+        metric=metric, value=(low + high) / 2, low=low, high=high, n=5, artifact=artifact, runtime=runtime, machine="m",
+        protocol="p",
+    )  # fmt: skip
+
+
+FOUND = [
+    measured(SIZE, 900, 900, runtime="none"),
+    measured(LATENCY, 4, 4.5, runtime="one"),
+    measured(LATENCY, 5.5, 6, runtime="other"),
+    measured(SIZE, 1100, 1100, artifact="b", runtime="none"),
+]
+
+
+def test_each_file_is_judged_on_each_engine_and_its_size_counts_for_all() -> None:
+    each = BUDGET.judge_each(FOUND)
+    assert {key: [v.value for v in verdicts.values()] for key, verdicts in each.items()} == {
+        ("a", "one"): ["met", "met", "undecided"],
+        ("a", "other"): ["met", "violated", "undecided"],
+        ("b", "none"): ["violated", "undecided", "undecided"],
+    }
+    assert BUDGET.judge_each([]) == {}
+
+
+def test_rulings_say_what_they_rest_on() -> None:
+    file = Artifact(path=Path("net.onnx"), format="onnx", sha256="a", size_bytes=900)
+    estimate = Estimate(metric=ENERGY, value=0.5, method="a model")
+    one, other, alone = judge_files(BUDGET, FOUND, files=[file], estimates={"a": [estimate]})
+    assert (one.name, one.runtime, one.verdict) == ("net.onnx", "one", Verdict.UNDECIDED)
+    assert [ruling.words() for ruling in one.rulings] == [
+        "met: 900 bytes",
+        "met: 4.25 ms [4, 4.5]",
+        "undecided: not measured; an estimate (0.5 mJ) decides nothing",
+    ]
+    assert other.verdict is Verdict.VIOLATED
+    assert alone.name == "b"
+    assert alone.rulings[1].words() == "undecided: not measured"
+
+
+def test_an_estimate_never_decides_however_clear_it_is() -> None:
+    for value in (1e-9, 1e9):
+        estimate = Estimate(metric=ENERGY, value=value, method="a model")
+        (judged,) = judge_files(Budget({"energy": 2.0}), FOUND[:2], estimates={"a": [estimate]})
+        assert judged.verdict is Verdict.UNDECIDED
+
+
+def test_the_worst_counts() -> None:
+    assert worst([]) is Verdict.MET
+    assert worst([Verdict.MET, Verdict.UNDECIDED]) is Verdict.UNDECIDED
+    assert worst([Verdict.UNDECIDED, Verdict.VIOLATED, Verdict.MET]) is Verdict.VIOLATED
+
+
+@pytest.mark.parametrize(("text", "mj"), [("2 mJ", 2.0), ("500uJ", 0.5), ("0.001 J", 1.0), ("300nJ", 3e-4), (2, 2.0)])
+def test_energies_have_units(text: object, mj: float) -> None:
+    assert parse_quantity(text, ENERGY, where="budget") == pytest.approx(mj)
+
+
+def test_a_budget_is_read_from_a_command_line(tmp_path: Path) -> None:
+    expected = {"size": 250_000.0, "latency": 5.0, "energy": 0.5}
+    assert Budget.read("max_size=250KB, max_latency = 5ms,max_energy=500uJ,").bounds == expected
+    path = tmp_path / "budget.toml"
+    lines = 'max_size = "250KB"\nmax_latency = "5 ms"\nmax_energy_mJ = 0.5\n'
+    path.write_text(lines, encoding="utf-8")
+    assert Budget.read(str(path)).bounds == expected
+    path.write_text(f"[budget]\n{lines}", encoding="utf-8")
+    assert Budget.read(str(path)).bounds == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "neither a bound"),
+        ("=", "is no bound"),
+        ("max_size", "neither a bound"),
+        ("max_size=", "is no bound"),
+        ("max_size=1KB,max_size=2KB", "given twice"),
+        ("max_size=1KB,max_size_bytes=2", "bounded twice"),
+        ("max_siz=1KB", "unknown key 'max_siz'"),
+        ("max_size=1ms", "is no quantity in bytes"),
+        ("max_latency=nan", "is no quantity in ms"),
+        ("absent.toml", "neither a bound"),
+    ],
+)
+def test_budgets_that_say_nothing_are_refused(text: str, reason: str) -> None:
+    with pytest.raises(SettingError, match=reason):
+        Budget.read(text)
+
+
+def test_files_that_bound_nothing_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "budget.toml"
+    path.write_text("", encoding="utf-8")
+    with pytest.raises(SettingError, match="bounds nothing"):
+        Budget.read(str(path))
+    path.write_text("budget = 3", encoding="utf-8")
+    with pytest.raises(SettingError, match="budget must be a table"):
+        Budget.read(str(path))
+    path.write_text("max_size = ", encoding="utf-8")
+    with pytest.raises(SettingError, match="neither a bound"):
+        Budget.read(str(path))
