@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 class ExecuTorchExporter:
     """Exporter to ExecuTorch: float32, or int8 after `QuantizeStatic`.
 
-    Unstructured zeros, codebooks and float16 have no form there: they are decoded.
+    Unstructured zeros, codebooks and float16 have no form there: they are decoded. LSTM and GRU layers are unrolled
+    over time and compute in floats.
 
     Attributes:
         options: batch size (1 unless given); ExecuTorch has no opsets.

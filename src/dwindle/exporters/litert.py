@@ -36,7 +36,8 @@ class LiteRtExporter:
 
     The kind of file follows from the model: float32; float16 weights after `CastHalf`; int8 weights with activations
     ranged at run time after `QuantizeDynamic`; int8, or int8 with 16-bit activations, after `QuantizeStatic`.
-    Unstructured zeros and codebooks have no form in LiteRT: they are decoded.
+    Unstructured zeros and codebooks have no form in LiteRT: they are decoded. LSTM and GRU layers are unrolled over
+    time and compute in floats, also where the model quantizes them at run time. Indices become int32.
 
     Attributes:
         options: batch size (1 unless given); LiteRT has no opsets.
@@ -52,8 +53,11 @@ class LiteRtExporter:
     def obstacles(self, model: CompressedModel) -> list[str]:
         """Return the reasons why LiteRT cannot express `model`, or this machine cannot convert it; empty if it can."""
         found = [*integer_obstacles(model), *option_obstacles(self.options)]
-        if converter_python() is None:
-            found.append(f"LiteRT's converter is not installed: {INSTALL}")
+        try:
+            if converter_python() is None:
+                found.append(f"LiteRT's converter is not installed: {INSTALL}")
+        except ExportError as error:
+            found.append(str(error))
         return found
 
     def export(
@@ -102,15 +106,28 @@ def _is_half(encoding: Encoding) -> bool:
 
 def _convert(program: IntegerProgram, mode: str) -> bytes:
     """Return the bytes of the file, made by a process of the converter's own environment."""
+    python = str(converter_python())
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "program.pt2", Path(folder) / "model.tflite"
-        torch.export.save(program.program, source)
-        command = [str(converter_python()), str(Path(litert_child.__file__)), str(source), str(target), mode]
         try:
+            torch.export.save(program.program, source)
+            # Isolated, because the folder of the script holds modules called like packages, and so may PYTHONPATH.
+            command = [python, "-I", litert_child.__file__, str(source), str(target), mode]
             done = subprocess.run(command, capture_output=True, text=True, timeout=60 * _MINUTES, check=False)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise ExportError(f"LiteRT's converter did not finish: {error}; {INSTALL} makes it anew") from error
-        if done.returncode or not target.is_file():
-            told = [line for line in done.stderr.strip().splitlines() if "rror" in line] or ["no reason given"]
-            raise ExportError(f"LiteRT's converter refuses the network: {told[-1].strip()[:500]}")
-        return target.read_bytes()
+            if done.returncode == 0 and target.is_file():
+                return target.read_bytes()
+        except (OSError, RuntimeError, subprocess.TimeoutExpired) as error:
+            raise ExportError(
+                f"LiteRT's converter did not finish: {error}; free disk space, or make it anew: {INSTALL}"
+            ) from error
+    raise ExportError(_refusal(done.returncode, done.stderr, python))
+
+
+def _refusal(code: int, told: str, python: str) -> str:
+    """Return why the converter gave no file."""
+    if code < 0:
+        return f"LiteRT's converter was ended by signal {-code}; it may have run out of memory, close other programs"
+    lines = [line.strip() for line in told.splitlines() if "rror" in line] or ["no reason given"]
+    if "No module named 'litert_torch'" in lines[-1]:
+        return f"{python} has no litert-torch; {INSTALL} makes an environment that has it"
+    return f"LiteRT's converter refuses the network: {lines[-1][:500]}"

@@ -10,7 +10,7 @@ import importlib.util
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -68,24 +68,34 @@ class OpenVinoExporter:
             NetworkError: the network cannot be captured.
             ExportError: OpenVINO cannot express the model, changes its integers, or a file cannot be written.
         """
-        if importlib.util.find_spec("openvino") is None:
-            raise RuntimeUnavailableError(MISSING)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # In the same folder, so that moving the finished files is a rename, which cannot stop half way.
-            with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as made:
-                source = self._onnx.export(model, example, Path(made) / "model.onnx", graph=graph)
-                written = Path(made) / path.name
-                convert(source.path, written)
-                _require_integers(source.path, written)
-                _move(written, path)
-        except OSError as error:
-            raise ExportError(f"cannot write {path}: {error}; free space or choose another folder") from error
-        return Artifact.of(path, origin=source.origin)
+        return write_ir(path, lambda source: self._onnx.export(model, example, source, graph=graph))
 
     @property
     def _onnx(self) -> OnnxExporter:
         return OnnxExporter(notes=self.notes, options=self.options)
+
+
+def write_ir(path: Path, make: Callable[[Path], Artifact]) -> Artifact:
+    """Write the `.onnx` that `make` writes where it is told as IR to `path` and the `.bin` beside it, both or neither.
+
+    Raises:
+        RuntimeUnavailableError: openvino is not installed.
+        ExportError: OpenVINO cannot convert it, changes its integers, or a file cannot be written.
+    """
+    if importlib.util.find_spec("openvino") is None:
+        raise RuntimeUnavailableError(MISSING)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # In the same folder, so that moving the finished files is a rename, which cannot stop half way.
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as made:
+            source = make(Path(made) / "model.onnx")
+            written = Path(made) / path.name
+            convert(source.path, written)
+            _require_integers(source.path, written)
+            _move(written, path)
+    except OSError as error:
+        raise ExportError(f"cannot write {path}: {error}; free space or choose another folder") from error
+    return Artifact.of(path, origin=source.origin)
 
 
 def convert(source: Path, target: Path) -> None:

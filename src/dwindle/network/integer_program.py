@@ -24,7 +24,7 @@ from dwindle.network.compressed import CompressedModel
 from dwindle.network.few_bit_grid import RoundedInput
 from dwindle.network.inputs import Inputs, as_tuple
 from dwindle.network.insert import insert_before
-from dwindle.network.placement import between_quantized, matmul_calls
+from dwindle.network.placement import between_quantized, matmul_calls, multiplies_by
 
 DTYPES: Final = {
     (8, True): torch.int8, (8, False): torch.uint8, (16, True): torch.int16, (16, False): torch.uint16
@@ -139,8 +139,9 @@ def integer_program(
     forms = {name: form for name in sorted(_names(model, captured)) if (form := _usable(integers(name))) is not None}
     grids = _quantize_values(graph, sites, model.activations, signed=signed)
     for node in list(graph.graph.nodes):
-        if node.op == "get_attr" and node.target in forms:
-            _quantize_weight(graph, node, forms[str(node.target)], from_floats=from_floats)
+        name = model.aliases.get(str(node.target), str(node.target))  # of a tied weight torch keeps any name
+        if node.op == "get_attr" and name in forms:
+            _quantize_weight(graph, node, forms[name], from_floats=from_floats)
     graph.graph.eliminate_dead_code()
     graph.graph.lint()
     graph.recompile()
@@ -196,7 +197,7 @@ def _pair_behind(graph: fx.GraphModule, node: fx.Node, grid: Grid) -> None:
 
 
 def _quantize_weight(graph: fx.GraphModule, node: fx.Node, form: Integers, *, from_floats: bool) -> None:
-    """Let every reader of a weight read its codes, dequantized."""
+    """Let every layer that multiplies by a weight read its codes, dequantized; a look-up in it keeps the floats."""
     name = str(node.target).replace(".", "_")
     rest: tuple[Any, ...] = (-LARGEST, LARGEST, torch.int8)
     if form.axis is None:
@@ -208,7 +209,7 @@ def _quantize_weight(graph: fx.GraphModule, node: fx.Node, form: Integers, *, fr
             on_grid = [_constant(graph, f"{name}_scale", scale), _constant(graph, f"{name}_zero_point", zero_point)]
         on_grid.append(form.axis)
         quantize, dequantize = QUANTIZED.quantize_per_channel.default, QUANTIZED.dequantize_per_channel.default
-    for reader in list(node.users):
+    for reader in [user for user in node.users if multiplies_by(user, node)]:
         with graph.graph.inserting_before(reader):
             if from_floats:
                 codes = graph.graph.call_function(quantize, (node, *on_grid, *rest))

@@ -75,6 +75,11 @@ def matmul_calls(captured: Captured) -> dict[str, list[CallSite]]:
     return found
 
 
+def multiplies_by(node: fx.Node, weight: fx.Node) -> bool:
+    """Return whether `node` is a convolution or linear layer with this weight."""
+    return _name(node) in MATMULS and node.args[1] is weight
+
+
 def linear_layers(captured: Captured) -> dict[CallSite, str]:
     """Return every call of a linear layer with a weight of the network, in graph order, and that weight."""
     nodes = [node for node in captured.program.graph.nodes if _name(node) == "linear"]

@@ -17,9 +17,11 @@ from dwindle.artifact import Artifact
 from dwindle.errors import MeasurementError, RuntimeUnavailableError, SettingError
 from dwindle.runtimes.chatter import caught_chatter
 from dwindle.runtimes.fixed_batch import run_in_parts
+from dwindle.runtimes.magic import require_beginning
 from dwindle.runtimes.protocol import Array, InputSpec
 
 METHOD: Final = "forward"
+MAGIC: Final = rb".{4}ET\d\d"
 DTYPES: Final = {
     torch.float32: np.dtype(np.float32),
     torch.float64: np.dtype(np.float64),
@@ -74,6 +76,7 @@ class ExecuTorchRuntime:
             raise RuntimeUnavailableError(reason)
         if artifact.format not in self.formats:
             raise MeasurementError(f"executorch loads .pte files, not {artifact.format!r} ({artifact.path})")
+        require_beginning(artifact.path, MAGIC, kind=".pte")
         with caught_chatter() as told:
             portable_lib: Any = import_module("executorch.extension.pybindings.portable_lib")
             runtime: Any = import_module("executorch.runtime").Runtime.get()

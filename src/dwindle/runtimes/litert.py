@@ -14,12 +14,14 @@ from typing import Any, Final
 import numpy as np
 
 from dwindle.artifact import Artifact
-from dwindle.errors import MeasurementError, RuntimeUnavailableError, SettingError
+from dwindle.errors import MeasurementError, NetworkError, RuntimeUnavailableError, SettingError
 from dwindle.runtimes.chatter import caught_chatter
 from dwindle.runtimes.fixed_batch import run_in_parts
+from dwindle.runtimes.magic import require_beginning
 from dwindle.runtimes.protocol import Array, InputSpec
 
 PACKAGE: Final = "ai_edge_litert"
+MAGIC: Final = rb".{4}TFL3"
 _NUMBER: Final = re.compile(r"(\d+)\D*$")
 
 
@@ -74,6 +76,7 @@ class LiteRtRuntime:
         Raises:
             MeasurementError: LiteRT refuses the file.
         """
+        require_beginning(artifact.path, MAGIC, kind=".tflite")
         litert: Any = import_module(f"{PACKAGE}.interpreter")
         kinds = litert.OpResolverType
         kind = kinds.AUTO if self.delegated else kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES
@@ -130,10 +133,13 @@ class LiteRtSession:
         """Return the outputs for one batch; every input is (batch, ...); codes go in and come out as floats.
 
         Raises:
-            NetworkError: an input has the wrong shape or dtype, or there is one too many or too few.
+            NetworkError: an input has the wrong shape or dtype, there is one too many or too few, or one that the file
+                takes as codes holds NaN.
             MeasurementError: the engine failed.
         """
-        return run_in_parts(self._run, inputs, self.inputs)
+        specs = self.inputs
+        narrow = list(map(_narrowed, inputs, specs))
+        return run_in_parts(self._run, [*narrow, *inputs[len(narrow) :]], specs)
 
     def _run(self, *inputs: Array) -> tuple[Array, ...]:
         for detail, array in zip(self.given, inputs, strict=True):
@@ -170,10 +176,21 @@ def _spec(detail: Mapping[str, Any]) -> InputSpec:
     )
 
 
+def _narrowed(array: Array, spec: InputSpec) -> Array:
+    """Return int64, torch's type of an index, as the int32 that the converter makes of it, if the values allow it."""
+    if spec.dtype != np.int32 or array.dtype != np.int64:
+        return array
+    bounds = np.iinfo(np.int32)
+    fits = array.size == 0 or (array.min() >= bounds.min and array.max() <= bounds.max)
+    return array.astype(np.int32) if fits else array
+
+
 def _as_codes(array: Array, detail: Mapping[str, Any]) -> Array:
     grid = _grid(detail)
     if grid is None:
         return array
+    if np.isnan(array).any():
+        raise NetworkError(f"input {detail['name']!r} holds NaN, which has no code on the grid of the file")
     scale, zero_point = np.float32(grid[0]), grid[1]
     bounds = np.iinfo(detail["dtype"])
     return np.clip(np.rint(array / scale) + zero_point, bounds.min, bounds.max).astype(bounds.dtype)

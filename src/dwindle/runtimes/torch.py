@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Final, cast
+from typing import cast
 
 import numpy as np
 import onnx
@@ -17,21 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from dwindle.artifact import Artifact
-from dwindle.container.reader import Opened, open_file
+from dwindle.container.reader import open_file
 from dwindle.errors import MeasurementError, NetworkError, SettingError
-from dwindle.network.activations import ActivationQuantizer, CallSite, DynamicQuantizer, LevelQuantizer, Quantizer
+from dwindle.network.activations import CallSite, Quantizer
 from dwindle.network.capture import Captured, capture
 from dwindle.network.compressed import CompressedModel
-from dwindle.network.edits import apply_edits, edit_from_plain, own_edits
+from dwindle.network.file_notes import activations_of, edited_network, fill
 from dwindle.network.inputs import Inputs
 from dwindle.network.recurrent import lstm_calls
 from dwindle.network.simulate import simulate
 from dwindle.runtimes.protocol import Array, InputSpec
-from dwindle.settings import TAG, from_plain
-
-QUANTIZERS: Final[Mapping[str, type[Quantizer]]] = {
-    c.__name__: c for c in (ActivationQuantizer, DynamicQuantizer, LevelQuantizer)
-}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -65,7 +60,8 @@ class TorchRuntime:
 
         Raises:
             SettingError: fewer than one thread.
-            MeasurementError: the file is no `.dwn`, has no graph, or has an LSTM that computes with integers.
+            MeasurementError: the file is no `.dwn`, preprocesses its input, has quantized activations and no graph, or
+                has an LSTM that computes with integers.
             NetworkError: the file's tensors are not those of the network.
             ContainerError: the file is broken.
         """
@@ -77,22 +73,21 @@ class TorchRuntime:
             )
         with open_file(artifact.path) as opened:
             inputs = _specs(opened.graph)
-            network = self._filled(opened, artifact)
-            if plain := opened.metadata.get("activations"):
-                network = _rounding(network, _activations(plain, artifact), inputs=inputs, artifact=artifact)
+            if opened.metadata.get("preprocessing"):
+                raise MeasurementError(
+                    f"{artifact.path} preprocesses its input, which {self.name} does not; run it with OnnxRuntime"
+                )
+            network = edited_network(self.network, opened.metadata, where=str(artifact.path))
+            state = {name: torch.from_numpy(array) for name, array in opened.state_dict().items()}
+            network = fill(network, state, where=str(artifact.path))
+            if activations := activations_of(opened.metadata, where=str(artifact.path)):
+                network = _rounding(network, activations, inputs=inputs, artifact=artifact)
         before = torch.get_num_threads()
         torch.set_num_threads(n_threads)
         try:
             yield TorchSession(network=network, inputs=inputs)
         finally:
             torch.set_num_threads(before)
-
-    def _filled(self, opened: Opened, artifact: Artifact) -> nn.Module:
-        network = self.network if isinstance(self.network, nn.Module) else self.network()
-        edits = cast("list[Mapping[str, Any]]", opened.metadata.get("edits", []))
-        made = [edit_from_plain(plain, where=f"{artifact.path}: edits") for plain in edits]
-        network = apply_edits(network, own_edits(made))
-        return _load(network, opened, artifact).eval()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -127,18 +122,6 @@ class TorchSession:
         return tuple(tensor.cpu().numpy() for tensor in tensors)
 
 
-def _load(network: nn.Module, opened: Opened, artifact: Artifact) -> nn.Module:
-    state = {name: torch.from_numpy(array) for name, array in opened.state_dict().items()}
-    try:
-        network.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        details = "; ".join(line.strip() for line in str(error).splitlines()[1:])
-        raise NetworkError(
-            f"{artifact.path} does not fit {type(network).__name__}: {details}; build the network that was compressed"
-        ) from error
-    return network
-
-
 def _specs(graph: bytes) -> tuple[InputSpec, ...]:
     """Return the inputs of the graph in a file; none where it holds weights alone."""
     if not graph:
@@ -151,15 +134,6 @@ def _spec(value: onnx.ValueInfoProto) -> InputSpec:
     dtype = onnx.helper.tensor_dtype_to_np_dtype(held.elem_type)
     shape = tuple(dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in held.shape.dim)
     return InputSpec(name=value.name, dtype=dtype, type_name=dtype.name, shape=shape)
-
-
-def _activations(plain: Mapping[str, Mapping[str, Any]], artifact: Artifact) -> dict[CallSite, Quantizer]:
-    found: dict[CallSite, Quantizer] = {}
-    for text, settings in plain.items():
-        module, call, output = text.rsplit(":", 2)
-        quantizer = from_plain(QUANTIZERS[str(settings[TAG])], settings, where=f"{artifact.path}: activations")
-        found[CallSite(module, int(call), int(output))] = quantizer
-    return found
 
 
 def _rounding(
