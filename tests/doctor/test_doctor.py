@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from dwindle.bench.machine import Machine
 from dwindle.cli.main import app
 from dwindle.doctor import examine, machine_state, requirements, self_test
+from dwindle.doctor.energy import check_energy
 from dwindle.doctor.finding import Finding, Status, is_broken
 from dwindle.doctor.requirements import Requirement, numbers
 from dwindle.errors import SettingError
@@ -110,7 +111,7 @@ def test_the_older_control_groups_are_read_too(tmp_path: Path) -> None:
 
 def test_a_system_that_tells_nothing_is_fine(tmp_path: Path) -> None:
     found = [*machine_state.check_limits(tmp_path, MACHINE), machine_state.check_frequency(tmp_path),
-             machine_state.check_energy(tmp_path)]  # fmt: skip
+             check_energy(tmp_path)]  # fmt: skip
     assert {finding.status for finding in found} == {Status.FINE}
 
 
@@ -123,7 +124,8 @@ def test_a_frequency_that_follows_the_load_is_a_warning(governor: str, status: S
 
 def test_energy_counters_are_found(tmp_path: Path) -> None:
     put(tmp_path, "sys/class/powercap/intel-rapl:0/energy_uj", "1")
-    assert machine_state.check_energy(tmp_path).fact == "1 can be read"
+    put(tmp_path, "sys/class/powercap/intel-rapl:0/name", "package-0")
+    assert check_energy(tmp_path).fact == "RAPL package-0 (the processor packages)"
 
 
 def test_a_processor_without_int8_says_so() -> None:
@@ -188,3 +190,20 @@ def test_the_exit_code_tells_broken_from_noisy(monkeypatch: pytest.MonkeyPatch) 
     result = CliRunner().invoke(app, ["doctor", "--no-self-test"])
     assert result.exit_code == 1
     assert "FAIL  torch" in result.output
+
+
+def test_counters_that_only_an_administrator_may_read_come_with_a_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path, "sys/class/powercap/intel-rapl:0/energy_uj", "1")
+    put(tmp_path, "sys/class/powercap/intel-rapl:0/name", "package-0")
+    monkeypatch.setattr("dwindle.bench.energy.powercap.os.access", lambda *_: False)
+    found = check_energy(tmp_path)
+    assert found.status is Status.WARNING
+    assert "only an administrator may read them" in found.fact
+    assert "chmod a+r" in found.remedy
+
+
+def test_without_zeus_the_doctor_says_what_it_would_add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dwindle.bench.energy.zeus.importlib.util.find_spec", lambda _: None)
+    assert "pip install 'dwindle[energy]'" in check_energy(tmp_path).fact

@@ -9,6 +9,7 @@ from typing import Final
 
 from dwindle.bench.machine import this_machine
 from dwindle.doctor import machine_state, requirements
+from dwindle.doctor.energy import check_energy
 from dwindle.doctor.engines import check_engines
 from dwindle.doctor.finding import Finding, broken, fine
 from dwindle.doctor.self_test import check_end_to_end
@@ -38,7 +39,7 @@ def examine(folder: Path | None = None, *, root: Path = ROOT, with_self_test: bo
         *machine_state.check_limits(root, machine),
         machine_state.check_frequency(root),
         machine_state.check_load(_load_average(), machine.n_cores),
-        machine_state.check_energy(root),
+        check_energy(root),
         *machine_state.check_folder(folder or Path.cwd()),
         *_data_sets(),
     ]

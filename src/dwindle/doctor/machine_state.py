@@ -7,7 +7,6 @@ held against it.
 from __future__ import annotations
 
 import itertools
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -99,16 +98,6 @@ def check_frequency(root: Path) -> Finding:
         f"governor {listed}: the frequency follows the load, and timings follow the frequency",
         "sudo cpupower frequency-set --governor performance",
     )
-
-
-def check_energy(root: Path) -> Finding:
-    """Return whether the processor's energy counters (RAPL) can be read."""
-    counters = sorted((root / "sys/class/powercap").glob("intel-rapl*/energy_uj"))
-    if not counters:
-        return fine("energy counters", "none: energy cannot be measured here without a meter")
-    if not os.access(counters[0], os.R_OK):
-        return fine("energy counters", f"there, but only an administrator may read them: sudo chmod a+r {counters[0]}")
-    return fine("energy counters", f"{len(counters)} can be read")
 
 
 def check_folder(folder: Path) -> list[Finding]:

@@ -59,7 +59,7 @@ class ZeusSensor:
 
 def unavailable() -> str | None:
     """Return why zeus cannot be used here, with the command that installs it; None if it can."""
-    return None if importlib.util.find_spec(PACKAGE) else f"the package zeus is missing: {INSTALL}"
+    return None if importlib.util.find_spec(PACKAGE) is not None else f"the package zeus is missing: {INSTALL}"
 
 
 def zeus_sensors(*, with_gpus: bool = False) -> tuple[ZeusSensor, ...]:
