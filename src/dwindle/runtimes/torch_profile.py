@@ -35,7 +35,7 @@ def profile(
         with caught_chatter(), torch.profiler.profile(activities=[ProfilerActivity.CPU]) as told:
             wall = [timed_ms(lambda: _call(session, inputs)) for _ in range(n_runs)]
     events: Sequence[Any] = told.events() or ()
-    calls = sorted((e for e in events if e.name == _CALL), key=lambda event: event.time_range.start)
+    calls = sorted((event for event in events if event.name == _CALL), key=_start)
     if len(calls) != len(wall):
         raise MeasurementError(f"torch's profiler tells of {len(calls)} calls out of {len(wall)}; profile fewer")
     times = [dict(_operations(call)) for call in calls]
@@ -46,6 +46,10 @@ def profile(
         engine_ms=np.array([call.self_cpu_time_total / 1e3 for call in calls]),
         wall_ms=np.array(wall),
     )
+
+
+def _start(event: Any) -> float:
+    return float(event.time_range.start)
 
 
 def _call(session: Session, inputs: tuple[Array, ...]) -> None:

@@ -249,28 +249,32 @@ def _interval(shares: Array) -> Interval:
     return mean_interval(shares)
 
 
-def _onnxruntime(runtime: Any, artifact: Artifact, inputs: tuple[Array, ...], **plan: int) -> CallTimes:
+def _onnxruntime(
+    runtime: Any, artifact: Artifact, inputs: tuple[Array, ...], *, n_runs: int, n_threads: int
+) -> CallTimes:
     from dwindle.runtimes.onnx_profile import profile
 
-    return profile(runtime, artifact, inputs, **plan)
+    return profile(runtime, artifact, inputs, n_runs=n_runs, n_threads=n_threads)
 
 
-def _openvino(runtime: Any, artifact: Artifact, inputs: tuple[Array, ...], **plan: int) -> CallTimes:
+def _openvino(runtime: Any, artifact: Artifact, inputs: tuple[Array, ...], *, n_runs: int, n_threads: int) -> CallTimes:
     from dwindle.runtimes.openvino_profile import profile
 
-    return profile(runtime, artifact, inputs, **plan)
+    return profile(runtime, artifact, inputs, n_runs=n_runs, n_threads=n_threads)
 
 
-def _executorch(runtime: Any, artifact: Artifact, inputs: tuple[Array, ...], **plan: int) -> CallTimes:
+def _executorch(
+    runtime: Any, artifact: Artifact, inputs: tuple[Array, ...], *, n_runs: int, n_threads: int
+) -> CallTimes:
     from dwindle.runtimes.executorch_profile import profile
 
-    return profile(runtime, artifact, inputs, **plan)
+    return profile(runtime, artifact, inputs, n_runs=n_runs, n_threads=n_threads)
 
 
-def _torch(runtime: Any, artifact: Artifact, inputs: tuple[Array, ...], **plan: int) -> CallTimes:
+def _torch(runtime: Any, artifact: Artifact, inputs: tuple[Array, ...], *, n_runs: int, n_threads: int) -> CallTimes:
     from dwindle.runtimes.torch_profile import profile
 
-    return profile(runtime, artifact, inputs, **plan)
+    return profile(runtime, artifact, inputs, n_runs=n_runs, n_threads=n_threads)
 
 
 PROFILERS: Final[Mapping[str, Callable[..., CallTimes]]] = {
