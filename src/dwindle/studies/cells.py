@@ -18,6 +18,10 @@ _UNITS: Final = {
     "test_seconds": "s",
     "test_cpu_seconds": "s",
     "seconds_per_epoch": "s",
+    "latency_ms": "ms",
+    "energy_mj": "mJ",
+    "estimated_energy_mj": "mJ",
+    **dict.fromkeys(("top5_accuracy", "precision", "recall", "f1", "dequantize_share"), "%"),
     **dict.fromkeys(
         ("weight_ratio", "compression_ratio", "onnx_ratio", "zipped_ratio", "zip_gain", "speedup"), "times"
     ),

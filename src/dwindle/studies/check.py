@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from dwindle.bench.probes.scores import SCORES
 from dwindle.errors import SettingError
 from dwindle.job.losses import loss_of
 from dwindle.job.resolve import resolve
@@ -143,6 +144,13 @@ def _measure_problems(node: Node) -> Iterator[str]:
         yield f"measures.speedup_seconds = {seconds!r}; give a number of seconds, 0 for none"
     elif seconds and not node.measures.onnx:
         yield "measures.speedup_seconds times the .onnx; set measures.onnx = true"
+    runs, wants = node.measures.profile_runs, node.measures
+    if runs != 0 and not (_is_count(runs) and runs > 1):
+        yield f"measures.profile_runs = {runs!r}; give a whole number of at least 2, or 0 for none"
+    if not wants.onnx and (runs or wants.memory or wants.energy or not wants.whole_set):
+        yield "measures.profile_runs, memory, energy and whole_set are about the .onnx; set measures.onnx = true"
+    if unknown := [name for name in wants.scores if name not in SCORES]:
+        yield f"measures.scores names {unknown[0]!r}; {nearest(unknown[0], SCORES)}"
 
 
 def _is_count(value: Any) -> bool:

@@ -21,6 +21,7 @@ from dwindle.artifact import Artifact
 from dwindle.bench.deployment import Deployment, deploy
 from dwindle.bench.machine import this_machine
 from dwindle.bench.measurement import Measurement
+from dwindle.bench.probes.operator_times import OperatorProfile
 from dwindle.core.encoding import decode, support_of
 from dwindle.errors import NetworkError
 from dwindle.exporters.graph_cache import GraphCache
@@ -113,6 +114,10 @@ class Workshop:
             "measurements": [_plain(measurement) for measurement in found.measurements],
             "answers": {"n": len(found.right), "right": pack_bits(found.right)},
         }
+        if found.profile is not None:
+            entry["profile"] = _shares(found.profile)
+        if found.estimated_energy_mj is not None:
+            entry["estimated_energy_mj"] = found.estimated_energy_mj
         if node.layers:
             entry["layers"] = self._layers(node, model, deployment)
         kept = self._tidy(node, deployment)
@@ -255,7 +260,9 @@ class Workshop:
         seconds = float(node.measures.speedup_seconds)
         dense = self._dense_file(node.root) if node.measures.onnx and seconds and node.parent is not None else None
         threshold = threshold_of(self._loss(node))
-        return Bench(n_threads=self.n_threads, dense=dense, seconds=seconds, threshold=threshold)
+        return Bench(
+            n_threads=self.n_threads, dense=dense, seconds=seconds, threshold=threshold, measures=node.measures
+        )
 
     def _dense_file(self, root: Node) -> Artifact:
         """Return the `.onnx` of the dense network that others are timed in turn with; it stays beside its model."""
@@ -332,6 +339,17 @@ def _brief(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return a step of the history without what it decided for each tensor."""
     decisions = {key: value for key, value in record["decisions"].items() if key != "tensors"}
     return {**record, "decisions": decisions}
+
+
+def _shares(profile: OperatorProfile) -> dict[str, Any]:
+    """Return what is kept of a profile: shares of the time of a call, what they cover, and of how many runs."""
+    return {
+        "shares": {found.group: found.share for found in profile.classes},
+        "quantizing": profile.quantizing.share,
+        "coverage": profile.coverage,
+        "wall_ms": profile.wall_ms,
+        "n_runs": profile.n_runs,
+    }
 
 
 def _plain(measurement: Measurement) -> dict[str, Any]:

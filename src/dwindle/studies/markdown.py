@@ -8,13 +8,15 @@ from typing import Any, Final, cast
 from dwindle.bench.ledger import Entry
 from dwindle.errors import StudyError
 from dwindle.studies.advised import advice_of
+from dwindle.studies.asked import Asked
 from dwindle.studies.claims import Judged, JudgedCondition, Ruling, judge
+from dwindle.studies.heatmaps import heatmap
 from dwindle.studies.matching import BelowFloor, below_floor, spots_of
 from dwindle.studies.on_devices import devices_table
 from dwindle.studies.outcome import TIMED, Outcome
 from dwindle.studies.plan import Node
 from dwindle.studies.results import Finding, Results, Variant, failures_of, plan_of, planned, variants_of
-from dwindle.studies.shown import Quantity, Side, Table
+from dwindle.studies.shown import HEATMAP, Quantity, Side, Table
 from dwindle.studies.study import Study
 from dwindle.studies.tables import Cell, FilledTable, Heading, Row, figure_words, fill
 
@@ -37,6 +39,11 @@ _UNITS: Final[Mapping[Quantity, str]] = {
     "test_cpu_seconds": " s",
     "seconds_per_epoch": " s",
     "speedup": " times",
+    **dict.fromkeys(("top5_accuracy", "precision", "recall", "f1", "dequantize_share"), " %"),
+    "latency_ms": " ms",
+    "memory_bytes": " bytes",
+    "energy_mj": " mJ",
+    "estimated_energy_mj": " mJ",
 }
 
 
@@ -121,6 +128,7 @@ def _of_variant(study: Study, results: Results) -> Iterator[str]:
         if not figures.is_empty:
             yield f"### {_title(figures)}"
             yield from _table_part(study, table, figures=figures, results=results)
+    yield from _heatmaps(study, results)
     if (on_devices := devices_table(study, results)) is not None:
         yield f"### {on_devices.title}"
         yield on_devices.about
@@ -137,6 +145,16 @@ def _of_variant(study: Study, results: Results) -> Iterator[str]:
             yield "\n".join(lines)
     if absent := [one.claim.id for one in judged if one.ruling is Ruling.NOT_RUN]:
         yield f"Nothing was run of what decides: {', '.join(absent)}."
+
+
+def _heatmaps(study: Study, results: Results) -> Iterator[str]:
+    figures = [figure for figure in study.figures if figure.kind == HEATMAP]
+    for found in (heatmap(Asked(figure=figure, study=study, results=results)) for figure in figures):
+        if found.rows:
+            yield f"### {found.title}"
+            yield f"{found.about} {found.note}".strip()
+            rows = [(name, *(cell.words for cell in cells)) for name, cells in found.rows]
+            yield _table(["", *found.classes], rows, n_left=1)
 
 
 def _advice(study: Study, results: Results) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 
 import numpy as np
@@ -11,12 +11,16 @@ import numpy.typing as npt
 
 from dwindle.artifact import Artifact
 from dwindle.bench.batches import as_arrays, batches
-from dwindle.bench.costs import Opened, costs_in_turn
+from dwindle.bench.costs import Opened, costs_alone, costs_in_turn
 from dwindle.bench.deployment import Deployment
+from dwindle.bench.energy.estimate import estimated_energy
+from dwindle.bench.energy.find import find_sensors
 from dwindle.bench.measure import open_file
 from dwindle.bench.measurement import ACCURACY, TEST_CPU_TIME, Measurement
 from dwindle.bench.plan import Plan
 from dwindle.bench.probes import accuracy
+from dwindle.bench.probes.operator_times import OperatorProfile, measure_operators
+from dwindle.bench.probes.scores import CLASSIFICATION, scores_named
 from dwindle.bench.probes.size import measure_size
 from dwindle.bench.probes.whole_set import TimedSession, measure_whole_set
 from dwindle.bench.probes.zipped import measure_zipped_size
@@ -24,6 +28,7 @@ from dwindle.bench.protocol import LatencyProtocol
 from dwindle.job.inputs import first_inputs
 from dwindle.job.job import Data
 from dwindle.runtimes.onnxruntime import OnnxRuntime
+from dwindle.studies.study import Measures
 
 BATCH_SIZE: Final = 64
 """Examples in a call where calls are not timed."""
@@ -35,10 +40,14 @@ class Found:
 
     Attributes:
         right: (n,) whether the answer to each example of the test split is right.
+        profile: share of each class of operations in the time of a call, where the `.onnx` was profiled.
+        estimated_energy_mj: of one call, where it was asked for and no sensor measured it.
     """
 
     measurements: tuple[Measurement, ...]
     right: npt.NDArray[np.bool_]
+    profile: OperatorProfile | None = None
+    estimated_energy_mj: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,12 +59,14 @@ class Bench:
         dense: the file to time the `.onnx` in turn with; None: it is not.
         seconds: how long each of the two is timed.
         threshold: above it one output names the second of two classes; None: each class has an output of its own.
+        measures: what is measured beside size, answers and speed.
     """
 
     n_threads: int = 1
     dense: Artifact | None = None
     seconds: float = 0.0
     threshold: float | None = None
+    measures: Measures = field(default_factory=Measures)
 
     def measure(self, deployment: Deployment, data: Data) -> Found:
         """Return the sizes of all files of `deployment`, and what the `.onnx`, else the `.dwn`, answers.
@@ -73,12 +84,18 @@ class Bench:
             (file,) = files.values()
             scores = self._answers(file, data)
             return replace(scores, measurements=(*sizes, *deployment.parity, *scores.measurements))
-        scores = self._timed_answers(onnx, data)
-        others = (measure_zipped_size(onnx), *deployment.parity, *scores.measurements, *self._speed(onnx, data))
-        return replace(scores, measurements=(*sizes, *others))
+        scores = self._timed_answers(onnx, data) if self.measures.whole_set else self._answers(onnx, data)
+        costs = (*self._speed(onnx, data), *self._resources(onnx, data))
+        others = (measure_zipped_size(onnx), *deployment.parity, *scores.measurements, *costs)
+        return replace(
+            scores,
+            measurements=(*sizes, *others),
+            profile=self._profile(onnx, data),
+            estimated_energy_mj=self._estimated_energy(onnx),
+        )
 
     def _answers(self, file: Artifact, data: Data) -> Found:
-        plan = Plan(n_threads=self.n_threads, batch_size=BATCH_SIZE, threshold=self.threshold)
+        plan = self._plan(BATCH_SIZE)
         with ExitStack() as stack:
             side = open_file(stack, file, OnnxRuntime(), plan=plan)
             every = batches(cast("Any", data.test), batch_size=plan.batch_size)
@@ -88,7 +105,7 @@ class Bench:
         return Found(measurements=accuracy.measure_accuracy(side.subject, answers), right=answers.values[ACCURACY])
 
     def _timed_answers(self, file: Artifact, data: Data) -> Found:
-        plan = Plan(n_threads=self.n_threads, batch_size=1, threshold=self.threshold)
+        plan = self._plan(1)
         with ExitStack() as stack:
             side = open_file(stack, file, OnnxRuntime(), plan=plan)
             side.session.run(*as_arrays(first_inputs(data.test, 1)))  # the first call reserves memory
@@ -113,3 +130,34 @@ class Bench:
             )
             ours, _ = costs_in_turn(sides, inputs, plan)
         return ours.measurements
+
+    def _plan(self, batch_size: int) -> Plan:
+        further = scores_named(self.measures.scores) if self.measures.scores else ()
+        return Plan(
+            n_threads=self.n_threads,
+            batch_size=batch_size,
+            threshold=self.threshold,
+            scores=(*CLASSIFICATION, *further),
+        )
+
+    def _resources(self, file: Artifact, data: Data) -> tuple[Measurement, ...]:
+        """Return memory, and energy where a sensor tells it."""
+        wants_energy = self.measures.energy and bool(find_sensors())
+        if not (self.measures.memory or wants_energy):
+            return ()
+        plan = Plan(n_threads=self.n_threads, latency=None, memory=self.measures.memory, energy=wants_energy)
+        inputs = {1: as_arrays(first_inputs(data.test, 1))}
+        with ExitStack() as stack:
+            return costs_alone(open_file(stack, file, OnnxRuntime(), plan=plan), inputs, plan).measurements
+
+    def _profile(self, file: Artifact, data: Data) -> OperatorProfile | None:
+        n_runs = int(self.measures.profile_runs)
+        if not n_runs:
+            return None
+        inputs = as_arrays(first_inputs(data.test, 1))
+        return measure_operators(file, inputs, OnnxRuntime(), n_runs=n_runs, n_threads=self.n_threads)
+
+    def _estimated_energy(self, file: Artifact) -> float | None:
+        if not self.measures.energy or find_sensors():
+            return None
+        return estimated_energy(file.path).estimate.value

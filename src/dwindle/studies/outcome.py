@@ -27,6 +27,9 @@ TIMED: Final[Mapping[Quantity, str]] = {
     "test_seconds": "test_time",
     "test_cpu_seconds": "test_cpu_time",
     "speedup": "speedup",
+    "latency_ms": "latency",
+    "memory_bytes": "memory_added",
+    "energy_mj": "energy",
 }
 """Quantities that each seed has with an interval of its own, and their metrics."""
 Label = tuple[str, str, int, str, Place]
@@ -151,6 +154,28 @@ class Outcome:
         before, after = self.measured("size", "onnx"), self.measured("zipped_size", "onnx")
         return before / after if before and after else None
 
+    def percent(self, metric: str) -> float | None:
+        """Return a share that was measured of the `.onnx`, in percent; None where it was not."""
+        share = self.measured(metric, "onnx")
+        return None if share is None else 100.0 * share
+
+    @property
+    def operators(self) -> Mapping[str, float]:
+        """The share of each class of operations in the time of a call, in [0, 1]; empty where it was not profiled.
+
+        Raises:
+            StudyError: one of them is no finite number.
+        """
+        shares = as_table(as_table(self.entry.get("profile")).get("shares"))
+        found = {name: self._finite(value, f"profile.{name}") for name, value in shares.items()}
+        return {name: value for name, value in found.items() if value is not None}
+
+    @property
+    def dequantize_share(self) -> float | None:
+        """Percent of a call that quantizes or dequantizes; None where it was not profiled."""
+        share = self._finite(as_table(self.entry.get("profile")).get("quantizing"), "profile.quantizing")
+        return None if share is None else 100.0 * share
+
     @property
     def std_multiplier(self) -> float | None:
         """What pruning decided; None where nothing was pruned by it."""
@@ -196,6 +221,15 @@ _EXACT: Final[Mapping[Quantity, Callable[[Outcome], float | None]]] = {
     "test_cpu_seconds": lambda outcome: outcome.measured("test_cpu_time", "onnx"),
     "speedup": lambda outcome: outcome.measured("speedup", "onnx"),
     "seconds_per_epoch": lambda outcome: outcome.seconds_per_epoch,
+    "top5_accuracy": lambda outcome: outcome.percent("top5_accuracy"),
+    "precision": lambda outcome: outcome.percent("precision_macro"),
+    "recall": lambda outcome: outcome.percent("recall_macro"),
+    "f1": lambda outcome: outcome.percent("f1_macro"),
+    "latency_ms": lambda outcome: outcome.measured("latency", "onnx"),
+    "memory_bytes": lambda outcome: outcome.measured("memory_added", "onnx"),
+    "energy_mj": lambda outcome: outcome.measured("energy", "onnx"),
+    "estimated_energy_mj": lambda outcome: outcome.number("estimated_energy_mj"),
+    "dequantize_share": lambda outcome: outcome.dequantize_share,
 }
 
 

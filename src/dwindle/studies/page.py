@@ -16,14 +16,17 @@ from dwindle.report.facts import text
 from dwindle.report.words import duration
 from dwindle.studies.advised import advice_of
 from dwindle.studies.asked import Asked
+from dwindle.studies.bubbles import bubbles
 from dwindle.studies.cells import ClaimView, TableView, claim_view, table_view
 from dwindle.studies.claims import Ruling, judge
 from dwindle.studies.curves import learning_curves
 from dwindle.studies.figures import Picture, against_axis, against_ratio
+from dwindle.studies.heatmaps import Heatmap, heatmap
 from dwindle.studies.on_devices import DevicesTable, devices_table
 from dwindle.studies.outcome import Outcome
 from dwindle.studies.plan import Node
 from dwindle.studies.results import Results, Variant, failures_of, plan_of, planned, variants_of
+from dwindle.studies.shown import HEATMAP
 from dwindle.studies.stage_curves import stage_curves
 from dwindle.studies.study import Study
 from dwindle.studies.tables import fill
@@ -50,6 +53,7 @@ class Part:
     advice: tuple[Advice, ...]
     claims: tuple[ClaimView, ...]
     pictures: tuple[Picture, ...]
+    heatmaps: tuple[Heatmap, ...]
     tables: tuple[TableView, ...]
     on_devices: DevicesTable | None
     empty_tables: tuple[str, ...]
@@ -115,6 +119,7 @@ def _part(study: Study, entries: Sequence[Entry], variant: Variant, *, number: i
     results = Results.of(entries, variant, nodes=nodes)
     claims = [judge(claim, study, results) for claim in study.claims]
     tables = [fill(table, study, results) for table in study.tables]
+    figures = [Asked(figure=figure, study=study, results=results) for figure in study.figures]
     abouts = (study.preset(variant.preset).about, study.as_published.about if variant.is_as_published else "")
     return Part(
         id=f"part-{number}",
@@ -123,7 +128,8 @@ def _part(study: Study, entries: Sequence[Entry], variant: Variant, *, number: i
         tiles=(*_run_tiles(planned(results, nodes), nodes), *_claim_tiles([judged.ruling for judged in claims])),
         advice=advice_of(study, results),
         claims=tuple(claim_view(judged) for judged in claims),
-        pictures=tuple(_picture(Asked(figure=f, study=study, results=results)) for f in study.figures),
+        pictures=tuple(_picture(asked) for asked in figures if asked.figure.kind != HEATMAP),
+        heatmaps=tuple(heatmap(asked) for asked in figures if asked.figure.kind == HEATMAP),
         tables=tuple(table_view(table) for table in tables if not table.is_empty),
         on_devices=devices_table(study, results),
         empty_tables=tuple(table.title for table in tables if table.is_empty),
@@ -144,6 +150,10 @@ def _picture(asked: Asked) -> Picture:
             return learning_curves(asked)
         case "stage_curves":
             return stage_curves(asked)
+        case "bubbles":
+            return bubbles(asked)
+        case "operators":
+            raise StudyError(f"figure {asked.figure.id!r} is a heatmap, which is no picture with axes")
 
 
 def _run_tiles(outcomes: Sequence[Outcome], nodes: Sequence[Node]) -> list[Tile]:

@@ -29,6 +29,15 @@ Quantity = Literal[
     "test_cpu_seconds",
     "speedup",
     "seconds_per_epoch",
+    "top5_accuracy",
+    "precision",
+    "recall",
+    "f1",
+    "latency_ms",
+    "memory_bytes",
+    "energy_mj",
+    "estimated_energy_mj",
+    "dequantize_share",
     "distinct_weights",
     "dimension",
     "significance",
@@ -45,9 +54,15 @@ Quantity = Literal[
 - `test_seconds`: how long the `.onnx` takes for the whole test split, and `test_cpu_seconds` of processor time;
   `speedup`: how many times faster it is than that of the dense network that the case began with, timed in turn.
 - `seconds_per_epoch` of training.
+- `top5_accuracy`, `precision`, `recall` and `f1` in percent, the last three means over the classes.
+- `latency_ms` of one call with one example, timed in turn with the dense network.
+- `memory_bytes`: what loading and running the `.onnx` adds to a process.
+- `energy_mj` of one call, measured by a sensor; `estimated_energy_mj` computed from operations and traffic.
+- `dequantize_share`: percent of a call that quantizes or dequantizes as an operation of its own.
 - `distinct_weights` of a `layer`, read back from the `.dwn`.
 - `dimension` of what a `layer` gives, and `significance` of the layer, each by a `criterion`.
 """
+HEATMAP: Final = "operators"
 LAYER: Final = "layer"
 CRITERION: Final = "criterion"
 OF_LAYERS: Final[Mapping[Quantity, tuple[str, ...]]] = {
@@ -113,6 +128,8 @@ class Figure:
         kind: `against_ratio`: a mark for each outcome, by its compression ratio. `against_axis`: a line for each
             network and each value of axes other than `axis`. `curves`: accuracy after every epoch, a panel for each
             case. `stage_curves`: loss and accuracy of training and validation, two panels for each case and stage.
+            `operators`: the share of each class of operations in the time of a call, a row for each outcome.
+            `bubbles`: accuracy drop against speed-up, each mark as large as the network has weights.
         stages: whose outcomes it shows; more than four kinds of them cannot be told apart.
         axis: of `against_axis`: what lies below.
         where: `network`, `data` or an axis, and the value or the list of values shown; all where nothing is said.
@@ -120,7 +137,7 @@ class Figure:
 
     id: str
     title: str
-    kind: Literal["against_ratio", "against_axis", "curves", "stage_curves"]
+    kind: Literal["against_ratio", "against_axis", "curves", "stage_curves", "operators", "bubbles"]
     stages: tuple[str, ...]
     axis: str | None = None
     quantity: Quantity = "accuracy"

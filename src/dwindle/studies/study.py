@@ -26,10 +26,20 @@ class Measures:
             time, which is timed: what an edge device does. The accuracy is then that of the `.onnx`.
         speedup_seconds: how long each side is timed in turn, the `.onnx` and that of the dense network; 0: not at all.
             A text such as "$speedup_seconds" takes a value.
+        whole_set: whether the calls of the test split are timed, one example in each; else it is answered in batches.
+        scores: metrics of the answers beside accuracy and top-5 accuracy, by name.
+        memory: measure the memory of a fresh process that runs the `.onnx`.
+        energy: measure the energy of a call where there is a sensor, else estimate it, which is another quantity.
+        profile_runs: calls in which the `.onnx` is profiled, operation by operation; 0: none. A value likewise.
     """
 
     onnx: bool = False
     speedup_seconds: Any = 0
+    whole_set: bool = True
+    scores: tuple[str, ...] = ()
+    memory: bool = False
+    energy: bool = False
+    profile_runs: Any = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from dwindle.studies.results import Results
 from dwindle.studies.shown import METHOD, Column, Quantity, Table
 from dwindle.studies.study import Preset, Study
 
-Unit = Literal["%", "points", "bytes", "x", "fraction", "epochs", "s", ""]
+Unit = Literal["%", "points", "bytes", "x", "fraction", "epochs", "s", "ms", "mJ", ""]
 """Of a figure; "" counts or has none."""
 
 _FORMS: Final[Mapping[Quantity, tuple[Unit, int, int]]] = {
@@ -36,6 +36,15 @@ _FORMS: Final[Mapping[Quantity, tuple[Unit, int, int]]] = {
     "test_cpu_seconds": ("s", 2, 2),
     "speedup": ("x", 2, 2),
     "seconds_per_epoch": ("s", 1, 1),
+    "top5_accuracy": ("%", 1, 1),
+    "precision": ("%", 1, 1),
+    "recall": ("%", 1, 1),
+    "f1": ("%", 1, 1),
+    "latency_ms": ("ms", 2, 2),
+    "memory_bytes": ("bytes", 0, 0),
+    "energy_mj": ("mJ", 2, 2),
+    "estimated_energy_mj": ("mJ", 3, 3),
+    "dequantize_share": ("%", 1, 1),
     "distinct_weights": ("", 0, 0),
     "dimension": ("", 2, 2),
     "significance": ("", 2, 2),

@@ -57,12 +57,30 @@ def test_the_answers_are_those_of_either_file(study_file: Path, tmp_path: Path) 
         assert one.exact("size_bytes") == other.exact("size_bytes")
 
 
+def test_costs_are_measured_where_they_are_asked_for(study_file: Path, tmp_path: Path) -> None:
+    wanted = "[measures]\nonnx = true\nwhole_set = false\nspeedup_seconds = 0.05\nprofile_runs = 2\n"
+    wanted += "memory = true\nenergy = true\nscores = ['f1_macro']\n"
+    dense, pruned, _ = made(study_file, tmp_path / "out", wanted)
+    assert dense.exact("test_seconds") is None
+    assert (pruned.exact("latency_ms") or 0) > 0
+    for outcome in (dense, pruned):
+        assert (outcome.exact("memory_bytes") or 0) > 0
+        assert 0 < sum(outcome.operators.values()) <= 1.0001
+        assert outcome.exact("dequantize_share") == 0
+        assert 0 < (outcome.exact("f1") or 0) <= 100
+        # Measured or estimated, never both.
+        assert (outcome.exact("energy_mj") is None) is (outcome.exact("estimated_energy_mj") is not None)
+
+
 @pytest.mark.parametrize(
     ("measures", "words"),
     [
         ("[measures]\nonnx = true\nspeedup_seconds = -1\n", "speedup_seconds = -1; give a number of seconds"),
         ("[measures]\nonnx = true\nspeedup_seconds = 'long'\n", "speedup_seconds = 'long'"),
         ("[measures]\nspeedup_seconds = 1\n", r"set measures\.onnx = true"),
+        ("[measures]\nmemory = true\n", r"memory, energy and whole_set are about the \.onnx"),
+        ("[measures]\nonnx = true\nprofile_runs = 1\n", "profile_runs = 1; give a whole number of at least 2"),
+        ("[measures]\nonnx = true\nscores = ['f2']\n", r"measures\.scores names 'f2'; the nearest known"),
     ],
 )
 def test_what_cannot_be_measured_is_said_before_any_work(

@@ -17,7 +17,7 @@ from dwindle.bench.measurement import TEST_TIME, Measurement, Metric, Subject
 from dwindle.bench.protocol import Clock
 from dwindle.core.statistics import Interval, mean_interval
 from dwindle.errors import MeasurementError
-from dwindle.runtimes.protocol import Array, Session
+from dwindle.runtimes.protocol import Array, InputSpec, Session
 
 PROTOCOL: Final = "whole set"
 N_BLOCKS: Final = 20
@@ -40,6 +40,11 @@ class TimedSession:
     def input_names(self) -> tuple[str, ...]:
         """Names of the inputs in order."""
         return self.session.input_names
+
+    @property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        """What the file says about its inputs."""
+        return self.session.inputs
 
     def run(self, *inputs: Array) -> tuple[Array, ...]:
         """Return what the session answers."""
