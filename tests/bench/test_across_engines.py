@@ -281,7 +281,10 @@ def test_without_a_reference_parity_is_unknown(files, engines):
     found = compare_across([files[0], files[2]], plan=QUICK)
     assert found.rows[1].parity.beside is None
     assert not found.flagged
-    assert "parity unknown, no reference: name the .onnx or .dwn file of the same name, too" in sentences(found)[0]
+    assert (
+        "parity unknown, onnxruntime answered no .onnx or .dwn file of the same name; name it, too"
+        in sentences(found)[0]
+    )
 
 
 def test_without_targets_there_is_no_gap(files, engines):
@@ -321,6 +324,13 @@ def test_what_cannot_be_compared_is_refused(files, engines, tmp_path):
         compare_across([*files, tmp_path / "absent.onnx"], plan=QUICK)
     with pytest.raises(DataError, match="cannot be read"):
         compare_across(files, plan=QUICK, source=Source(labelled=tmp_path / "absent.npz"))
+
+
+def test_inputs_that_are_not_finite_are_refused(files, engines, tmp_path):
+    engines()
+    np.savez(tmp_path / "nan.npz", x=np.full((5, 4), np.nan, np.float32), targets=np.zeros(5, np.int64))
+    with pytest.raises(DataError, match=r"nan\.npz hold NaN or infinite values; repair the data"):
+        compare_across(files, plan=QUICK, source=Source(labelled=tmp_path / "nan.npz"))
 
 
 def test_the_ledger_holds_every_row(files, engines, data, tmp_path):
@@ -363,6 +373,15 @@ def test_compare_prints_one_table_or_json(files, tmp_path, data):
     found = json.loads(run("compare", *map(str, files[:2]), "--json", "--ledger", str(tmp_path / "l.jsonl"), *options))
     assert [row["file"] for row in found["rows"]] == ["big.onnx", "big.onnx", "small.onnx", "small.onnx"]
     assert len([e for e in Ledger(tmp_path / "l.jsonl").read() if e.kind == "artifact"]) == 4
+
+
+def test_where_nothing_was_measured_the_command_fails(tmp_path):
+    paths = [tmp_path / f"{name}.onnx" for name in "abc"]
+    for path in paths:
+        path.write_bytes(b"no model")
+    result = CliRunner().invoke(app, ["compare", *map(str, paths), "--seconds", "0.05"])
+    assert result.exit_code == 1
+    assert result.stdout.count("cannot load") == 3
 
 
 def test_bench_runs_a_file_on_a_named_engine(files):

@@ -62,7 +62,7 @@ class Parity:
     def remark(self) -> str:
         """Why there are no figures; empty where there are."""
         if self.beside is None:
-            return "no reference: name the .onnx or .dwn file of the same name, too"
+            return "onnxruntime answered no .onnx or .dwn file of the same name; name it, too"
         return self.beside.remark
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from dwindle.bench.plan import Plan
     from dwindle.bench.side_by_side import SideBySide
 
+NOTHING_MEASURED: Final = 1
 Files = Annotated[
     list[Path],
     typer.Argument(help="Files that take the same inputs: .onnx, .dwn, .tflite, .pte, .xml.", metavar="FILE..."),
@@ -156,6 +157,8 @@ def _compare_many(asked: Asked, how: How, *, ledger: Path | None, as_json: bool)
     else:
         print_across(found)
         how[2].show(measured)
+    if not measured:
+        raise typer.Exit(NOTHING_MEASURED)
     how[2].leave(measured)
 
 
