@@ -236,6 +236,8 @@ def test_a_regression_is_summed_up_by_its_own_metric(tmp_path: Path, capsys: pyt
     assert s["dense_error_mm"] > 0
     assert "accuracy" not in s
     assert s["budget"] == "violated"
+    assert [(file["file"], file["verdict"]) for file in s["budget_files"]][:1] == [("model.dwn", "violated")]
+    assert s["budget_files"][0]["bounds"]["within"].startswith("violated: ")
     measured = {m.metric.name for m in outcome.measured.measurements}
     assert "cpu_time" in measured
     assert "top1_agreement" not in measured

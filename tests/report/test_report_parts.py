@@ -229,6 +229,23 @@ def test_the_worst_bound_speaks_where_no_verdict_was_written(make_entry):
     assert comparison.budget_of(gather([make_entry("summary", budget="met")])) == ("MET", [])
 
 
+def test_each_file_is_judged_on_its_engine_where_there_are_several(make_entry):
+    files = [
+        {
+            "file": f"model.{suffix}",
+            "runtime": "engine 1",
+            "verdict": verdict,
+            "bounds": {"size": f"{verdict}: 5 bytes"},
+        }
+        for suffix, verdict in (("dwn", "met"), ("onnx", "violated"), ("pte", "strange"))
+    ]
+    found = comparison.budget_files_of(gather([make_entry("budget", files=[*files, "no file", 3])]))
+    assert [bound.tone for bound in found] == ["met", "violated", "undecided"]
+    assert found[0].words == "model.dwn on engine 1: File size met: 5 bytes"
+    assert comparison.budget_files_of(gather([make_entry("budget", files=files[:1])])) == []
+    assert comparison.budget_files_of(gather([make_entry("budget")])) == []
+
+
 def test_machine_and_run_are_told(entries, make_entry):
     facts = gather(entries)
     assert ("Memory", "8.20 GB") in story.machine_details(facts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +18,7 @@ from dwindle.bench.ledger import Ledger
 from dwindle.bench.machine import this_machine
 from dwindle.bench.measure import Measured
 from dwindle.bench.measurement import TOP1_AGREEMENT
+from dwindle.bench.verdicts import judge_files
 from dwindle.container.inspect import inspect_file
 from dwindle.errors import LedgerError
 from dwindle.job.check import check_job
@@ -82,12 +83,15 @@ def run_job(job: Job, *, report_progress: Progress | None = None, started: float
     _say(report_progress, "write the files", 1)
     _record_tensors(ledger, model, deployment)
     _say(report_progress, "measure the files", 0)
-    measured = measure_files(job, ledger, deployment, reference=reference)
+    every = measure_files(job, ledger, deployment, reference=reference)
+    measured = every[0]
     if job.profiles_operators:
         profile_files(job, ledger, deployment, reference=reference, measured=measured)
     _say(report_progress, "measure the files", 1)
-    verdict = _judge(job, ledger, measured)
-    summary = summarize(measured, job.task, verdict=verdict, seconds=time.perf_counter() - started) | _deployed(job)
+    judged = _judge_each(job, every)
+    verdict = _judge(job, ledger, measured=measured, judged=judged)
+    summary = summarize(measured, job.task, verdict=verdict, seconds=time.perf_counter() - started)
+    summary = {**summary, **({"budget_files": judged} if judged else {}), **_deployed(job)}
     ledger.append("summary", summary)
     _write(job.out / "summary.json", json.dumps(summary, indent=2) + "\n")
     _write(job.out / "recipe.toml", job.recipe.to_toml())
@@ -115,14 +119,32 @@ def _record_tensors(ledger: Ledger, model: CompressedModel, deployment: Deployme
             ledger.append("tensor", entry)
 
 
-def _judge(job: Job, ledger: Ledger, measured: Measured) -> Verdict | None:
+def _judge_each(job: Job, every: Sequence[Measured]) -> list[dict[str, Any]]:
+    """Return what came of the budget for each file on the engine that ran it."""
+    if job.budget is None:
+        return []
+    measurements = [m for measured in every for m in measured.measurements]
+    judged = judge_files(job.budget, measurements, files=every[0].artifacts)
+    return [
+        {
+            "file": one.name,
+            "runtime": one.runtime,
+            "verdict": one.verdict.value,
+            "bounds": {ruling.bound: ruling.words() for ruling in one.rulings},
+        }
+        for one in judged
+    ]
+
+
+def _judge(job: Job, ledger: Ledger, *, measured: Measured, judged: Sequence[Mapping[str, Any]]) -> Verdict | None:
     """Judge the first file, the one that the summary speaks of; the others are there for comparison."""
     if job.budget is None:
         return None
     measurements = tuple(m for m in measured.measurements if m.artifact == measured.artifacts[0].sha256)
     verdict = job.budget.judge(measurements)
     verdicts = {name: v.value for name, v in job.budget.verdicts(measurements).items()}
-    ledger.append("budget", {"verdict": verdict.value, "bounds": dict(job.budget.bounds), "verdicts": verdicts})
+    found = {"verdict": verdict.value, "bounds": dict(job.budget.bounds), "verdicts": verdicts, "files": judged}
+    ledger.append("budget", found)
     return verdict
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from dwindle.report.facts import Data, Facts, file_names, metric_name, number, table, text
+from dwindle.report.facts import Data, Facts, file_names, items, metric_name, number, table, text
 from dwindle.report.words import NO_BREAK, bare_value, human_bytes, metric_value, settings, shows_unit
 
 _LABELS: Final = {
@@ -158,6 +158,20 @@ def _ranks(names: Sequence[str]) -> dict[str, int]:
     drops = [name for name in own if name.endswith("_drop")]
     order = [*known[:place], *(name for name in own if name not in drops), *drops, *known[place:]]
     return {name: rank for rank, name in enumerate(order)}
+
+
+def budget_files_of(facts: Facts) -> list[Bound]:
+    """Return the verdict on each file and engine, in words; empty where there is only one."""
+    files: list[Data] = [file for file in items(facts.budget, "files") if isinstance(file, Mapping)]
+    return [_budget_file(file) for file in files] if len(files) > 1 else []
+
+
+def _budget_file(file: Data) -> Bound:
+    bounds = table(file, "bounds")
+    said = "; ".join(f"{_LABELS.get(name) or _label(name, is_title=False)} {text(bounds, name)}" for name in bounds)
+    verdict = text(file, "verdict")
+    words = f"{text(file, 'file')} on {text(file, 'runtime')}: {said}"
+    return Bound(words, verdict, verdict if verdict in {"met", "violated"} else "undecided")
 
 
 def budget_of(facts: Facts) -> tuple[str, list[Bound]]:

@@ -61,6 +61,7 @@ def _view(facts: Facts, n_torn: int) -> Mapping[str, Any]:
         "deployed": text(facts.run, "deployed"),
         "budget_verdict": budget_verdict,
         "bounds": bounds,
+        "budget_files": comparison.budget_files_of(facts),
         "tiles": comparison.tiles_of(facts),
         "rows": comparison.rows_of(facts),
         "advice": advice_of(facts),
