@@ -375,6 +375,17 @@ def test_compare_prints_one_table_or_json(files, tmp_path, data):
     assert len([e for e in Ledger(tmp_path / "l.jsonl").read() if e.kind == "artifact"]) == 4
 
 
+def test_the_second_file_of_another_is_no_file_of_its_own(files, tmp_path):
+    pytest.importorskip("openvino", reason="needs openvino")
+    from dwindle.exporters.openvino import convert
+
+    convert(files[0], tmp_path / "big.xml")
+    paths = sorted(tmp_path.glob("big.*"))
+    assert [path.suffix for path in paths] == [".bin", ".onnx", ".xml"]
+    found = json.loads(run("compare", *map(str, paths), "--seconds", "0.05", "--json"))
+    assert [row["file"] for row in found["rows"]] == ["big.onnx", "big.xml"]
+
+
 def test_where_nothing_was_measured_the_command_fails(tmp_path):
     paths = [tmp_path / f"{name}.onnx" for name in "abc"]
     for path in paths:

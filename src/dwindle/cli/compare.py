@@ -83,6 +83,7 @@ def compare(
     from dwindle.bench.protocol import LatencyProtocol
 
     extras = Extras.of(energy=energy, budget=budget)
+    files = _without_second_files(files)
     is_pair = not engine and _are_a_pair(files)
     shapes = Shapes(batch=batch, by_name=dict(map(parse_shape, shape or ())), seed=seed)
     plan = Plan(
@@ -112,6 +113,14 @@ class Asked:
     files: tuple[Path, ...]
     engines: tuple[str, ...]
     network: str | None
+
+
+def _without_second_files(files: Sequence[Path]) -> list[Path]:
+    """Leave out what lies beside another of `files` and belongs to it, as the .bin of an .xml: the shell names both."""
+    from dwindle.artifact import files_of
+
+    second = {part for file in files for part in files_of(file)[1:]}
+    return [file for file in files if file not in second]
 
 
 def _are_a_pair(files: Sequence[Path]) -> bool:
