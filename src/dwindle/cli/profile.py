@@ -93,9 +93,8 @@ def _print(found: list[Profiled], pair: Pair | None) -> None:
 def _title(one: Profiled) -> str:
     profile = one.profile
     threads = f"{profile.n_threads} thread{'s' if profile.n_threads > 1 else ''}"
-    calls = profile.n_runs * profile.calls_per_run
     return (
-        f"{one.name}: {profile.runtime}, {threads}, batch {profile.batch}; {calls} profiled calls of "
+        f"{one.name}: {profile.runtime}, {threads}, batch {profile.batch}; {profile.n_calls} profiled calls of "
         f"{profile.wall_ms:.3g} ms ({profile.unprofiled_ms:.3g} ms without the profile), of which the classes explain "
         f"{100 * profile.coverage:.1f} %"
     )

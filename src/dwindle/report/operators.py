@@ -98,9 +98,8 @@ def _profiled(entry: Data | None) -> Profiled | None:
 
 def _about(before: OperatorProfile, after: OperatorProfile) -> str:
     shares = " and ".join(f"{fixed(100 * profile.coverage, 1)} %" for profile in (before, after))
-    n_calls = after.n_runs * after.calls_per_run
     return (
-        f"{after.runtime}'s own profile of {n_calls} calls of each file, batch {after.batch}, threads: "
+        f"{after.runtime}'s own profile of {after.n_calls} calls of each file, batch {after.batch}, threads: "
         f"{after.n_threads}. The classes explain {shares} of the time of these calls. The class engine is what the "
         "engine says of its run beside its operations, the writing of the profile among it."
     )

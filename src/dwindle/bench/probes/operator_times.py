@@ -25,6 +25,7 @@ from dwindle.runtimes.protocol import Array, Runtime
 
 LEAST_RUNS: Final = 2
 """Calls; from one alone no interval follows."""
+FEW_RUNS: Final = 8
 MOST_RUNS: Final = 10_000
 """onnxruntime keeps a million events, and a network has some hundred operations."""
 UNTOLD: Final = {
@@ -45,8 +46,8 @@ class Operation:
         kind: the engine's kind, such as QLinearConv.
         group: its class, one of `operator_classes.CLASSES`.
         numbers: what it computes with: int8, float32, ...; empty where the engine does not tell.
-        ms: its time in one call, the mean of the middle half of the runs.
-        share: of the time of a call, the mean over the runs.
+        ms: its time in one call, the mean over the calls that count.
+        share: of the time of a call, the mean over the same calls.
     """
 
     name: str
@@ -64,9 +65,9 @@ class ClassTime:
     Attributes:
         group: the class; `engine` for what the engine does beside operations.
         n_operations: how many.
-        ms: in one call, the mean of the middle half of the runs.
-        share: of the time of a call, the mean over the runs, in [0, 1].
-        low: lower end of the 95 % interval of `share` over the runs.
+        ms: in one call, the mean over the calls that count.
+        share: of the time of a call, the mean over the same calls, in [0, 1].
+        low: lower end of the 95 % interval of `share`.
         high: upper end.
     """
 
@@ -89,19 +90,22 @@ class ClassTime:
 class OperatorProfile:
     """Where the time of a call goes.
 
+    Of eight calls and more the middle half counts, by how long they took: some calls are disturbed by other work.
+
     Attributes:
         operations: what ran, the slowest first.
         classes: their classes, the slowest first; they add up to `coverage`.
         quantizing: what quantizes and dequantizes as operations of its own, together.
-        wall_ms: time of a call by a clock around it, the mean of the middle half of the same runs.
-        unprofiled_ms: the same of as many calls right before, without the profile, which takes some microseconds for
+        wall_ms: time of a call by a clock around it, the mean over the same calls.
+        unprofiled_ms: the same of other calls right before, without the profile, which takes some microseconds for
             each operation: in small networks most of the class `engine` is the profile itself.
         coverage: the share of `wall_ms` that the classes explain.
         artifact: sha256 of the file.
         runtime: name and version of the engine.
         machine: `bench.machine.Machine.summary()`.
-        n_runs: observations behind each interval.
+        n_runs: how many count, and stand behind each interval.
         calls_per_run: calls that each of them is the mean of.
+        n_calls: all calls that were profiled.
         n_threads: threads of the engine.
         batch: examples in a call.
     """
@@ -117,6 +121,7 @@ class OperatorProfile:
     machine: str
     n_runs: int
     calls_per_run: int = 1
+    n_calls: int = 0
     n_threads: int = 1
     batch: int = 1
 
@@ -184,6 +189,8 @@ def unavailable(runtime: Runtime) -> str | None:
 
 def profile_of(times: CallTimes, runtime: str, *, artifact: str, unprofiled_ms: float) -> OperatorProfile:
     """Return the profile that `times` amount to, of one thread and one example."""
+    n_calls = len(times.wall_ms) * times.calls_per_sample
+    times = _that_count(times)
     groups = [class_of(kernel.kind, engine=runtime.partition(" ")[0]) for kernel in times.kernels]
     shares = times.ms / times.wall_ms[:, None]
     operations = [
@@ -192,7 +199,7 @@ def profile_of(times: CallTimes, runtime: str, *, artifact: str, unprofiled_ms: 
             kind=kernel.kind,
             group=group,
             numbers=kernel.numbers,
-            ms=middle_mean(times.ms[:, i]),
+            ms=float(times.ms[:, i].mean()),
             share=float(shares[:, i].mean()),
         )
         for i, (kernel, group) in enumerate(zip(times.kernels, groups, strict=True))
@@ -204,7 +211,7 @@ def profile_of(times: CallTimes, runtime: str, *, artifact: str, unprofiled_ms: 
         operations=tuple(sorted(operations, key=lambda operation: -operation.ms)),
         classes=tuple(sorted(classes, key=lambda found: -found.ms)),
         quantizing=_class_time("quantize and dequantize", groups, times, those=QUANTIZING),
-        wall_ms=middle_mean(times.wall_ms),
+        wall_ms=float(times.wall_ms.mean()),
         unprofiled_ms=unprofiled_ms,
         coverage=sum(found.share for found in classes),
         artifact=artifact,
@@ -212,6 +219,7 @@ def profile_of(times: CallTimes, runtime: str, *, artifact: str, unprofiled_ms: 
         machine=this_machine().summary(),
         n_runs=len(times.wall_ms),
         calls_per_run=times.calls_per_sample,
+        n_calls=n_calls,
     )
 
 
@@ -226,6 +234,15 @@ def middle_mean(durations: Array) -> float:
     return float(ordered[cut : len(ordered) - cut].mean())
 
 
+def _that_count(times: CallTimes) -> CallTimes:
+    """Return the middle half of the calls by their duration; all of them where they are few."""
+    n = len(times.wall_ms)
+    cut = n // 4 if n >= FEW_RUNS else 0
+    kept = np.sort(np.argsort(times.wall_ms, kind="stable")[cut : n - cut])
+    engine_ms = None if times.engine_ms is None else times.engine_ms[kept]
+    return replace(times, ms=times.ms[kept], engine_ms=engine_ms, wall_ms=times.wall_ms[kept])
+
+
 def _class_time(group: str, groups: Sequence[str], times: CallTimes, *, those: tuple[str, ...] = ()) -> ClassTime:
     places = [i for i, found in enumerate(groups) if found in (those or (group,))]
     return _together(group, times.ms[:, places].sum(axis=1), times.wall_ms, n_operations=len(places))
@@ -236,7 +253,7 @@ def _together(group: str, ms: Array, wall_ms: Array, *, n_operations: int) -> Cl
     return ClassTime(
         group=group,
         n_operations=n_operations,
-        ms=middle_mean(ms),
+        ms=float(ms.mean()),
         share=share.value,
         low=max(share.low, 0.0),
         high=share.high,
