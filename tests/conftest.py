@@ -6,15 +6,22 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import functools
 import random
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from torch import nn
+
+if TYPE_CHECKING:
+    from dwindle.artifact import Artifact
+    from dwindle.network.compressed import CompressedModel
 
 pytest.register_assert_rewrite("dwindle.testing.technique_laws")
 torch.set_num_threads(1)
@@ -64,3 +71,50 @@ def closed_world(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 def repository() -> Path:
     """Return the root of the repository, to read files from."""
     return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def engine_images() -> torch.Tensor:
+    """Return the inputs of the networks in `engine_models`."""
+    return torch.rand(16, 2, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="session")
+def engine_models(engine_images: torch.Tensor) -> Mapping[str, CompressedModel]:
+    """Return one small network in the forms that files for other engines are made from."""
+    from dwindle.network.compressed import CompressedModel
+    from dwindle.technique import Context
+    from dwindle.techniques.quantize_static import QuantizeStatic
+
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(2, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.ReLU(), nn.Flatten(), nn.Linear(128, 4))
+    dense = CompressedModel.dense(nn.Sequential(*layers).eval())
+    context = Context(example=engine_images[:2], calibration=[engine_images])
+    static = QuantizeStatic(quantize_output=True)
+    return {
+        "float": dense,
+        "int8": static.apply(dense, context),
+        "int16": replace(static, activations=16).apply(dense, context),
+    }
+
+
+@pytest.fixture(scope="session")
+def engine_file(
+    engine_models: Mapping[str, CompressedModel],
+    engine_images: torch.Tensor,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[str, str], Artifact]:
+    """Return what gives the file of a model of `engine_models` in a format, which is written once."""
+    folder = tmp_path_factory.mktemp("engines")
+
+    @functools.cache
+    def made(name: str, file_format: str) -> Artifact:
+        from dwindle.bench.deployment import EXPORTERS
+        from dwindle.exporters.options import ExportOptions
+
+        exporter = EXPORTERS[file_format]({}, ExportOptions())
+        if absent := [reason for reason in exporter.obstacles(engine_models[name]) if "install" in reason]:
+            pytest.skip(absent[0])
+        return exporter.export(engine_models[name], engine_images, folder / f"{name}.{file_format}")
+
+    return made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -78,8 +79,7 @@ class ExecuTorchRuntime:
             raise MeasurementError(f"executorch loads .pte files, not {artifact.format!r} ({artifact.path})")
         require_beginning(artifact.path, MAGIC, kind=".pte")
         with caught_chatter() as told:
-            portable_lib: Any = import_module("executorch.extension.pybindings.portable_lib")
-            runtime: Any = import_module("executorch.runtime").Runtime.get()
+            portable_lib, runtime = _engine()
             if portable_lib._threadpool_get_thread_count() != n_threads:
                 portable_lib._unsafe_reset_threadpool(n_threads)
             try:
@@ -130,6 +130,14 @@ class ExecuTorchSession:
             shapes = [array.shape for array in inputs]
             raise MeasurementError(f"executorch failed on inputs of shape {shapes}: {error}") from error
         return tuple(output.numpy().copy() for output in outputs)  # its memory is written again by the next call
+
+
+def _engine() -> tuple[Any, Any]:
+    """Return ExecuTorch's bindings and its runtime, imported without their warning that they may change."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        bindings: Any = import_module("executorch.extension.pybindings.portable_lib")
+        return bindings, import_module("executorch.runtime").Runtime.get()
 
 
 def _spec(meta: Any, position: int) -> InputSpec:

@@ -25,6 +25,8 @@ def run_in_parts(
     for spec, array in zip(specs, inputs, strict=True):
         _require(spec, array)
     n = len(inputs[0]) if inputs and inputs[0].ndim else 0
+    if isinstance(size, int) and len({len(array) for array in inputs}) > 1:
+        raise NetworkError(f"the inputs hold {', '.join(str(len(a)) for a in inputs)} examples; give as many of each")
     if not isinstance(size, int) or n == size:
         return run(*inputs)
     parts = [run(*(array[i : i + size] for array in inputs)) for i in range(0, n, size)]
