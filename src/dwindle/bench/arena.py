@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import numpy as np
+
 from dwindle.errors import SettingError
 
 LARGEST_ALIGNMENT: Final = 1 << 12
@@ -99,13 +101,14 @@ def by_offset(blocks: Sequence[Block], *, alignment: int = 16) -> Arena:
     """
     _require_alignment(alignment)
     offsets = [0] * len(blocks)
-    laid: list[int] = []
-    for index in _largest_first(blocks):
+    order = _largest_first(blocks)
+    births, deaths = (np.array([life[i] for i in order], dtype=np.int64) for life in _lives(blocks))
+    for place, index in enumerate(order):
         block = blocks[index]
-        met = sorted((offsets[i], offsets[i] + blocks[i].n_bytes) for i in laid if blocks[i].meets(block))
-        offsets[index] = _smallest_gap(met, block.n_bytes, alignment)
-        if block.n_bytes:
-            laid.append(index)
+        meets = (births[:place] <= block.death) & (deaths[:place] >= block.birth)
+        laid = [order[i] for i in np.flatnonzero(meets)]
+        met = sorted((offsets[i], offsets[i] + blocks[i].n_bytes) for i in laid)
+        offsets[index] = _smallest_gap(met, block.n_bytes, alignment) if block.n_bytes else 0
     return Arena(offsets=tuple(offsets), n_bytes=_end(blocks, offsets))
 
 
@@ -154,6 +157,10 @@ def by_objects(blocks: Sequence[Block], *, alignment: int = 16) -> Arena:
         target.blocks.append((block, place + size))
         offsets[index] = target.start + place
     return Arena(offsets=tuple(offsets), n_bytes=n_bytes)
+
+
+def _lives(blocks: Sequence[Block]) -> tuple[list[int], list[int]]:
+    return [block.birth for block in blocks], [block.death for block in blocks]
 
 
 def _largest_first(blocks: Sequence[Block]) -> list[int]:

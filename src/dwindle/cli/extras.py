@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -39,6 +39,11 @@ class Extras:
     has_sensor: bool
     budget: Budget | None
 
+    @property
+    def is_estimated(self) -> bool:
+        """Whether energy is wanted and nothing measures it."""
+        return self.energy and not self.has_sensor
+
     @classmethod
     def of(cls, *, energy: bool, budget: str | None) -> Extras:
         """Return what the options say.
@@ -55,7 +60,7 @@ class Extras:
     def plain(self, measured: Sequence[Measured]) -> dict[str, Any]:
         """Return the estimates and verdicts as JSON values."""
         found: dict[str, Any] = {}
-        if self.energy and not self.has_sensor:
+        if self.is_estimated:
             found["energy_estimates"] = {name: _plain_estimate(parts) for name, parts in _estimates(measured).items()}
         if self.budget is not None:
             judged = self._judged(measured)
@@ -64,7 +69,7 @@ class Extras:
 
     def show(self, measured: Sequence[Measured]) -> None:
         """Print the estimates and verdicts."""
-        if self.energy and not self.has_sensor:
+        if self.is_estimated:
             for name, parts in _estimates(measured).items():
                 stdout.print(_words(name, parts), markup=False)
         if self.budget is not None:
@@ -86,12 +91,8 @@ class Extras:
         from dwindle.bench.verdicts import judge_files
 
         files = {file.sha256: file for one in measured for file in one.artifacts}
-        guesses = _estimates(measured) if self.energy and not self.has_sensor else {}
-        by_file = {
-            one.artifacts[0].sha256: [parts.estimate]
-            for one in measured
-            if not isinstance(parts := guesses.get(one.artifacts[0].path.name, ""), str)
-        }
+        guesses = {one.artifacts[0].sha256: _estimate(one.artifacts[0].path) for one in measured if self.is_estimated}
+        by_file = {file: [parts.estimate] for file, parts in guesses.items() if not isinstance(parts, str)}
         measurements = [m for one in measured for m in one.measurements]
         return judge_files(self.budget or Budget({}), measurements, files=files.values(), estimates=by_file)
 
@@ -120,7 +121,13 @@ def _worst(judged: Sequence[Judged]) -> Verdict:
 
 
 def _estimates(measured: Sequence[Measured]) -> dict[str, EnergyParts | str]:
-    return {one.artifacts[0].path.name: _estimate(one.artifacts[0].path) for one in measured}
+    """Return the estimates by file: by its name, or by its path where names repeat."""
+    paths = dict.fromkeys(one.artifacts[0].path for one in measured)
+    return {_label(path, paths): _estimate(path) for path in paths}
+
+
+def _label(path: Path, paths: Iterable[Path]) -> str:
+    return path.name if sum(path.name == other.name for other in paths) == 1 else str(path)
 
 
 def _estimate(path: Path) -> EnergyParts | str:

@@ -11,6 +11,7 @@ from typing import Final, Literal
 import onnx
 
 from dwindle.bench.arena import living_bytes
+from dwindle.bench.graph_shapes import UnknownShapeError
 from dwindle.bench.live_tensors import IN_PLACE, VIEWS, Graph, GraphNode, graph_of, held_bytes
 
 Kind = Literal["int8", "int16", "float16", "float32"]
@@ -63,10 +64,12 @@ def work_of(model: onnx.ModelProto) -> Work:
 
 
 def _macs(node: GraphNode, graph: Graph) -> int:
+    if not node.outputs:
+        return 0
     if node.op in _RECURRENT:
         return _recurrent_macs(node, graph)
     if node.op in _PRODUCTS:
-        return _n_elements(graph, node.outputs[0]) * graph.shape_of(node.all_inputs[0])[-1]
+        return _n_elements(graph, node.outputs[0]) * _sizes(node, graph, at_least=1)[-1]
     if node.op in _CONVOLUTIONS and node.kernel is not None:
         return _n_elements(graph, node.outputs[0]) * node.kernel.row
     return 0
@@ -74,8 +77,16 @@ def _macs(node: GraphNode, graph: Graph) -> int:
 
 def _recurrent_macs(node: GraphNode, graph: Graph) -> int:
     """Return steps x examples x the weights of one step: (directions, gates x hidden, inputs), and the state's."""
-    n_steps, n_examples = graph.shape_of(node.all_inputs[0])[:2]
+    n_steps, n_examples = _sizes(node, graph, at_least=2)[:2]
     return n_steps * n_examples * sum(_n_elements(graph, name) for name in node.all_inputs[1:3])
+
+
+def _sizes(node: GraphNode, graph: Graph, *, at_least: int) -> tuple[int, ...]:
+    """Return the shape of the first input."""
+    shape = graph.shape_of(node.all_inputs[0]) if node.all_inputs else ()
+    if len(shape) < at_least:
+        raise UnknownShapeError(f"{node.op!r} reads a tensor of shape {list(shape)}, which it cannot")
+    return shape
 
 
 def _kind(node: GraphNode, graph: Graph, held: Mapping[str, int]) -> Kind:
