@@ -149,6 +149,37 @@ def test_no_plan_is_smaller_than_what_lives_at_once_in_it(planner: Planner) -> N
     assert living_bytes(blocks) <= graph.arena_bytes(planner) <= sum(b.n_bytes + planner.alignment for b in blocks)
 
 
+CONV = {"w": np.ones((8, 3, 3, 3), np.float32)}
+
+
+@pytest.mark.parametrize("planner", PLANNERS)
+@pytest.mark.parametrize(
+    ("node", "shape"),
+    [
+        (helper.make_node("Conv", ["x", "w"], ["y"], pads=[-1] * 4), [1, 3, 9, 9]),
+        (helper.make_node("Conv", ["x", "w"], ["y"], pads=[1 << 40] * 4), [1, 3, 9, 9]),
+        (helper.make_node("Conv", ["x", "w"], ["y"], pads="text"), [1, 3, 9, 9]),
+        (helper.make_node("Conv", ["x", "w"], ["y"], strides=[0, 0]), [1, 3, 9, 9]),
+        (helper.make_node("Conv", ["x", "w"], ["y"], group=0), [1, 3, 9, 9]),
+        (helper.make_node("Conv", ["x", "w"], ["y"], group="text"), [1, 3, 9, 9]),
+        (helper.make_node("Conv", ["x", "w"], ["y"]), [0, 3, 9, 9]),
+        (helper.make_node("Conv", ["x", "w"], ["y"]), [9]),
+        (helper.make_node("MaxPool", ["x"], ["y"], kernel_shape=[3], pads=[1] * 4), [1, 3, 9, 9]),
+        (helper.make_node("Relu", ["x"], ["y"]), [1 << 31, 1 << 20]),
+        (helper.make_node("MatMul", ["x", "x"], ["y"]), []),
+        (helper.make_node("LSTM", ["x", "w", "w"], ["y"], hidden_size=8), [4]),
+    ],
+)
+def test_graphs_that_cannot_be_have_a_plan_or_a_reason(
+    node: onnx.NodeProto, shape: list[int], planner: Planner
+) -> None:
+    found = memory_of_graph(float_model([node], CONV, shape), planner=planner)
+    if found.arena_bytes is None or found.activation_bytes is None:
+        assert found.unknown
+    else:
+        assert found.arena_bytes >= found.activation_bytes
+
+
 def test_formats_without_a_plan_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"anything")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Self, cast
 
 from dwindle.bench.measurement import (
+    ARENA,
     COMPRESSION_RATIO,
     CPU_TIME,
     ENERGY,
@@ -34,8 +35,8 @@ from dwindle.errors import SettingError
 from dwindle.settings import nearest
 
 _OF_FILES: Final = (
-    COMPRESSION_RATIO, CPU_TIME, ENERGY, LATENCY, LATENCY_MEDIAN, LATENCY_P90, LOAD_TIME, MEMORY_ADDED, MEMORY_PEAK,
-    PARITY, SIZE, SPEEDUP, THROUGHPUT, TOP1_AGREEMENT,
+    ARENA, COMPRESSION_RATIO, CPU_TIME, ENERGY, LATENCY, LATENCY_MEDIAN, LATENCY_P90, LOAD_TIME, MEMORY_ADDED,
+    MEMORY_PEAK, PARITY, SIZE, SPEEDUP, THROUGHPUT, TOP1_AGREEMENT,
 )  # fmt: skip
 _UNITS: Final[Mapping[str, Mapping[str, float]]] = {
     "bytes": {"B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30},

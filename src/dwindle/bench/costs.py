@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,9 @@ from dwindle.bench.plan import Plan
 from dwindle.bench.probes import latency, speed
 from dwindle.bench.probes.energy import measure_energy
 from dwindle.bench.probes.memory import measure_memory
+from dwindle.bench.probes.planned_memory import READERS, measure_planned_memory
 from dwindle.bench.protocol import LatencyProtocol, Timing
+from dwindle.errors import MeasurementError
 from dwindle.runtimes.protocol import Array, Runtime, Session
 
 Inputs = Mapping[int, tuple[Array, ...]]
@@ -129,6 +132,9 @@ def _others(file: Opened, inputs: Inputs, plan: Plan) -> list[Measurement]:
                 protocol=plan.energy_protocol,
             )
         )
+    if plan.memory and file.artifact.format in READERS:
+        with contextlib.suppress(MeasurementError):  # the engine may run what it plans only with a delegate
+            found.append(measure_planned_memory(file.subject, file.artifact))
     if plan.memory:
         found += measure_memory(
             file.subject,

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from dwindle.bench.batches import as_arrays
 from dwindle.bench.budget import Budget
-from dwindle.bench.measurement import CPU_TIME, ENERGY, LOAD_TIME, MEMORY_ADDED, MEMORY_PEAK, THROUGHPUT
+from dwindle.bench.measurement import ARENA, CPU_TIME, ENERGY, LOAD_TIME, MEMORY_ADDED, MEMORY_PEAK, THROUGHPUT
 from dwindle.bench.probes.scores import (
     SCORES,
     TOP1,
@@ -145,6 +145,7 @@ def _check_budget(job: Job, budget: Budget) -> None:
     remedies = {drop_of(score.metric).name: _FIRST_ONLY for score in (*SCORES.values(), *job.task.scores)}
     remedies |= {name: f'name it: [[task.metrics]] with name = "{name}"' for name in SCORES if name not in named}
     remedies.pop(drop_of(job.task.metric).name, None)
+    remedies[ARENA.name] = "read it with dwindle bench from a .tflite or .pte file, and leave the bound out"
     remedies[ENERGY.name] = "measure it with dwindle bench --energy, and leave the bound out"
     remedies[LOAD_TIME.name] = "measure it with dwindle bench, and leave the bound out"
     if not job.measures_memory:

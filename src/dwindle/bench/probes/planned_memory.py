@@ -47,7 +47,8 @@ def measure_planned_memory(subject: Subject, artifact: Artifact) -> Measurement:
         RuntimeUnavailableError: as `planned_bytes`.
         MeasurementError: as `planned_bytes`.
     """
-    return subject.measured(ARENA, exactly(planned_bytes(artifact)), protocol=PROTOCOL)
+    value = exactly(planned_bytes(artifact))
+    return subject.measured(ARENA, value, protocol=PROTOCOL, conditions={"kernels": KERNELS[artifact.format]})
 
 
 def _litert(artifact: Artifact) -> int:
@@ -107,4 +108,5 @@ def _executorch(artifact: Artifact) -> int:
     return sum(map(int, plan.non_const_buffer_sizes))
 
 
+KERNELS: Final = {"tflite": "built-in, no delegate", "pte": "of the program; a delegate's own memory is not in it"}
 READERS: Final[Mapping[str, Callable[[Artifact], int]]] = {"tflite": _litert, "pte": _executorch}
