@@ -30,7 +30,11 @@ class Artifact:
 
     @classmethod
     def of(cls, path: Path, *, origin: str = "") -> Self:
-        """Return the artifact that lies at `path`; the format is the file's suffix."""
+        """Return the artifact that lies at `path`; the format is the file's suffix.
+
+        Raises:
+            OSError: one of its files is missing or cannot be read; `filename` says which.
+        """
         sha = hashlib.sha256()
         name, size_bytes = path.suffix.lstrip("."), 0
         for part in files_of(path):

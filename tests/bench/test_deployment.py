@@ -14,7 +14,7 @@ from dwindle.artifact import Artifact
 from dwindle.bench import deployment
 from dwindle.bench.deployment import deploy, model_outputs
 from dwindle.container import read
-from dwindle.errors import ExportError, SettingError
+from dwindle.errors import ExportError, RuntimeUnavailableError, SettingError
 from dwindle.exporters import graph
 from dwindle.exporters.graph_cache import GraphCache
 from dwindle.exporters.options import ExportOptions
@@ -190,3 +190,46 @@ class Mapped(nn.Module):
 def test_a_network_that_returns_no_tensors_has_no_reference() -> None:
     with pytest.raises(ExportError, match="the network returns dict"):
         model_outputs(CompressedModel.dense(Mapped()), EXAMPLE)
+
+
+def test_formats_of_other_engines_stand_beside_ours_each_with_its_parity(
+    engine_models, engine_images, engine_file, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files for LiteRT and ExecuTorch take seconds to write, so those of the session are put in place."""
+    pytest.importorskip("openvino", reason="needs openvino")
+    sources = {name: engine_file("int8", name) for name in ("tflite", "pte")}
+
+    class Copied:
+        def __init__(self, source: Artifact) -> None:
+            self.source, self.format = source, source.format
+
+        def obstacles(self, model: CompressedModel) -> list[str]:
+            return []
+
+        def export(self, model: CompressedModel, example: object, path: Path, *, graph: object) -> Artifact:
+            path.write_bytes(self.source.path.read_bytes())
+            return Artifact.of(path, origin=model.digest())
+
+    copied = {name: lambda metadata, options, source=source: Copied(source) for name, source in sources.items()}
+    monkeypatch.setattr(deployment, "EXPORTERS", {**deployment.EXPORTERS, **copied})
+    formats = ("dwn", "onnx", "tflite", "pte", "xml")
+    result = deploy(engine_models["int8"], engine_images, tmp_path, formats=formats)
+    assert tuple(result.artifacts) == formats
+    assert {path.suffix for path in tmp_path.iterdir()} == {".dwn", ".onnx", ".tflite", ".pte", ".xml", ".bin"}
+    parity = {m.conditions["format"]: m for m in result.parity if m.metric.name == "parity"}
+    assert {name: m.conditions["within_bound"] for name, m in parity.items()} == dict.fromkeys(formats, "yes")
+    assert [m.value for m in result.parity if m.metric.name == "top1_agreement"] == [1.0] * len(formats)
+    engines = [parity[name].runtime.split()[0] for name in formats]
+    assert engines == ["onnxruntime", "onnxruntime", "litert", "executorch", "openvino"]
+
+
+def test_an_engine_that_is_missing_is_an_obstacle(
+    model: CompressedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(file_format: str) -> object:
+        raise RuntimeUnavailableError("the package openvino is missing: pip install 'dwindle[openvino]'")
+
+    monkeypatch.setattr(deployment, "engine_for", absent)
+    with pytest.raises(ExportError, match="cannot be written: xml: the package openvino is missing"):
+        deploy(model, EXAMPLE, tmp_path, formats=("xml",))
+    assert not list(tmp_path.iterdir())

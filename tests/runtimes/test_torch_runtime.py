@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,16 +14,22 @@ import torch
 from torch import nn
 
 from dwindle.artifact import Artifact
+from dwindle.bench.deployment import QUANTIZED_BOUND, model_outputs
 from dwindle.container import Contents, write
 from dwindle.errors import MeasurementError, NetworkError, SettingError
-from dwindle.exporters.native import to_contents
+from dwindle.exporters.native import NativeExporter, to_contents
+from dwindle.exporters.options import ExportOptions
+from dwindle.exporters.preprocessing import Preprocessing
 from dwindle.network.activations import INPUT, ActivationQuantizer, CallSite
 from dwindle.network.batchnorm import fold_batchnorms
 from dwindle.network.compressed import CompressedModel
+from dwindle.runtimes.onnxruntime import OnnxRuntime
 from dwindle.runtimes.torch import TorchRuntime
 from dwindle.technique import Context
 from dwindle.techniques.cluster import Cluster
 from dwindle.techniques.prune_weights import PruneWeights
+from dwindle.techniques.quantize_dynamic import QuantizeDynamic
+from dwindle.techniques.quantize_static import QuantizeStatic
 
 EXAMPLE = torch.linspace(-1, 1, 2 * 36).reshape(2, 1, 6, 6)
 
@@ -114,6 +122,82 @@ def test_other_formats_and_quantized_activations_are_refused(model: CompressedMo
         activations={CallSite(INPUT, 0): quantizer},
     )
     with pytest.raises(MeasurementError, match="quantized activations"), runtime.load(export(quantized, tmp_path)):
+        pass
+
+
+def quantized(folder: Path, network: nn.Module, example: torch.Tensor, step: Any) -> tuple[CompressedModel, Artifact]:
+    model = step.apply(CompressedModel.dense(network.eval()), Context(example=example, calibration=[example]))
+    return model, NativeExporter().export(model, example, folder / "model.dwn")
+
+
+@pytest.mark.parametrize("step", [QuantizeStatic(), QuantizeStatic(activations=16), QuantizeDynamic()])
+def test_rounded_activations_answer_as_onnxruntime(tmp_path: Path, step: Any) -> None:
+    network, inputs = build(), torch.randn(8, 1, 6, 6, generator=torch.Generator().manual_seed(1))
+    model, artifact = quantized(tmp_path, network, inputs, step)
+    with OnnxRuntime().load(artifact) as session:
+        (theirs,) = session.run(inputs.numpy())
+    with TorchRuntime(network=build).load(artifact) as session:
+        (ours,) = session.run(inputs.numpy())
+        assert (session.inputs[0].dtype, session.inputs[0].shape[1:]) == (np.float32, (1, 6, 6))
+    assert np.abs(ours - theirs).max() <= QUANTIZED_BOUND * np.abs(theirs).max()
+    np.testing.assert_array_equal(ours, model_outputs(model, inputs)[0])
+    with torch.no_grad():
+        assert not np.array_equal(ours, model.network(inputs).numpy())
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(3, 4, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.lstm(x)[0][:, -1]
+
+
+def test_an_lstm_on_integers_is_refused(tmp_path: Path) -> None:
+    _, artifact = quantized(tmp_path, Recurrent(), torch.randn(4, 5, 3), QuantizeDynamic())
+    with (
+        pytest.raises(MeasurementError, match=r"an LSTM that computes with integers inside.*run it with OnnxRuntime"),
+        TorchRuntime(network=Recurrent).load(artifact),
+    ):
+        pass
+
+
+def test_a_file_that_preprocesses_is_refused(tmp_path: Path) -> None:
+    options = ExportOptions(preprocessing=Preprocessing(scale=1 / 255, is_uint8=True))
+    model = CompressedModel.dense(build().eval())
+    artifact = NativeExporter(options=options).export(model, EXAMPLE, tmp_path / "model.dwn")
+    with (
+        pytest.raises(MeasurementError, match=r"preprocesses its input, which torch .* does not; run it with OnnxRunt"),
+        TorchRuntime(network=build).load(artifact),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("activations", "message"),
+    [
+        ({"<input>:0:0": {"type": "LogQuantizer"}}, "knows no activation quantizer 'LogQuantizer'.*a later version"),
+        ({"<input>:0": {"type": "DynamicQuantizer", "n_bits": 8}}, "'<input>:0' names no value of a network"),
+        ({"a:0:x": {"type": "DynamicQuantizer", "n_bits": 8}}, "'a:0:x' names no value of a network"),
+    ],
+)
+def test_notes_that_it_does_not_know_are_one_error(
+    model: CompressedModel, tmp_path: Path, activations: dict[str, object], message: str
+) -> None:
+    contents = to_contents(model, graph=b"", metadata={})
+    write(tmp_path / "m.dwn", replace(contents, metadata={**contents.metadata, "activations": activations}))
+    artifact = Artifact.of(tmp_path / "m.dwn")
+    with pytest.raises(NetworkError, match=message), TorchRuntime(network=build).load(artifact):
+        pass
+
+
+def test_what_builds_no_network_is_told(model: CompressedModel, tmp_path: Path) -> None:
+    artifact = export(model, tmp_path)
+    with (
+        pytest.raises(NetworkError, match=r"returns dict; return a torch\.nn.Module"),
+        TorchRuntime(network=dict).load(artifact),
+    ):
         pass
 
 

@@ -63,7 +63,8 @@ def require_unchanged(artifact: Artifact) -> int:
         found = Artifact.of(artifact.path)
     except OSError as error:
         raise MeasurementError(
-            f"{artifact.path} cannot be read ({error.strerror}); only a file on disk can be measured, export it again"
+            f"{error.filename or artifact.path} cannot be read ({error.strerror}); only a file on disk can be "
+            "measured, export it again"
         ) from error
     if found.sha256 != artifact.sha256:
         raise MeasurementError(
