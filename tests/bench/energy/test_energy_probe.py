@@ -111,7 +111,7 @@ def test_a_straight_drift_of_the_power_at_rest_cancels() -> None:
     ],
 )
 def test_the_interval_covers_the_true_energy_at_its_level(settings: dict[str, float]) -> None:
-    n_trials = 300
+    n_trials = 200
     n_covered = 0
     for seed in range(n_trials):
         machine = Machine(seed=seed, **settings)  # type: ignore[arg-type]
