@@ -14,12 +14,15 @@ from torch import nn
 from dwindle.artifact import Artifact
 from dwindle.bench.deployment import model_outputs
 from dwindle.container.integer import integer_form
+from dwindle.core.ranges import Calibration, MinMax
 from dwindle.errors import ExportError, RuntimeUnavailableError
 from dwindle.exporters import openvino as exporter_module
 from dwindle.exporters.native import to_record
+from dwindle.exporters.onnx import OnnxExporter
 from dwindle.exporters.openvino import OpenVinoExporter, constants
 from dwindle.exporters.options import ExportOptions
 from dwindle.network.compressed import CompressedModel
+from dwindle.runtimes.onnxruntime import OnnxRuntime
 from dwindle.runtimes.openvino import OpenVinoRuntime
 from dwindle.technique import Context
 from dwindle.techniques.cluster import Cluster
@@ -79,6 +82,22 @@ def test_our_integers_and_scales_survive(tmp_path, name):
         np.testing.assert_array_equal(codes, form.codes)
         np.testing.assert_array_equal(kept[f"{weight}/scale"], form.scale)
         np.testing.assert_array_equal(kept[f"{weight}/zero_point"], form.zero_point)
+
+
+def test_seven_bit_weights_cannot_saturate(tmp_path):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(16, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 4)).eval()
+    x = 4 * torch.rand(2, 16, 6, 6)
+    with torch.no_grad():  # every product as large as it can be, which 8 bits would clip on processors without VNNI
+        for parameter in network.parameters():
+            parameter.copy_(parameter.sign() * parameter.abs().max())
+    step = QuantizeStatic(weights=7, calibration=Calibration(method=MinMax()))
+    model = step.apply(CompressedModel.dense(network), Context(example=x, calibration=[x]))
+    artifact = OpenVinoExporter().export(model, x, tmp_path / "model.xml")
+    reference = OnnxExporter().export(model, x, tmp_path / "model.onnx")
+    with OpenVinoRuntime().load(artifact) as session, OnnxRuntime().load(reference) as exact:
+        (theirs,), (ours,) = session.run(x.numpy()), exact.run(x.numpy())
+    np.testing.assert_allclose(theirs, ours, atol=1e-5 * np.abs(ours).max())
 
 
 def test_an_integer_that_openvino_changes_is_an_error(tmp_path, monkeypatch):
