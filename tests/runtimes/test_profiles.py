@@ -139,6 +139,23 @@ def test_openvino_tells_means_of_compiled_models(files):
     assert {kernel.numbers for kernel in few.kernels if kernel.kind == "Convolution"} == {"float32"}
 
 
+@pytest.mark.slow
+def test_executorch_tells_what_its_delegate_does(tmp_path):
+    executorch_profile = pytest.importorskip("dwindle.runtimes.executorch_profile")
+    runtime = pytest.importorskip("dwindle.runtimes.executorch").ExecuTorchRuntime()
+    if runtime.unavailable():
+        pytest.skip(runtime.unavailable())
+    images = torch.randn(8, 3, 8, 8)
+    dense = dw.CompressedModel.dense(network())
+    int8 = dw.Recipe((dw.QuantizeStatic(),)).run(dense, dw.Context(example=images[:1], calibration=[images]))
+    artifact = dw.deploy(int8, images[:1], tmp_path, formats=("pte",)).artifacts["pte"]
+    found = executorch_profile.profile(runtime, artifact, (X,), n_runs=3)
+    assert found.ms.shape == (3, len(found.kernels))
+    assert {k.numbers for k in found.kernels if k.kind.startswith("Convolution")} == {"int8"}
+    assert found.engine_ms is not None
+    assert (found.ms.sum(axis=1) <= found.wall_ms + 0.01).all()
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "numbers"),
     [

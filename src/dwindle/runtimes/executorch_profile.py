@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -59,7 +60,8 @@ def _one_batch(session: ExecuTorchSession, inputs: tuple[Array, ...]) -> list[Ar
 def _calls(program: Any, folder: Path) -> list[list[Any]]:
     """Return the timed events of each call."""
     trace = folder / "trace.etdp"
-    with caught_chatter() as told:
+    with caught_chatter() as told, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of the way in which executorch reads its own schema
         try:
             program.write_etdump_result_to_file(str(trace), str(folder / "debug.bin"))
             from executorch.devtools.etdump.serialize import deserialize_from_etdump_flatcc
