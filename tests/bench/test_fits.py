@@ -22,7 +22,7 @@ from dwindle.artifact import Artifact
 from dwindle.bench.devices import Device, devices
 from dwindle.bench.file_needs import Needs, needs_of
 from dwindle.bench.fits import Fit, Room, Verdict, fit_rows, fits
-from dwindle.bench.measurement import Estimate
+from dwindle.bench.measurement import LATENCY, Estimate
 from dwindle.cli.main import app
 from dwindle.container import Contents, write
 from dwindle.container.inspect import inspect_file
@@ -32,6 +32,7 @@ from dwindle.report.fits_table import fits_markdown, memory_words, needs_words, 
 
 KIB = 1_024
 DEVICES = devices()
+ANY_FILE = Artifact(path=Path("f.onnx"), format="onnx", sha256="0" * 64, size_bytes=1)
 
 
 def device(**changes: object) -> Device:
@@ -222,6 +223,23 @@ def test_a_chip_may_hold_the_weights_in_flash_where_its_ram_is_too_small(files: 
     assert not full.fits_in_place
     (large,) = fits(files["int8.dwn"], [device(ram_bytes=KIB * KIB)])
     assert large.ram.verdict is Verdict.FITS
+
+
+def test_the_arena_decides_and_not_only_what_is_alive_at_once() -> None:
+    estimates = {name: Estimate(metric=LATENCY, value=value, method="made up") for name, value in (("a", 9), ("b", 11))}
+    needs = Needs(file_bytes=1, weights=None, activations=estimates["a"], arena=estimates["b"])
+    fit = Fit(device=device(ram_bytes=10, flash_bytes=10), name="f", needs=replace(needs, artifact=ANY_FILE))
+    assert fit.activations_in_ram.verdict is Verdict.DOES_NOT_FIT
+    assert fit.ram.needed_bytes == 11
+
+
+def test_the_arena_of_a_file_holds_its_tensors_and_workspaces(files: Mapping[str, Path]) -> None:
+    for name in ("int8.onnx", "dense.onnx"):
+        needs = needs_of(files[name])
+        assert needs.activations is not None
+        assert needs.arena is not None
+        assert needs.arena.value >= needs.activations.value
+        assert "greedy by size" in needs.arena.method
 
 
 def test_of_any_other_file_only_the_bytes_are_known(tmp_path: Path) -> None:
