@@ -134,6 +134,13 @@ def test_windows_grow_with_the_time_between_two_updates_of_the_sensor() -> None:
     assert all(block.n_calls >= 10 / CALL_SECONDS for block in blocks)
 
 
+def test_a_sensor_that_hardly_ever_updates_is_refused_before_anything_runs() -> None:
+    machine = Machine(update_seconds=10.0)
+    with pytest.raises(MeasurementError, match="updates every 10 s, so 50 updates take 500 s"):
+        measure_energy(SUBJECT, machine, INPUTS, sensor=machine, time=machine.time)
+    assert machine.clock() == 0
+
+
 def test_a_sensor_that_stands_still_is_an_error() -> None:
     machine = Machine(idle=0.0, call_joules=0.0)
     with pytest.raises(MeasurementError, match="the sensor did not move in 1 s of load"):

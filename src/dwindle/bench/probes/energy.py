@@ -22,6 +22,10 @@ from dwindle.runtimes.protocol import Array, Session
 PROTOCOL: Final = "energy, idle subtracted"
 _FEWEST_BLOCKS: Final = 3
 _MILLI: Final = 1e3
+_MOST_CALLS: Final = 10_000
+"""Calls after which a clock that still shows the start is taken to stand still."""
+_LONGEST: Final = 60.0
+"""Seconds of a window that no one asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,9 +115,14 @@ def energy_blocks(
     """Return what each block saw of `action`, which must be loaded and ready.
 
     Raises:
-        MeasurementError: the sensor cannot be read, or does not move under load.
+        MeasurementError: the sensor cannot be read, is too slow, or does not move under load.
     """
     seconds = max(protocol.seconds, protocol.n_updates * sensor.update_seconds)
+    if seconds > max(protocol.seconds, _LONGEST):
+        raise MeasurementError(
+            f"{sensor.name} updates every {sensor.update_seconds:g} s, so {protocol.n_updates} updates take {seconds:g} "
+            "s; take another sensor, fewer updates (n_updates), or windows of that length (seconds)"
+        )
     action()
     with sensor.opened() as joules:
         return tuple(
@@ -138,9 +147,6 @@ def _block(action: Action, joules: Joules, *, seconds: float, settle: float, tim
     time.sleep(settle)
     idle = (before + _rest(joules, seconds / 2, time)) / 2
     return Block(joules=(used - idle * spent) / n_calls, idle_watts=idle, load_watts=used / spent, n_calls=n_calls)
-
-
-_MOST_CALLS: Final = 10_000
 
 
 def _rest(joules: Joules, seconds: float, time: Time) -> float:
