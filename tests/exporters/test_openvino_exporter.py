@@ -7,6 +7,7 @@ import importlib.util
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -17,6 +18,7 @@ from dwindle.container.integer import integer_form
 from dwindle.core.ranges import Calibration, MinMax
 from dwindle.errors import ExportError, RuntimeUnavailableError
 from dwindle.exporters import openvino as exporter_module
+from dwindle.exporters.graph import build_graph
 from dwindle.exporters.native import to_record
 from dwindle.exporters.onnx import OnnxExporter
 from dwindle.exporters.openvino import OpenVinoExporter, constants
@@ -50,6 +52,16 @@ def made(*steps) -> CompressedModel:
     return model
 
 
+@functools.cache
+def graph_of(model: CompressedModel) -> onnx.ModelProto:
+    """Capture a model once for all tests."""
+    return build_graph(model, IMAGES[:2], options=ExportOptions())
+
+
+def export(model: CompressedModel, path: Path, **notes: str) -> Artifact:
+    return OpenVinoExporter(notes=notes).export(model, IMAGES[:2], path, graph=graph_of(model))
+
+
 STEPS = {
     "dense": (),
     "int8": (QuantizeStatic(weights=7),),
@@ -63,7 +75,7 @@ BOUNDS = {"dense": 1e-5, "clustered": 1e-5, "int8": 0.02, "pruned, clustered, in
 @pytest.mark.parametrize("name", STEPS)
 def test_the_files_answer_as_the_model(tmp_path, name):
     model = made(*STEPS[name])
-    artifact = OpenVinoExporter().export(model, IMAGES[:2], tmp_path / "model.xml")
+    artifact = export(model, tmp_path / "model.xml")
     ours = model_outputs(model, IMAGES)[0]
     with OpenVinoRuntime().load(artifact) as session:
         (theirs,) = session.run(IMAGES.numpy())
@@ -73,7 +85,7 @@ def test_the_files_answer_as_the_model(tmp_path, name):
 @pytest.mark.parametrize("name", ["int8", "pruned, clustered, int8"])
 def test_our_integers_and_scales_survive(tmp_path, name):
     model = made(*STEPS[name])
-    OpenVinoExporter().export(model, IMAGES[:2], tmp_path / "model.xml")
+    export(model, tmp_path / "model.xml")
     kept = constants(tmp_path / "model.xml")
     for weight in ("0.weight", "4.weight"):
         form = integer_form(to_record(model.encodings[weight]))
@@ -101,7 +113,7 @@ def test_seven_bit_weights_cannot_saturate(tmp_path):
 
 
 def test_an_integer_that_openvino_changes_is_an_error(tmp_path, monkeypatch):
-    model = made(QuantizeStatic())
+    model = made(QuantizeStatic(weights=7))
     kept = exporter_module.constants
 
     def meddled(path: Path):
@@ -110,27 +122,27 @@ def test_an_integer_that_openvino_changes_is_an_error(tmp_path, monkeypatch):
 
     monkeypatch.setattr(exporter_module, "constants", meddled)
     with pytest.raises(ExportError, match=r"does not keep '4.weight/codes' as it is"):
-        OpenVinoExporter().export(model, IMAGES[:2], tmp_path / "model.xml")
+        export(model, tmp_path / "model.xml")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_same_model_gives_the_same_bytes(tmp_path):
-    model = made(QuantizeStatic())
-    one, other = (OpenVinoExporter().export(model, IMAGES[:2], tmp_path / f"{i}.xml") for i in range(2))
+    model = made(QuantizeStatic(weights=7))
+    one, other = (export(model, tmp_path / f"{i}.xml") for i in range(2))
     assert one.sha256 == other.sha256
     assert one.size_bytes == sum((tmp_path / f"0{end}").stat().st_size for end in (".xml", ".bin"))
 
 
 def test_the_file_tells_what_it_is(tmp_path):
     model = small()
-    OpenVinoExporter(notes={"task": "digits"}).export(model, IMAGES[:2], tmp_path / "model.xml")
+    export(model, tmp_path / "model.xml", task="digits")
     text = (tmp_path / "model.xml").read_text()
     assert model.digest() in text
     assert 'task value="digits"' in text
 
 
 def test_float16_halves_the_weights(tmp_path):
-    OpenVinoExporter().export(small(), IMAGES[:2], tmp_path / "full.xml")
+    export(small(), tmp_path / "full.xml")
     half = OpenVinoExporter(options=ExportOptions(float_type="float16"))
     artifact = half.export(small(), IMAGES[:2], tmp_path / "half.xml")
     sizes = [(tmp_path / f"{name}.bin").stat().st_size for name in ("full", "half")]
@@ -153,15 +165,15 @@ def test_a_fixed_batch_is_in_the_file(tmp_path):
 def test_where_files_cannot_be_written_nothing_is_left(tmp_path):
     (tmp_path / "model.xml").mkdir()
     with pytest.raises(ExportError, match=r"cannot write .*model\.xml"):
-        OpenVinoExporter().export(small(), IMAGES[:2], tmp_path / "model.xml")
+        export(small(), tmp_path / "model.xml")
     assert [path.name for path in tmp_path.iterdir()] == ["model.xml"]
 
 
 def test_what_cannot_be_written_leaves_the_earlier_files(tmp_path, monkeypatch):
-    before = OpenVinoExporter().export(small(), IMAGES[:2], tmp_path / "model.xml")
+    before = export(small(), tmp_path / "model.xml")
     monkeypatch.setattr(exporter_module, "_require_integers", _refuse)
     with pytest.raises(ExportError, match="full"):
-        OpenVinoExporter().export(made(QuantizeStatic()), IMAGES[:2], tmp_path / "model.xml")
+        export(made(QuantizeStatic(weights=7)), tmp_path / "model.xml")
     assert Artifact.of(tmp_path / "model.xml").sha256 == before.sha256
 
 
@@ -172,4 +184,4 @@ def _refuse(*_paths: Path) -> None:
 def test_without_the_package_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(RuntimeUnavailableError, match=r"pip install 'dwindle\[openvino\]'"):
-        OpenVinoExporter().export(small(), IMAGES[:2], tmp_path / "model.xml")
+        export(small(), tmp_path / "model.xml")
