@@ -120,8 +120,8 @@ def energy_blocks(
     seconds = max(protocol.seconds, protocol.n_updates * sensor.update_seconds)
     if seconds > max(protocol.seconds, _LONGEST):
         raise MeasurementError(
-            f"{sensor.name} updates every {sensor.update_seconds:g} s, so {protocol.n_updates} updates take {seconds:g} "
-            "s; take another sensor, fewer updates (n_updates), or windows of that length (seconds)"
+            f"{sensor.name} updates every {sensor.update_seconds:g} s, so {protocol.n_updates} updates take "
+            f"{seconds:g} s; take another sensor, fewer updates (n_updates), or windows of that length (seconds)"
         )
     action()
     with sensor.opened() as joules:
