@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 import dwindle as dw
@@ -79,6 +82,30 @@ def test_a_recurrent_layer_has_both_of_its_weights(tmp_path):
 
     found = facts(tmp_path, net=Sensor().eval(), example=torch.randn(4, 5, 3))
     assert {layer.kind: layer.n_weights for layer in found.layers}["LSTM"] == 4 * 8 * 3 + 4 * 8 * 8
+
+
+def test_zero_is_where_the_zero_point_is(tmp_path):
+    codes = np.array([[128, 128, 0], [128, 7, 255]], np.uint8)
+    graph = helper.make_graph(
+        [
+            helper.make_node("DequantizeLinear", ["w/codes", "scale", "zero_point"], ["w"]),
+            helper.make_node("MatMul", ["x", "w"], ["y"]),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 3])],
+        [
+            numpy_helper.from_array(codes, "w/codes"),
+            numpy_helper.from_array(np.array(0.5, np.float32), "scale"),
+            numpy_helper.from_array(np.array(128, np.uint8), "zero_point"),
+        ],
+    )
+    path = tmp_path / "net.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+    found = facts_of(Artifact.of(path))
+    assert found is not None
+    (layer,) = found.layers
+    assert (layer.name, layer.n_weights, layer.n_zeros, layer.weights) == ("w", 6, 3, "uint8")
 
 
 def test_files_of_other_engines_have_no_facts_and_broken_ones_are_refused(tmp_path):

@@ -91,6 +91,12 @@ def test_zeros_that_explain_nothing(before, after, kind):
     assert "zeros" not in said(pair)
 
 
+def test_few_zeros_explain_nothing_where_the_file_before_cannot_be_opened():
+    pair = Pair(before=profile(CONV), after=profile(CONV), facts_after=facts(layer(zeros=0.04)))
+    assert "zeros" not in said(pair)
+    assert "zeros" in said(replace(pair, facts_after=facts(layer(zeros=0.5))))
+
+
 def test_fewer_weights():
     pair = Pair(
         before=profile(CONV), after=profile(("Conv", "float32", 2.0)), facts_before=facts(layer()),
