@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import dwindle as dw
 from dwindle.bench.deployment import EXPORTERS, deploy
 from dwindle.exporters.options import ExportOptions
+from dwindle.runtimes.catalogue import engine_for
 from dwindle.zoo.mobilenet_v2 import mobilenet_v2
 from dwindle.zoo.resnet_cifar import resnet20
 
@@ -121,3 +122,18 @@ def test_every_kind_of_network_meets_parity(network: str, step: str, form: str, 
     parity = [m for m in deployed.parity if m.metric.name == "parity"]
     assert parity
     assert [m.conditions["within_bound"] for m in parity] == ["yes"] * len(parity), [m.value for m in parity]
+
+
+@pytest.mark.parametrize("form", ["tflite", "pte"])
+def test_a_batch_that_was_asked_for_is_in_the_file(form: str, tmp_path: Path) -> None:
+    model, inputs, options = (
+        dw.CompressedModel.dense(nn.Linear(6, 4).eval()),
+        torch.randn(4, 6),
+        ExportOptions(batch_size=3),
+    )
+    if absent := [r for r in EXPORTERS[form]({}, options).obstacles(model) if "install" in r]:
+        pytest.skip(absent[0])
+    deployed = deploy(model, inputs, tmp_path, formats=(form,), options=options)
+    assert {m.conditions["within_bound"] for m in deployed.parity if m.metric.name == "parity"} == {"yes"}
+    with engine_for(form).load(deployed.artifacts[form]) as session:
+        assert session.inputs[0].shape == (3, 6)

@@ -31,12 +31,12 @@ class Net(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.norm = nn.Conv2d(2, 6, 3), nn.BatchNorm2d(6)
+        self.conv, self.norm, self.more = nn.Conv2d(2, 6, 3), nn.BatchNorm2d(6), nn.Conv2d(6, 6, 1)
         self.first, self.second = nn.Linear(6, 6), nn.Linear(6, 6)
         self.second.weight = self.first.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        x = torch.relu(self.norm(self.conv(x))).mean((2, 3))
+        x = torch.relu(self.more(torch.relu(self.norm(self.conv(x))))).mean((2, 3))
         return self.second(torch.relu(self.first(x)))
 
 
@@ -47,12 +47,12 @@ from torch import nn
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
-        self.conv, self.norm = nn.Conv2d(2, 6, 3), nn.BatchNorm2d(6)
+        self.conv, self.norm, self.more = nn.Conv2d(2, 6, 3), nn.BatchNorm2d(6), nn.Conv2d(6, 6, 1)
         self.first, self.second = nn.Linear(6, 6), nn.Linear(6, 6)
         self.second.weight = self.first.weight
 
     def forward(self, x):
-        x = torch.relu(self.norm(self.conv(x))).mean((2, 3))
+        x = torch.relu(self.more(torch.relu(self.norm(self.conv(x))))).mean((2, 3))
         return self.second(torch.relu(self.first(x)))
 """
 
@@ -69,6 +69,7 @@ STEPS = {
     "dynamic": (dw.QuantizeDynamic(),),
     "all": (dw.PruneWeights(sparsity=0.5), dw.Cluster(codebook_size=8), dw.QuantizeStatic(activations=16)),
     "half": (dw.FoldBatchNorm(), dw.CastHalf()),
+    "fewer channels": (dw.PruneChannels(pruning_ratio=0.5, round_to=1), dw.QuantizeStatic()),
 }
 
 

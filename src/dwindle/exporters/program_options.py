@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+
 import torch
+from torch import Tensor
 
 from dwindle.container.integer import integer_form
 from dwindle.exporters.native import to_record
 from dwindle.exporters.options import ExportOptions
 from dwindle.network.compressed import CompressedModel
-from dwindle.network.inputs import Inputs, n_examples, take
+from dwindle.network.inputs import Inputs, as_tuple, n_examples, take
 from dwindle.network.integer_program import IntegerProgram, integer_program
 
 
@@ -30,7 +34,17 @@ def fixed_program(
     Raises:
         NetworkError: the network cannot be captured.
     """
+    model, example = _on_cpu(model, example)
     fixed = take(example, torch.arange(options.batch_size or 1) % n_examples(example))
     return integer_program(
         model, fixed, lambda name: integer_form(to_record(model.encodings[name])), from_floats=from_floats
     )
+
+
+def _on_cpu(model: CompressedModel, example: Inputs) -> tuple[CompressedModel, Inputs]:
+    """Return both where converters compute; a network on another device is copied."""
+    if all(tensor.device.type == "cpu" for tensor in as_tuple(example)):
+        return model, example
+    moved = tuple(tensor.cpu() for tensor in as_tuple(example))
+    network = copy.deepcopy(model.network).cpu()
+    return replace(model, network=network), moved[0] if isinstance(example, Tensor) else moved
