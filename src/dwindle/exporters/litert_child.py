@@ -61,11 +61,15 @@ def _widen_biases(path: Path) -> None:
     import numpy as np
 
     files: Any = import_module("ai_edge_litert.tools.flatbuffer_utils")
-    kinds: Any = import_module("ai_edge_litert.schema_py_generated").TensorType
+    schema: Any = import_module("ai_edge_litert.schema_py_generated")
+    kinds, codes = schema.TensorType, schema.BuiltinOperator
     model, is_changed = files.read_model(str(path)), False
+    biased = {codes.CONV_2D, codes.DEPTHWISE_CONV_2D, codes.CONV_3D, codes.FULLY_CONNECTED}
     for graph in model.subgraphs:
         for operation in graph.operators:
-            if len(operation.inputs) < 3 or operation.inputs[2] < 0:
+            code = model.operatorCodes[operation.opcodeIndex]
+            is_biased = max(code.builtinCode, code.deprecatedBuiltinCode) in biased  # small codes stand in either
+            if not is_biased or len(operation.inputs) < 3 or operation.inputs[2] < 0:
                 continue
             value, bias = graph.tensors[operation.inputs[0]], graph.tensors[operation.inputs[2]]
             data = model.buffers[bias.buffer].data
