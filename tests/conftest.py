@@ -73,6 +73,13 @@ def repository() -> Path:
     return Path(__file__).resolve().parents[1]
 
 
+class EveryOther(nn.Module):
+    """A slice, whose numbers stand beside the biases of other layers in some formats."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, :, ::2, ::2]
+
+
 @pytest.fixture(scope="session")
 def engine_images() -> torch.Tensor:
     """Return the inputs of the networks in `engine_models`."""
@@ -87,10 +94,11 @@ def engine_models(engine_images: torch.Tensor) -> Mapping[str, CompressedModel]:
     from dwindle.techniques.quantize_static import QuantizeStatic
 
     torch.manual_seed(0)
-    layers = (nn.Conv2d(2, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.ReLU(), nn.Flatten(), nn.Linear(128, 4))
+    depthwise = nn.Conv2d(8, 8, 3, groups=8)
+    layers = (nn.Conv2d(2, 8, 3), nn.ReLU(), depthwise, nn.ReLU(), EveryOther(), nn.Flatten(), nn.Linear(32, 4))
     dense = CompressedModel.dense(nn.Sequential(*layers).eval())
     context = Context(example=engine_images[:2], calibration=[engine_images])
-    static = QuantizeStatic(quantize_output=True)
+    static = QuantizeStatic(weights=7, quantize_output=True)  # OpenVINO saturates at 8 on processors without VNNI
     return {
         "float": dense,
         "int8": static.apply(dense, context),
