@@ -139,20 +139,12 @@ def test_codes_quantized_in_the_program_are_the_models() -> None:
         np.testing.assert_array_equal(QUANTIZED.quantize_per_channel.default(*arguments), form.codes)
 
 
-def test_codes_of_activations_may_stay_unsigned() -> None:
-    model = apply(Residual(), IMAGES, QuantizeStatic(quantize_output=True))
-    program = program_of(model, IMAGES, signed=False)
-    assert {grid.arguments[-1] for grid in program.activations} == {torch.uint8}
-    require_same_answers(model, IMAGES, program)
-
-
 @pytest.mark.parametrize("signed", [False, True])
-@pytest.mark.parametrize("is_shifted", [False, True])
-def test_a_grid_keeps_its_values_whatever_its_codes(signed: bool, is_shifted: bool) -> None:
+def test_a_grid_keeps_its_values_whatever_its_codes(signed: bool) -> None:
     low = -128 if signed else 0
     quantizer = ActivationQuantizer(scale=0.1, zero_point=low + 7, signed=signed)
-    scale, zero_point, lowest, highest, dtype = Grid.of(quantizer, signed=is_shifted).arguments
-    assert (highest - lowest, dtype) == (255, torch.int8 if is_shifted else torch.uint8)
+    scale, zero_point, lowest, highest, dtype = Grid.of(quantizer).arguments
+    assert (lowest, highest, dtype) == (-128, 127, torch.int8)
     assert (lowest - zero_point, scale) == (low - quantizer.zero_point, float(np.float32(0.1)))
 
 

@@ -61,7 +61,7 @@ def values_of(model: onnx.ModelProto, weights: Mapping[str, int | None]) -> Valu
             raise UnknownShapeError(f"its constants cannot be computed ({error})") from error
         if len(graph.node) == n_nodes:
             break
-        types = _inferred(model)
+        types = {**types, **_inferred(model)}  # what was folded away is read by the graph as it was
     sizes = {name: bytes_of_type(data_type, shape) for name, (data_type, shape) in types.items()}
     sizes |= {t.name: bytes_of_type(t.data_type, t.dims) for t in graph.initializer} | dict(weights)
     shapes = {name: shape for name, (_, shape) in types.items()} | fixed

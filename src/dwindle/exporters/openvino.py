@@ -12,6 +12,7 @@ import re
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
@@ -104,10 +105,9 @@ def convert(source: Path, target: Path) -> None:
     Raises:
         ExportError: OpenVINO cannot convert it.
     """
-    import openvino
-
+    openvino: Any = import_module("openvino")
     try:
-        model: Any = openvino.Core().read_model(str(source))
+        model = openvino.Core().read_model(str(source))
         for number, op in enumerate(model.get_ordered_ops()):
             if _NUMBERED.fullmatch(op.get_friendly_name()) and op.get_friendly_name() == op.get_name():
                 op.set_friendly_name(f"{op.get_type_name()}.{number}")
@@ -119,9 +119,7 @@ def convert(source: Path, target: Path) -> None:
 
 def constants(path: Path) -> dict[str, Array]:
     """Return the constants in the IR at `path` by name; those whose type NumPy lacks are left out."""
-    import openvino
-
-    model: Any = openvino.Core().read_model(str(path))
+    model: Any = import_module("openvino").Core().read_model(str(path))
     found: dict[str, Array] = {}
     for op in model.get_ops():
         if op.get_type_name() == "Constant" and op.get_element_type().size * 8 == op.get_element_type().bitwidth:

@@ -26,11 +26,8 @@ from dwindle.network.inputs import Inputs, as_tuple
 from dwindle.network.insert import insert_before
 from dwindle.network.placement import between_quantized, matmul_calls, multiplies_by
 
-DTYPES: Final = {
-    (8, True): torch.int8, (8, False): torch.uint8, (16, True): torch.int16, (16, False): torch.uint16
-}  # fmt: skip
-WIDTHS: Final = (8, 16)
-"""Bits of an activation that engines have kernels for."""
+DTYPES: Final = {8: torch.int8, 16: torch.int16}
+"""Codes of activations by their bits: those that engines have kernels for."""
 LARGEST: Final = 127
 LOWEST: Final = -128
 import_module("torch.ao.quantization.fx._decomposed")  # registers the operations
@@ -63,26 +60,24 @@ class Integers(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
-    """What an activation is rounded to: value = (code - zero_point) * scale."""
+    """What an activation is rounded to, as signed integers: value = (code - zero_point) * scale."""
 
     scale: float
     zero_point: int
     n_bits: int
-    signed: bool = True
 
     @classmethod
-    def of(cls, quantizer: ActivationQuantizer, *, signed: bool = True) -> Grid:
-        """Return the grid of `quantizer`, its codes shifted by half their range where that makes them `signed`."""
-        half = 1 << (quantizer.n_bits - 1)
-        shift = half * (int(quantizer.signed) - int(signed))
+    def of(cls, quantizer: ActivationQuantizer) -> Grid:
+        """Return the grid of `quantizer`, unsigned codes shifted by half their range."""
+        shift = 0 if quantizer.signed else 1 << (quantizer.n_bits - 1)
         scale = float(np.float32(quantizer.scale))
-        return cls(scale=scale, zero_point=quantizer.zero_point + shift, n_bits=quantizer.n_bits, signed=signed)
+        return cls(scale=scale, zero_point=quantizer.zero_point - shift, n_bits=quantizer.n_bits)
 
     @property
     def arguments(self) -> tuple[float, int, int, int, torch.dtype]:
         """What quantize_per_tensor takes behind the value."""
-        low = -(1 << (self.n_bits - 1)) if self.signed else 0
-        return self.scale, self.zero_point, low, low + (1 << self.n_bits) - 1, DTYPES[self.n_bits, self.signed]
+        half = 1 << (self.n_bits - 1)
+        return self.scale, self.zero_point, -half, half - 1, DTYPES[self.n_bits]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -105,7 +100,7 @@ class IntegerProgram:
 def integer_obstacles(model: CompressedModel) -> list[str]:
     """Return the reasons why quantize/dequantize pairs cannot express `model`; empty if they can."""
     static = {s: q for s, q in model.activations.items() if isinstance(q, ActivationQuantizer)}
-    odd = sorted({q.n_bits for q in static.values()} - set(WIDTHS))
+    odd = sorted({q.n_bits for q in static.values()} - DTYPES.keys())
     found = [f"activations of {n} bits have no integer kernel; use 8 or 16" for n in odd]
     skewed = sorted(str(s) for s, q in static.items() if q.n_bits == 16 and Grid.of(q).zero_point != 0)
     if skewed:
@@ -119,7 +114,6 @@ def integer_program(
     integers: Callable[[str], Integers | None],
     *,
     from_floats: bool = False,
-    signed: bool = True,
 ) -> IntegerProgram:
     """Return `model` as a program of one batch size, that of `example`.
 
@@ -129,7 +123,6 @@ def integer_program(
         integers: the integers of a weight by its name; None where it has none.
         from_floats: let integer weights be quantized in the program from their decoded floats, as LiteRT's converter
             reads them (code times scale gives the code again); else codes are constants that are dequantized.
-        signed: whether codes of activations are signed, as LiteRT and XNNPACK want them; torch's own kernels do not.
 
     Raises:
         NetworkError: the network cannot be captured.
@@ -137,7 +130,7 @@ def integer_program(
     captured = capture(model.network, example)
     graph, sites = captured.module()
     forms = {name: form for name in sorted(_names(model, captured)) if (form := _usable(integers(name))) is not None}
-    grids = _quantize_values(graph, sites, model.activations, signed=signed)
+    grids = _quantize_values(graph, sites, model.activations)
     for node in list(graph.graph.nodes):
         name = model.aliases.get(str(node.target), str(node.target))  # of a tied weight torch keeps any name
         if node.op == "get_attr" and name in forms:
@@ -166,7 +159,7 @@ def _usable(form: Integers | None) -> Integers | None:
 
 
 def _quantize_values(
-    graph: fx.GraphModule, sites: Mapping[str, CallSite], quantizers: Mapping[CallSite, Quantizer], *, signed: bool
+    graph: fx.GraphModule, sites: Mapping[str, CallSite], quantizers: Mapping[CallSite, Quantizer]
 ) -> tuple[Grid, ...]:
     """Put pairs behind values on a grid, and rounding before layers that read a few levels; return the grids."""
     grids: list[Grid] = []
@@ -174,7 +167,7 @@ def _quantize_values(
         site = sites.get(node.name)
         match None if site is None else quantizers.get(site):
             case ActivationQuantizer() as quantizer:
-                grids.append(Grid.of(quantizer, signed=signed))
+                grids.append(Grid.of(quantizer))
                 _pair_behind(graph, node, grids[-1])
             case LevelQuantizer() as quantizer:
                 insert_before(graph, node, RoundedInput(quantizer), name=f"quantize_input_of_{node.name}")

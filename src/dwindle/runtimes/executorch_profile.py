@@ -9,6 +9,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
@@ -64,9 +65,8 @@ def _calls(program: Any, folder: Path) -> list[list[Any]]:
         warnings.simplefilter("ignore", DeprecationWarning)  # of the way in which executorch reads its own schema
         try:
             program.write_etdump_result_to_file(str(trace), str(folder / "debug.bin"))
-            from executorch.devtools.etdump.serialize import deserialize_from_etdump_flatcc
-
-            found: Any = deserialize_from_etdump_flatcc(trace.read_bytes())
+            traces: Any = import_module("executorch.devtools.etdump.serialize")
+            found = traces.deserialize_from_etdump_flatcc(trace.read_bytes())
         except (OSError, RuntimeError, ValueError, ImportError) as error:
             raise MeasurementError(
                 f"executorch wrote no trace ({error} {told()}".strip() + "); its build must include the event tracer"

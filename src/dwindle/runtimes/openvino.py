@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import version
 from typing import Any, Final, Literal
 
@@ -88,9 +89,7 @@ class OpenVinoRuntime:
                 raise MeasurementError(
                     f"{path} is missing, and {artifact.path.name} needs it; export the network again"
                 )
-        import openvino
-
-        core: Any = openvino.Core()
+        core: Any = import_module("openvino").Core()
         try:
             with caught_chatter():
                 model: Any = core.read_model(str(artifact.path))
@@ -158,9 +157,7 @@ def settings(n_threads: int, precision: Precision) -> dict[str, Any]:
 
 def capabilities() -> tuple[str, ...]:
     """Return what OpenVINO says this processor is good at: FP32, INT8, BF16, ..."""
-    import openvino
-
-    core: Any = openvino.Core()
+    core: Any = import_module("openvino").Core()
     return tuple(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
 
 

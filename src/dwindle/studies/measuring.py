@@ -25,6 +25,7 @@ from dwindle.bench.probes.size import measure_size
 from dwindle.bench.probes.whole_set import TimedSession, measure_whole_set
 from dwindle.bench.probes.zipped import measure_zipped_size
 from dwindle.bench.protocol import LatencyProtocol
+from dwindle.errors import MeasurementError
 from dwindle.job.inputs import first_inputs
 from dwindle.job.job import Data
 from dwindle.runtimes.onnxruntime import OnnxRuntime
@@ -160,4 +161,7 @@ class Bench:
     def _estimated_energy(self, file: Artifact) -> float | None:
         if not self.measures.energy or find_sensors():
             return None
-        return estimated_energy(file.path).estimate.value
+        try:
+            return estimated_energy(file.path).estimate.value
+        except MeasurementError:  # a shape that does not follow from the graph: nothing to state, nothing lost
+            return None

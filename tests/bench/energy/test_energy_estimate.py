@@ -37,6 +37,18 @@ def test_a_convolution_costs_its_places_times_its_window() -> None:
     assert work.moved_bytes == 4 * (400 + 512)  # the activation function is part of the convolution
 
 
+def test_small_weights_that_are_cut_and_joined_before_use_have_shapes() -> None:
+    weights = {"w": np.ones((8, 4), np.float32), "0": np.array([0]), "4": np.array([4]), "8": np.array([8])}
+    nodes = [
+        helper.make_node("Slice", ["w", "0", "4"], ["first"]),
+        helper.make_node("Slice", ["w", "4", "8"], ["second"]),
+        helper.make_node("Concat", ["second", "first"], ["turned"], axis=0),
+        helper.make_node("Gemm", ["x", "turned"], ["y"], transB=1),
+    ]
+    work = work_of(model(nodes, weights, [None, 4]))
+    assert work.macs == {"float32": 32}
+
+
 def test_integers_and_linear_layers_are_told_apart() -> None:
     weights = {
         "w": np.ones((100, 30), np.int8), "v": np.ones((30, 5), np.float32), "s": np.float32(0.1), "z": np.int8(0)

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Final
 
 from dwindle.bench.energy.sensor import Joules
@@ -80,13 +81,12 @@ def zeus_sensors(*, with_gpus: bool = False) -> tuple[ZeusSensor, ...]:
 
 
 def _jetson() -> list[ZeusSensor]:
-    from zeus.device.soc.jetson import Jetson, jetson_is_available
-
-    if not jetson_is_available():
+    jetson: Any = import_module("zeus.device.soc.jetson")
+    if not jetson.jetson_is_available():
         return []
 
     def reader() -> Callable[[], float]:
-        board: Any = Jetson()
+        board = jetson.Jetson()
         return lambda: float(board.get_total_energy_consumption().total_energy_mj)
 
     return [
@@ -99,9 +99,7 @@ def _daemon() -> list[ZeusSensor]:
         return []
 
     def reader() -> Callable[[], float]:
-        from zeus.device.cpu import get_cpus
-
-        packages: Any = get_cpus()
+        packages: Any = import_module("zeus.device.cpu").get_cpus()
 
         def read() -> float:
             parts = [packages.get_total_energy_consumption(index) for index in range(len(packages))]
@@ -121,9 +119,7 @@ def _daemon() -> list[ZeusSensor]:
 
 
 def _gpus() -> list[ZeusSensor]:
-    from zeus.device.gpu import get_gpus
-
-    cards: Any = get_gpus()
+    cards: Any = import_module("zeus.device.gpu").get_gpus()
 
     def sensor(index: int) -> ZeusSensor:
         return ZeusSensor(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,29 +31,23 @@ def _onnxruntime(settings: Mapping[str, Any]) -> Runtime:
 
 
 def _litert(settings: Mapping[str, Any]) -> Runtime:
-    from ai_edge_litert import interpreter
-
     from dwindle.runtimes.litert import LiteRtRuntime
 
-    del interpreter
+    import_module("ai_edge_litert.interpreter")
     return LiteRtRuntime(**settings)
 
 
 def _executorch(settings: Mapping[str, Any]) -> Runtime:
-    from executorch.extension.pybindings import portable_lib
-
     from dwindle.runtimes.executorch import ExecuTorchRuntime
 
-    del portable_lib
+    import_module("executorch.extension.pybindings.portable_lib")
     return ExecuTorchRuntime(**settings)
 
 
 def _openvino(settings: Mapping[str, Any]) -> Runtime:
-    import openvino
-
     from dwindle.runtimes.openvino import OpenVinoRuntime
 
-    openvino.Core()  # loads the code that all files share
+    import_module("openvino").Core()  # loads the code that all files share
     return OpenVinoRuntime(**settings)
 
 
