@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 
@@ -139,6 +140,39 @@ def test_a_rail_without_a_counter_is_read_by_a_thread_that_ends(tmp_path: Path) 
         time.sleep(0.02)
         spent = joules()
     assert 0 < spent <= time.perf_counter() - start
+
+
+def test_a_power_that_could_not_be_read_for_a_while_is_an_error_and_no_wrong_integral() -> None:
+    answers = iter([1.0, *[None] * 4, *[1.0] * 100])
+    ended = threading.Event()
+
+    def watts() -> float:
+        if (answer := next(answers)) is None:
+            raise MeasurementError("the sensor is away")
+        return answer
+
+    integral = Integral(watts, FakeClock())
+    integral.keep_reading(ended, 0.0)  # returns of itself: four readings in a row failed
+    with pytest.raises(MeasurementError, match=r"its joules are not known \(the sensor is away\)"):
+        integral.read()  # though the sensor answers again
+
+
+def test_a_reading_that_fails_is_tried_again() -> None:
+    clock, ended = FakeClock(), threading.Event()
+    answers = iter([2.0, None, None, None, 4.0])
+
+    def watts() -> float:
+        clock.advance(1.0)
+        if (answer := next(answers)) is None:
+            raise MeasurementError("the sensor is away")
+        if answer == 4.0:
+            ended.set()
+        return answer
+
+    integral = Integral(watts, clock)
+    integral.keep_reading(ended, 0.0)
+    answers = iter([4.0])
+    assert integral.read() == pytest.approx(4 * 3.0 + 4.0)
 
 
 def test_the_processor_comes_first_and_a_machine_without_sensors_has_none(tmp_path: Path) -> None:

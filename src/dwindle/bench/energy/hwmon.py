@@ -2,7 +2,8 @@
 
 A rail has an energy counter (`energy1_input`, microjoules), or tells its power (`power1_input`, microwatts), or voltage
 and current (`in1_input`, millivolts; `curr1_input`, milliamperes). Power is summed up over time by a thread that reads
-it at every update; between two readings it is taken as a straight line.
+it at every update; between two readings it is taken as a straight line. A reading that fails is tried again at the next
+updates; where it keeps failing, the joules are not known, and whoever reads them next is told.
 
 Reference: https://docs.kernel.org/hwmon/sysfs-interface.html
 """
@@ -29,6 +30,8 @@ CHIPS: Final = re.compile(r"ina\d+x?|ltc29\w+|max34\w+|adm1\w+|pac19\w+|isl28\w+
 _UPDATE_SECONDS: Final = 0.05
 _MICRO: Final = 1e-6
 _FASTEST: Final = 0.001
+_RETRIES: Final = 3
+"""Readings in a row that may fail after the first: a bus that is busy answers the next time."""
 
 
 class Integral:
@@ -39,15 +42,39 @@ class Integral:
         self._lock = threading.Lock()
         self._last = (clock(), watts())
         self._joules = 0.0
+        self._failed: MeasurementError | None = None
 
     def read(self) -> float:
-        """Read the power now and return the joules so far."""
+        """Read the power now and return the joules so far.
+
+        Raises:
+            MeasurementError: the power cannot be read, or could not be for longer than a few updates.
+        """
         with self._lock:
+            if self._failed is not None:
+                raise MeasurementError(
+                    f"a power could not be read during a measurement, so its joules are not known ({self._failed}); "
+                    "measure again, or with another sensor"
+                ) from self._failed
             now, watts = self._clock(), self._watts()
             then, before = self._last
             self._joules += max(now - then, 0.0) * (watts + before) / 2
             self._last = (now, watts)
             return self._joules
+
+    def keep_reading(self, ended: threading.Event, seconds: float) -> None:
+        """Read every so many seconds until `ended`, or until reading failed too often in a row."""
+        n_failures = 0
+        while not ended.wait(seconds):
+            try:
+                self.read()
+                n_failures = 0
+            except MeasurementError as error:
+                n_failures += 1
+                if n_failures > _RETRIES:
+                    with self._lock:
+                        self._failed = error
+                    return
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +124,7 @@ class Rail:
             yield lambda: read_number(path) * _MICRO
             return
         integral, ended = Integral(self.watts, self.clock), threading.Event()
-        thread = threading.Thread(target=_keep_reading, args=(integral, ended, self.update_seconds), daemon=True)
+        thread = threading.Thread(target=integral.keep_reading, args=(ended, self.update_seconds), daemon=True)
         thread.start()
         try:
             yield integral.read
@@ -125,14 +152,6 @@ def _rails_of(chip: Path) -> Iterator[Rail]:
         voltage = chip / path.name.replace("curr", "in")
         if voltage.exists():
             yield Rail(name=_label(voltage, kind), power=(voltage, path), update_seconds=seconds)
-
-
-def _keep_reading(integral: Integral, ended: threading.Event, seconds: float) -> None:
-    while not ended.wait(seconds):
-        try:
-            integral.read()
-        except MeasurementError:  # who reads next is told
-            return
 
 
 def _label(path: Path, kind: str) -> str:
