@@ -104,6 +104,7 @@ def test_rails_tell_energy_or_power_or_voltage_and_current(tmp_path: Path) -> No
             f"{folder}/hwmon1/curr2_input": 400,
             f"{folder}/hwmon2/name": "amd_energy",
             f"{folder}/hwmon2/energy1_input": 8_000_000,
+            f"{folder}/hwmon2/energy1_label": "Esocket0",
             f"{folder}/hwmon3/name": "amdgpu",
             f"{folder}/hwmon3/power1_input": 9_000_000,
             f"{folder}/hwmon4/name": "ina226",
@@ -111,7 +112,7 @@ def test_rails_tell_energy_or_power_or_voltage_and_current(tmp_path: Path) -> No
         },
     )
     found = rails(root)
-    assert [rail.name for rail in found] == ["ina219 VDD_IN", "ina3221 VDD_CPU", "amd_energy 1"]
+    assert [rail.name for rail in found] == ["ina219 VDD_IN", "ina3221 VDD_CPU", "amd_energy Esocket0"]
     assert found[0].watts() == pytest.approx(2.5)
     assert found[0].update_seconds == pytest.approx(0.02)
     assert found[1].watts() == pytest.approx(2.0)
@@ -119,6 +120,24 @@ def test_rails_tell_energy_or_power_or_voltage_and_current(tmp_path: Path) -> No
         before = joules()
         write(root, {f"{folder}/hwmon2/energy1_input": 9_000_000})
         assert joules() - before == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("driver", ["i915", "xe", "amdgpu", "nouveau"])
+def test_the_energy_of_a_graphics_card_is_none_of_ours(driver: str, tmp_path: Path) -> None:
+    folder = "sys/class/hwmon/hwmon3"
+    assert rails(write(tmp_path, {f"{folder}/name": driver, f"{folder}/energy1_input": 9_000_000})) == ()
+
+
+def test_cores_are_part_of_their_socket_and_rails_stand_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    folder = "sys/class/hwmon"
+    labels = ["Ecore000", "Ecore001", *[f"Esocket{i}" for i in range(9)]]
+    files: dict[str, object] = {f"{folder}/hwmon10/name": "amd_energy", f"{folder}/hwmon2/name": "ina219"}
+    files[f"{folder}/hwmon2/power1_input"] = 1
+    for number, label in enumerate(labels, start=1):
+        files[f"{folder}/hwmon10/energy{number}_input"] = 1
+        files[f"{folder}/hwmon10/energy{number}_label"] = label
+    names = [rail.name for rail in rails(write(tmp_path, files))]
+    assert names == ["ina219 1", *[f"amd_energy {label}" for label in labels[2:]]]
 
 
 def test_power_is_summed_up_over_time_as_a_straight_line_between_readings() -> None:

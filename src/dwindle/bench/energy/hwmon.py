@@ -27,6 +27,11 @@ from dwindle.errors import MeasurementError
 FOLDER: Final = "sys/class/hwmon"
 CHIPS: Final = re.compile(r"ina\d+x?|ltc29\w+|max34\w+|adm1\w+|pac19\w+|isl28\w+")
 """Chips that are built to measure power; a battery or a graphics card tells its power, too, and is no rail of ours."""
+GRAPHICS: Final = frozenset({"amdgpu", "i915", "nouveau", "radeon", "xe"})
+"""Drivers of graphics cards, which count energy as well: that of a card, where no engine here computes."""
+_PROCESSOR: Final = "amd_energy"
+_SOCKET: Final = "Esocket"
+"""What that driver calls a counter of a whole socket; those of its cores are a part of it."""
 _UPDATE_SECONDS: Final = 0.05
 _MICRO: Final = 1e-6
 _FASTEST: Final = 0.001
@@ -134,15 +139,17 @@ class Rail:
 
 
 def rails(root: Path = Path("/")) -> tuple[Rail, ...]:
-    """Return the rails below `root`, of chips that measure power and of any chip that counts energy."""
-    chips = sorted((root / FOLDER).glob("hwmon*"))
+    """Return the rails below `root`, of chips that measure power and of any that counts energy but graphics cards."""
+    chips = _numbered(root / FOLDER, "hwmon*")
     return tuple(rail for chip in chips for rail in _rails_of(chip) if _is_readable(rail))
 
 
 def _rails_of(chip: Path) -> Iterator[Rail]:
     kind, seconds = read_text(chip / "name"), _update_seconds(chip)
-    energies, powers, currents = (sorted(chip.glob(f"{what}*_input")) for what in ("energy", "power", "curr"))
+    energies, powers, currents = (_numbered(chip, f"{what}*_input") for what in ("energy", "power", "curr"))
     for path in energies:
+        if kind in GRAPHICS or (kind == _PROCESSOR and not _own_label(path).startswith(_SOCKET)):
+            continue
         yield Rail(name=_label(path, kind), energy=path, update_seconds=seconds)
     if energies or not CHIPS.fullmatch(kind):
         return
@@ -154,10 +161,23 @@ def _rails_of(chip: Path) -> Iterator[Rail]:
             yield Rail(name=_label(voltage, kind), power=(voltage, path), update_seconds=seconds)
 
 
+def _numbered(folder: Path, pattern: str) -> list[Path]:
+    """Return the files in the order of their numbers: `energy2_input` before `energy10_input`."""
+    return sorted(folder.glob(pattern), key=lambda path: (int("0" + _digits(path)), path.name))
+
+
+def _digits(path: Path) -> str:
+    return "".join(filter(str.isdecimal, path.name))
+
+
+def _own_label(path: Path) -> str:
+    """Return the label of a file's rail: `in1_input` is called `in1_label`."""
+    return read_text(path.with_name(path.name.replace("_input", "_label")))
+
+
 def _label(path: Path, kind: str) -> str:
-    """Return chip and label, or number, of a rail: `in1_input` is called `in1_label`."""
-    label = read_text(path.with_name(path.name.replace("_input", "_label")))
-    return f"{kind or path.parent.name} {label or ''.join(filter(str.isdigit, path.name))}"
+    """Return chip and label, or number, of a rail."""
+    return f"{kind or path.parent.name} {_own_label(path) or _digits(path)}"
 
 
 def _update_seconds(chip: Path) -> float:
