@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from dwindle.artifact import Artifact
-from dwindle.bench.probes.operator_times import middle_mean
+from dwindle.bench.probes.middle_half import middle_mean
 from dwindle.errors import DwindleError, MeasurementError, RuntimeUnavailableError, SettingError
 from dwindle.runtimes.onnx_profile import profile
 from dwindle.runtimes.onnxruntime import OnnxRuntime

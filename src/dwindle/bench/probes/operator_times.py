@@ -17,15 +17,14 @@ import numpy as np
 
 from dwindle.artifact import Artifact
 from dwindle.bench.machine import this_machine
+from dwindle.bench.probes.middle_half import middle_half, middle_interval, middle_mean, resampled_halves
 from dwindle.bench.probes.operator_classes import CLASSES, ENGINE, QUANTIZING, class_of
-from dwindle.core.statistics import Interval, mean_interval
 from dwindle.errors import MeasurementError, RuntimeUnavailableError, SettingError
 from dwindle.runtimes.call_times import CallTimes, timed_ms
 from dwindle.runtimes.protocol import Array, Runtime
 
 LEAST_RUNS: Final = 2
 """Calls; from one alone no interval follows."""
-FEW_RUNS: Final = 8
 MOST_RUNS: Final = 10_000
 """onnxruntime keeps a million events, and a network has some hundred operations."""
 UNTOLD: Final = {
@@ -189,81 +188,77 @@ def unavailable(runtime: Runtime) -> str | None:
 
 def profile_of(times: CallTimes, runtime: str, *, artifact: str, unprofiled_ms: float) -> OperatorProfile:
     """Return the profile that `times` amount to, of one thread and one example."""
-    n_calls = len(times.wall_ms) * times.calls_per_sample
-    times = _that_count(times)
+    counted = _counted(times)
+    kept = counted.kept
     groups = [class_of(kernel.kind, engine=runtime.partition(" ")[0]) for kernel in times.kernels]
-    shares = times.ms / times.wall_ms[:, None]
+    ms = times.ms[kept].mean(axis=0)
+    shares = (times.ms[kept] / times.wall_ms[kept, None]).mean(axis=0)
     operations = [
         Operation(
             name=kernel.name,
             kind=kernel.kind,
             group=group,
             numbers=kernel.numbers,
-            ms=float(times.ms[:, i].mean()),
-            share=float(shares[:, i].mean()),
+            ms=float(ms[i]),
+            share=float(shares[i]),
         )
         for i, (kernel, group) in enumerate(zip(times.kernels, groups, strict=True))
     ]
-    classes = [_class_time(group, groups, times) for group in CLASSES if group in groups]
+    classes = [counted.together(group, (group,), groups) for group in CLASSES if group in groups]
     if times.engine_ms is not None:
-        classes.append(_together(ENGINE, times.engine_ms, times.wall_ms, n_operations=0))
+        classes.append(counted.class_time(ENGINE, times.engine_ms, n_operations=0))
     return OperatorProfile(
         operations=tuple(sorted(operations, key=lambda operation: -operation.ms)),
         classes=tuple(sorted(classes, key=lambda found: -found.ms)),
-        quantizing=_class_time("quantize and dequantize", groups, times, those=QUANTIZING),
-        wall_ms=float(times.wall_ms.mean()),
+        quantizing=counted.together("quantize and dequantize", QUANTIZING, groups),
+        wall_ms=float(times.wall_ms[kept].mean()),
         unprofiled_ms=unprofiled_ms,
         coverage=sum(found.share for found in classes),
         artifact=artifact,
         runtime=runtime,
         machine=this_machine().summary(),
-        n_runs=len(times.wall_ms),
+        n_runs=len(kept),
         calls_per_run=times.calls_per_sample,
-        n_calls=n_calls,
+        n_calls=len(times.wall_ms) * times.calls_per_sample,
     )
 
 
-def middle_mean(durations: Array) -> float:
-    """Return the mean of the middle half: single runs are whole microseconds, and some are disturbed.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Counted:
+    """All calls, and which of them count.
 
-    >>> middle_mean(np.array([1.0, 2.0, 3.0, 100.0]))
-    2.5
+    Attributes:
+        times: of all calls.
+        kept: places of those that count.
+        halves: what would have counted of other calls of the same kind; None where all count.
     """
-    ordered = np.sort(np.asarray(durations))
-    cut = len(ordered) // 4
-    return float(ordered[cut : len(ordered) - cut].mean())
+
+    times: CallTimes
+    kept: Array
+    halves: Array | None
+
+    def class_time(self, group: str, ms: Array, *, n_operations: int) -> ClassTime:
+        """Return what a class took, from its time in each call, (n_calls,)."""
+        share = middle_interval(ms / self.times.wall_ms, self.kept, self.halves)
+        return ClassTime(
+            group=group,
+            n_operations=n_operations,
+            ms=float(ms[self.kept].mean()),
+            share=share.value,
+            low=max(share.low, 0.0),
+            high=share.high,
+        )
+
+    def together(self, name: str, those: tuple[str, ...], groups: Sequence[str]) -> ClassTime:
+        """Return what the operations took whose group is one of `those`."""
+        places = [i for i, found in enumerate(groups) if found in those]
+        return self.class_time(name, self.times.ms[:, places].sum(axis=1), n_operations=len(places))
 
 
-def _that_count(times: CallTimes) -> CallTimes:
-    """Return the middle half of the calls by their duration; all of them where they are few."""
-    n = len(times.wall_ms)
-    cut = n // 4 if n >= FEW_RUNS else 0
-    kept = np.sort(np.argsort(times.wall_ms, kind="stable")[cut : n - cut])
-    engine_ms = None if times.engine_ms is None else times.engine_ms[kept]
-    return replace(times, ms=times.ms[kept], engine_ms=engine_ms, wall_ms=times.wall_ms[kept])
-
-
-def _class_time(group: str, groups: Sequence[str], times: CallTimes, *, those: tuple[str, ...] = ()) -> ClassTime:
-    places = [i for i, found in enumerate(groups) if found in (those or (group,))]
-    return _together(group, times.ms[:, places].sum(axis=1), times.wall_ms, n_operations=len(places))
-
-
-def _together(group: str, ms: Array, wall_ms: Array, *, n_operations: int) -> ClassTime:
-    share = _interval(ms / wall_ms)
-    return ClassTime(
-        group=group,
-        n_operations=n_operations,
-        ms=float(ms.mean()),
-        share=share.value,
-        low=max(share.low, 0.0),
-        high=share.high,
-    )
-
-
-def _interval(shares: Array) -> Interval:
-    if len(shares) < LEAST_RUNS:
+def _counted(times: CallTimes) -> _Counted:
+    if len(times.wall_ms) < LEAST_RUNS:
         raise MeasurementError("one run says nothing about the spread of its shares; profile at least two")
-    return mean_interval(shares)
+    return _Counted(times=times, kept=middle_half(times.wall_ms), halves=resampled_halves(times.wall_ms))
 
 
 def _onnxruntime(
