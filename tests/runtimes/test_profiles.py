@@ -106,6 +106,36 @@ def test_options_of_the_engine_hold_while_it_is_profiled(files):
     assert {"Conv", "QuantizeLinear", "DequantizeLinear", "Relu"} <= {kernel.kind for kernel in found.kernels}
 
 
+@pytest.fixture
+def branches(tmp_path):
+    """A graph of two equal branches, which can run at the same time."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["x", "left_weight"], ["left"]),
+            helper.make_node("MatMul", ["x", "right_weight"], ["right"]),
+            helper.make_node("Add", ["left", "right"], ["y"]),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [64, 64])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [64, 64])],
+        [
+            numpy_helper.from_array(np.full((64, 64), value, np.float32), name)
+            for name, value in (("left_weight", 0.5), ("right_weight", 0.25))
+        ],
+    )
+    path = tmp_path / "branches.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+    return Artifact.of(path)
+
+
+def test_operations_side_by_side_are_refused_for_their_times_do_not_add_up(branches):
+    x = np.zeros((64, 64), np.float32)
+    with pytest.raises(MeasurementError, match="profile with execution='sequential'"):
+        onnx_profile.profile(OnnxRuntime(execution="parallel", n_inter_threads=2), branches, (x,), n_runs=2)
+    found = onnx_profile.profile(OnnxRuntime(), branches, (x,), n_runs=2)
+    assert sorted(kernel.kind for kernel in found.kernels) == ["Add", "MatMul", "MatMul"]
+
+
 def test_wrong_inputs_are_told_before_anything_is_profiled(files, tmp_path):
     with pytest.raises(NetworkError, match="must be float32"):
         onnx_profile.profile(OnnxRuntime(), files["fp32.onnx"], (X.astype(np.float64),), n_runs=2)

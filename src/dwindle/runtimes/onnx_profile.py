@@ -60,8 +60,14 @@ def profile(
         optimized: where the engine writes the graph that it runs.
 
     Raises:
-        MeasurementError: the engine refuses the file or the inputs, or its profile tells of other calls.
+        MeasurementError: the engine refuses the file or the inputs, its profile tells of other calls, or it runs
+            operations at the same time, so that their times do not add up to that of a call.
     """
+    if runtime.execution != "sequential":
+        raise MeasurementError(
+            f"execution={runtime.execution!r} runs operations at the same time, so their times do not add up to that "
+            "of a call; profile with execution='sequential'"
+        )
     with tempfile.TemporaryDirectory() as folder:
         options = replace(
             runtime.options,
@@ -133,7 +139,10 @@ def _by_run(events: Sequence[_Event], runs: Sequence[_Event]) -> list[dict[str, 
 
 
 def _own_times(nodes: Sequence[_Event]) -> Iterator[tuple[_Event, int]]:
-    """Yield each operation and its time without that of the operations inside it (the body of a loop)."""
+    """Yield each operation and its time without that of the operations inside it (the body of a loop).
+
+    Operations run one after the other, so what starts before another one's end is inside it.
+    """
     inside: defaultdict[int, int] = defaultdict(int)
     open_ones: list[int] = []
     for i, event in enumerate(nodes):
