@@ -54,6 +54,22 @@ def test_kernels_for_floats_take_floats() -> None:
     assert cmsis_nn(floats) == 0
 
 
+@pytest.mark.parametrize("op", ["ConvInteger", "QLinearConv"])
+def test_the_window_of_a_convolution_of_codes_is_that_of_its_weight(op: str) -> None:
+    weights = {
+        "w": np.ones((8, 4, 3, 3), np.int8), "s": np.float32(0.1), "z": np.int8(0), "u": np.uint8(0)
+    }  # fmt: skip
+    inputs = ["c", "w"] if op == "ConvInteger" else ["c", "s", "u", "w", "s", "z", "s", "u"]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "u"], ["c"]),
+        helper.make_node(op, inputs, ["r"]),
+        helper.make_node("Cast", ["r"], ["y"], to=TensorProto.FLOAT),
+    ]
+    kernel = graph_of(float_model(nodes, weights, [1, 4, 10, 10])).nodes[1].kernel
+    assert kernel is not None
+    assert (kernel.row, cmsis_nn(kernel), im2col(kernel)) == (36, 144, 64 * 36)
+
+
 def float_model(
     nodes: Sequence[onnx.NodeProto], weights: dict[str, np.ndarray], shape: Sequence[int]
 ) -> onnx.ModelProto:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import onnx
 from onnx import TensorProto, shape_inference
 
-from dwindle.bench.workspace import CONVOLUTIONS, Kernel
+from dwindle.bench.multiplying import CONVOLUTIONS, PRODUCTS
+from dwindle.bench.workspace import Kernel
 from dwindle.exporters.lstm import with_float_lstms
 from dwindle.exporters.tidy import fold_constants
 
@@ -33,16 +34,22 @@ class UnknownShapeError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """Bytes and shapes of the values whose shape follows from the graph."""
+    """Bytes, shapes and ONNX's element types of the values whose shape follows from the graph."""
 
     sizes: Mapping[str, int]
     shapes: Mapping[str, tuple[int, ...]]
+    types: Mapping[str, int] = field(default_factory=dict[str, int])
+
+    def bits_of(self, name: str) -> int | None:
+        """Return the bits of one element of a value; None where they are not known."""
+        return _BITS.get(self.types.get(name, TensorProto.UNDEFINED))
 
 
 def values_of(model: onnx.ModelProto, weights: Mapping[str, int | None]) -> Values:
     """Return bytes and shapes of all values whose shape follows from the graph with one example; `model` is changed."""
     graph = model.graph
     fixed = {t.name: tuple(t.dims) for t in graph.initializer}
+    stored = {t.name: t.data_type for t in graph.initializer}
     _take_one_example(graph, weights)
     try:
         _drop_values(graph)
@@ -65,7 +72,8 @@ def values_of(model: onnx.ModelProto, weights: Mapping[str, int | None]) -> Valu
     sizes = {name: bytes_of_type(data_type, shape) for name, (data_type, shape) in types.items()}
     sizes |= {t.name: bytes_of_type(t.data_type, t.dims) for t in graph.initializer} | dict(weights)
     shapes = {name: shape for name, (_, shape) in types.items()} | fixed
-    return Values({name: n_bytes for name, n_bytes in sizes.items() if n_bytes is not None}, shapes)
+    element_types = {name: data_type for name, (data_type, _) in types.items()} | stored
+    return Values({name: n_bytes for name, n_bytes in sizes.items() if n_bytes is not None}, shapes, element_types)
 
 
 def kernel_of(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> Kernel | None:
@@ -75,7 +83,8 @@ def kernel_of(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> Ke
         return None
     given = {a.name: a for a in node.attribute}
     steps = [size for name in ("strides", "dilations") if name in given for size in given[name].ints]
-    weight = shapes.get(node.input[1]) if node.op_type in CONVOLUTIONS and len(node.input) > 1 else None
+    place = PRODUCTS[node.op_type].operands[1] if node.op_type in CONVOLUTIONS else len(node.input)
+    weight = shapes.get(node.input[place]) if place < len(node.input) else None
     window = weight[2:] if weight else given["kernel_shape"].ints if "kernel_shape" in given else ()
     return Kernel(
         op=node.op_type,

@@ -141,6 +141,7 @@ class Graph:
         self.values = values
         self._constants = set(constants)
         self._codes: dict[str, tuple[str, ...]] = {}
+        self._code_of: dict[str, str] = {}
         self.inputs = {value.name for value in graph.input} - self._constants
         self.nodes = tuple(self._needed(graph, {(f.domain, f.name) for f in model.functions}))
         self.outputs = {value.name for value in graph.output} - self._constants
@@ -157,6 +158,7 @@ class Graph:
             inputs = tuple(filter(None, node.input))
             outputs = tuple(filter(None, node.output))
             varying = tuple(name for name in inputs if name not in self._constants)
+            self._follow_codes(node)
             if missing := [name for name in varying if name not in made]:
                 raise UnknownShapeError(f"{node.op_type!r} reads {missing[0]!r}, which nothing before it makes")
             if node.op_type in _OF_SHAPES or (not varying and node.op_type not in _RANDOM):
@@ -169,6 +171,17 @@ class Graph:
             first = inputs[0] if inputs[:1] == varying[:1] else ""
             kernel = kernel_of(node, self.values.shapes)
             yield GraphNode(node.op_type, first, varying, constants, outputs, kernel, tuple(node.input))
+
+    def _follow_codes(self, node: onnx.NodeProto) -> None:
+        """Note of which codes the outputs of `node` are the values: it decodes them, or only hands them on."""
+        if node.op_type == "DequantizeLinear" and node.input:
+            self._code_of.update(dict.fromkeys(node.output, node.input[0]))
+        elif node.op_type in VIEWS | MOVES | {"MaxPool"} and node.input and node.input[0] in self._code_of:
+            self._code_of.update(dict.fromkeys(node.output, self._code_of[node.input[0]]))
+
+    def code_bits(self, name: str) -> int | None:
+        """Return the bits of a code where the value is decoded from codes; None where it is not."""
+        return self.values.bits_of(self._code_of[name]) if name in self._code_of else None
 
     def bytes_of(self, name: str) -> int:
         """Return the bytes of a value as it is typed."""

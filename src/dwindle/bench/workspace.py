@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-CONVOLUTIONS: Final = frozenset({"Conv"})
+from dwindle.bench.multiplying import CONVOLUTIONS
+
 _AVERAGES: Final = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})
 _ROWS: Final = 2
 _CODE_BYTES: Final = 2

@@ -72,6 +72,105 @@ def test_a_recurrent_layer_costs_its_weights_at_every_step() -> None:
     assert work_of(model([node], weights, [7, 2, 6])).macs == {"float32": 7 * 2 * 40 * 16}
 
 
+CODES = {"s": np.float32(0.1), "z": np.int8(0), "u": np.uint8(0)}
+
+
+@pytest.mark.parametrize(
+    ("node", "weight", "macs"),
+    [
+        (helper.make_node("ConvInteger", ["c", "w"], ["r"]), np.ones((8, 4, 3, 3), np.int8), 8 * 64 * 36),
+        (
+            helper.make_node("QLinearConv", ["c", "s", "u", "w", "s", "z", "s", "u"], ["r"], pads=[1] * 4, group=2),
+            np.ones((8, 2, 3, 3), np.int8),
+            8 * 100 * 18,
+        ),
+        (
+            helper.make_node("QLinearMatMul", ["c", "s", "u", "w", "s", "z", "s", "u"], ["r"]),
+            np.ones((10, 7), np.int8),
+            4 * 10 * 7 * 10,
+        ),
+        (helper.make_node("MatMulInteger", ["c", "w"], ["r"]), np.ones((10, 7), np.int8), 4 * 10 * 7 * 10),
+    ],
+)
+def test_operations_on_codes_are_counted_by_their_weights(node: onnx.NodeProto, weight: np.ndarray, macs: int) -> None:
+    quantize = helper.make_node("QuantizeLinear", ["x", "s", "u"], ["c"])
+    cast = helper.make_node("Cast", ["r"], ["y"], to=FLOAT)
+    assert work_of(model([quantize, node, cast], CODES | {"w": weight}, [1, 4, 10, 10])).macs == {"int8": macs}
+
+
+def test_a_transposed_convolution_spreads_every_value_of_its_input() -> None:
+    node = helper.make_node("ConvTranspose", ["x", "w"], ["y"], strides=[2, 2], group=2)
+    work = work_of(model([node], {"w": np.ones((4, 3, 2, 2), np.float32)}, [1, 4, 10, 10]))
+    assert work.macs == {"float32": 4 * 100 * 3 * 4}
+
+
+@pytest.mark.parametrize(("trans_a", "trans_b"), [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_a_product_costs_the_same_whichever_side_is_transposed(trans_a: int, trans_b: int) -> None:
+    node = helper.make_node("Gemm", ["x", "w"], ["y"], transA=trans_a, transB=trans_b)
+    shape, weight = ([100, 2] if trans_a else [2, 100]), ((5, 100) if trans_b else (100, 5))
+    assert work_of(model([node], {"w": np.ones(weight, np.float32)}, shape)).macs == {"float32": 2 * 100 * 5}
+
+
+@pytest.mark.parametrize("op", ["QGemm", "MatMulNBits", "Einsum"])
+def test_what_multiplies_in_an_unknown_way_has_no_estimate(op: str, tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    attributes = {"equation": "ij,jk->ik"} if op == "Einsum" else {}
+    node = helper.make_node(op, ["x", "w"], ["y"], domain="" if op == "Einsum" else "com.microsoft", **attributes)
+    onnx.save(model([node], {"w": np.ones((100, 30), np.float32)}, [2, 100]), path)
+    with pytest.raises(MeasurementError, match=f"the multiplications of '{op}' are not counted here; measure it"):
+        estimated_energy(path)
+
+
+@pytest.mark.parametrize(
+    ("codes_in", "codes_of_weights", "codes_out", "kind"),
+    [
+        ("z", True, "", "int8"),
+        ("z", True, "z", "int8"),
+        ("z16", True, "", "int16"),
+        ("z", False, "z", "float32"),
+        ("", True, "z", "float32"),
+    ],
+)
+def test_what_is_multiplied_decides_the_price_and_not_what_the_sums_become(
+    codes_in: str, codes_of_weights: bool, codes_out: str, kind: str
+) -> None:
+    weights = CODES | {"z16": np.int16(0), "w": np.ones((100, 30), np.int8), "f": np.ones((100, 30), np.float32)}
+    before = [
+        helper.make_node("QuantizeLinear", ["x", "s", codes_in], ["xq"]),
+        helper.make_node("DequantizeLinear", ["xq", "s", codes_in], ["xd"]),
+        helper.make_node("Reshape", ["xd", "shape"], ["xr"]),
+    ]
+    after = [
+        helper.make_node("QuantizeLinear", ["a", "s", codes_out], ["aq"]),
+        helper.make_node("DequantizeLinear", ["aq", "s", codes_out], ["y"]),
+    ]
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "s", "z"], ["wd"]),
+        *(before if codes_in else []),
+        helper.make_node(
+            "MatMul", ["xr" if codes_in else "x", "wd" if codes_of_weights else "f"], ["a" if codes_out else "y"]
+        ),
+        *(after if codes_out else []),
+    ]
+    work = work_of(model(nodes, weights | {"shape": np.array([-1, 100])}, [1, 100]))
+    assert work.macs == {kind: 3000}
+
+
+def test_a_file_with_a_fixed_batch_is_priced_for_one_example() -> None:
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    eight, one, any_batch = (work_of(model([node], {"w": np.ones((9, 3), np.float32)}, [n, 9])) for n in (8, 1, None))
+    assert (eight.n_examples, one.n_examples, any_batch.n_examples) == (8, 1, 1)
+    assert energy_of(eight).operations == pytest.approx(energy_of(one).operations)
+    assert energy_of(eight).values == pytest.approx(energy_of(any_batch).values)
+    assert energy_of(eight).weights == pytest.approx(energy_of(one).weights / 8)  # read once for all eight
+    assert energy_of(eight).method.endswith("a call of 8 examples, divided by 8")
+
+
+def test_what_does_not_keep_the_first_size_is_no_batch() -> None:
+    node = helper.make_node("Gemm", ["x", "w"], ["y"], transA=1)
+    assert work_of(model([node], {"w": np.ones((9, 3), np.float32)}, [9, 4])).n_examples == 1
+
+
 def test_prices_are_those_of_the_paper() -> None:
     paid = prices()
     assert paid.mac_pj == pytest.approx({"int8": 0.3, "int16": 0.9, "float16": 1.5, "float32": 4.6})

@@ -4,8 +4,9 @@
 
 A byte of a weight costs an access to DRAM where all weights and the values alive at once are more than the cache, else
 one to the cache; a byte between operations costs DRAM only where the values alive at once do not fit by themselves.
-That is a lower end: instructions, control and leakage are not in it. What it is good for is comparing two files, and
-seeing whether arithmetic or memory is what costs. Being no measurement it is an `Estimate`.
+Of a file that fixes a batch (the first size of all its inputs and outputs), a call is divided by its examples. That is
+a lower end: instructions, control and leakage are not in it. What it is good for is comparing two files, and seeing
+whether arithmetic or memory is what costs. Being no measurement it is an `Estimate`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from dwindle.bench.energy.work import Kind, Work, work_of
+from dwindle.bench.energy.work import Kind, UncountedError, Work, work_of
 from dwindle.bench.file_needs import model_at
 from dwindle.bench.graph_shapes import UnknownShapeError
 from dwindle.bench.measurement import ENERGY, Estimate
@@ -95,11 +96,14 @@ def estimated_energy(path: Path, *, cache_bytes: int = CACHE_BYTES) -> EnergyPar
 
     Raises:
         SettingError: `cache_bytes` is not positive.
-        MeasurementError: the file is absent, of another format, has no graph, or its shapes do not follow from it.
+        MeasurementError: the file is absent, of another format, has no graph, its shapes do not follow from it, or it
+            multiplies in a way that is not counted.
         ContainerError: a `.dwn` file is broken.
     """
     try:
         work = work_of(model_at(path))
+    except UncountedError as error:
+        raise MeasurementError(f"{path}: the energy cannot be estimated, {error}; measure it with a sensor") from error
     except UnknownShapeError as error:
         raise MeasurementError(
             f"{path}: the energy cannot be estimated, {error}; export it with fixed sizes"
@@ -108,7 +112,7 @@ def estimated_energy(path: Path, *, cache_bytes: int = CACHE_BYTES) -> EnergyPar
 
 
 def energy_of(work: Work, *, cache_bytes: int = CACHE_BYTES) -> EnergyParts:
-    """Return what `work` costs.
+    """Return what one example of `work` costs: a call of several is divided by their number.
 
     Raises:
         SettingError: `cache_bytes` is not positive.
@@ -128,12 +132,12 @@ def energy_of(work: Work, *, cache_bytes: int = CACHE_BYTES) -> EnergyParts:
     values = work.moved_bytes * paid.byte_pj(in_dram=is_large, cache_bytes=cache_bytes)
     where = f"weights from {_place(in_dram=from_dram)}, values in {_place(in_dram=is_large)}"
     method = f"multiply-adds by type and bytes moved at the prices of {paid.source}; {where} of {cache_bytes:,} bytes"
-    return EnergyParts(
-        operations=picojoules * _PICO_TO_MILLI,
-        weights=weights * _PICO_TO_MILLI,
-        values=values * _PICO_TO_MILLI,
-        method=method if not (from_dram and is_large) else method.removesuffix(f" of {cache_bytes:,} bytes"),
-    )
+    if from_dram and is_large:
+        method = method.removesuffix(f" of {cache_bytes:,} bytes")
+    if work.n_examples > 1:
+        method += f"; a call of {work.n_examples} examples, divided by {work.n_examples}"
+    share = _PICO_TO_MILLI / work.n_examples
+    return EnergyParts(operations=picojoules * share, weights=weights * share, values=values * share, method=method)
 
 
 def _place(*, in_dram: bool) -> str:
