@@ -1,4 +1,4 @@
-"""This file prints how much of a call the classes of operations explain, and what quantizers cost: networks x engines.
+"""This file prints how much of a call operations explain, and what quantizers cost: networks x engines.
 
 python benchmarks/operator_profile.py [folder for the files]
 """
@@ -54,7 +54,8 @@ def row(name: str, found: OperatorProfile) -> str:
     between, quantizing = found.share_of(ENGINE), found.quantizing
     largest = ", ".join(f"{each.group} {100 * each.share:.1f}" for each in found.classes[:3])
     interval = f"[{100 * quantizing.low:.2f}, {100 * quantizing.high:.2f}]"
-    figures = f"{found.unprofiled_ms:.3f} | {found.wall_ms:.3f} | {100 * found.coverage:.1f} | {100 * between:.1f}"
+    explained = f"{100 * found.coverage_of_operations:.1f} | {100 * between:.1f} | {100 * found.coverage:.1f}"
+    figures = f"{found.unprofiled_ms:.3f} | {found.wall_ms:.3f} | {explained}"
     shares = f"{100 * quantizing.share:.2f} {interval}, {quantizing.n_operations} operations | {largest}"
     return f"| {name} | {found.batch} | {found.runtime} | {figures} | {shares} |"
 
@@ -62,9 +63,9 @@ def row(name: str, found: OperatorProfile) -> str:
 def main() -> None:
     """Profile every file on every engine that is installed."""
     print(this_machine().summary(), f"one thread, {N_RUNS} calls", sep=", ", end="\n\n")
-    print("| network | batch | engine | call, ms | profiled, ms | explained, % | engine, % | quantize + dequantize, % |"
-          " largest classes, % |")  # fmt: skip
-    print("|---|--:|---|--:|--:|--:|--:|--:|---|")
+    print("| network | batch | engine | call, ms | profiled, ms | operations, % | engine, % | both, % |"
+          " quantize + dequantize, % | largest classes, % |")  # fmt: skip
+    print("|---|--:|---|--:|--:|--:|--:|--:|--:|---|")
     engines = [engine for name in ENGINES if (engine := RUNTIMES[name]()).unavailable() is None]
     with tempfile.TemporaryDirectory() as made:
         for name, artifact, inputs in files(Path(sys.argv[1] if len(sys.argv) > 1 else made)):

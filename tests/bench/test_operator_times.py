@@ -106,10 +106,18 @@ def test_classes_add_up_to_the_coverage_and_nothing_is_made_up(ms, engine, rest)
     assert found.quantizing.n_operations == 2
 
 
+def test_what_operations_explain_is_told_without_what_is_left_of_the_run():
+    """Of operations that are a tenth of their run: all classes add up to it by construction."""
+    ms = np.array([[0.5, 0.3, 0.2], [0.4, 0.3, 0.3]])
+    found = profiled(times_of(ms, engine_ms=10.0 - ms.sum(axis=1), wall_ms=[10.0, 10.0]))
+    assert found.coverage == pytest.approx(1.0)
+    assert found.coverage_of_operations == pytest.approx(0.1)
+
+
 def test_an_engine_that_does_not_tell_of_its_run_has_no_class_of_its_own():
     found = profiled(times_of([[1, 0.1, 0.1], [1, 0.2, 0.1]]))
     assert ENGINE not in {each.group for each in found.classes}
-    assert found.coverage == pytest.approx(0.5)
+    assert found.coverage == found.coverage_of_operations == pytest.approx(0.5)
 
 
 def test_disturbed_calls_do_not_count():

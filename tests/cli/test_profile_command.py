@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 
@@ -49,6 +50,7 @@ def test_a_file_alone(call):
     code, out, _ = call("fp32.onnx", "--runs", 3)
     assert code == 0
     assert "3 profiled calls of" in out
+    assert re.search(r"the classes explain [\d.]+ %,\s+operations\s+alone\s+[\d.]+ %", out)
     assert "quantize and dequantize" in out
     assert "slowest in fp32.onnx:" in out
     assert "A call took" not in out
@@ -69,6 +71,9 @@ def test_plain_values(call):
     assert [one["file"] for one in found["files"]] == ["fp32.onnx", "int8.dwn"]
     for one in found["files"]:
         assert sum(each["share"] for each in one["classes"]) == pytest.approx(one["coverage"])
+        alone = sum(each["share"] for each in one["classes"] if each["group"] != "engine")
+        assert one["coverage_of_operations"] == pytest.approx(alone)
+        assert 0 < alone < one["coverage"]
         assert one["n_runs"] == 3
     assert found["reasons"][0]["kind"] == "integers"
     assert found["headline"].startswith("A call took about")

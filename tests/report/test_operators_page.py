@@ -60,6 +60,8 @@ def test_bars_words_and_the_slowest():
     assert [bar.name for bar in found.bars] == ["convolution", "pooling", "quantize", "engine"]
     assert [(round(bar.raw), round(bar.encoded)) for bar in found.bars][:3] == [(100, 100), (25, 0), (0, 12)]
     assert "100.0 % and 100.0 % of the time" in found.about
+    alone = [f"{100 * each.profile.coverage_of_operations:.1f} %" for each in (BEFORE, AFTER)]
+    assert f"operations alone {' and '.join(alone)}" in found.about
     assert [slow.file for slow in found.slowest] == ["dense", "dense", "compressed", "compressed"]
 
 

@@ -68,9 +68,14 @@ def _plain(found: list[Profiled], pair: Pair | None) -> dict[str, Any]:
     words = {} if pair is None else {"headline": headline(pair), "reasons": [asdict(one) for one in reasons(pair)]}
     return {
         "machine": found[0].profile.machine,
-        "files": [{"file": one.name, "size_bytes": one.size_bytes, **asdict(one.profile)} for one in found],
+        "files": [_plain_file(one) for one in found],
         **words,
     }
+
+
+def _plain_file(one: Profiled) -> dict[str, Any]:
+    alone = one.profile.coverage_of_operations
+    return {"file": one.name, "size_bytes": one.size_bytes, **asdict(one.profile), "coverage_of_operations": alone}
 
 
 def _print(found: list[Profiled], pair: Pair | None) -> None:
@@ -96,7 +101,7 @@ def _title(one: Profiled) -> str:
     return (
         f"{one.name}: {profile.runtime}, {threads}, batch {profile.batch}; {profile.n_calls} profiled calls of "
         f"{profile.wall_ms:.3g} ms ({profile.unprofiled_ms:.3g} ms without the profile), of which the classes explain "
-        f"{100 * profile.coverage:.1f} %"
+        f"{100 * profile.coverage:.1f} %, operations alone {100 * profile.coverage_of_operations:.1f} %"
     )
 
 

@@ -98,10 +98,11 @@ def _profiled(entry: Data | None) -> Profiled | None:
 
 def _about(before: OperatorProfile, after: OperatorProfile) -> str:
     shares = " and ".join(f"{fixed(100 * profile.coverage, 1)} %" for profile in (before, after))
+    alone = " and ".join(f"{fixed(100 * profile.coverage_of_operations, 1)} %" for profile in (before, after))
     return (
         f"{after.runtime}'s own profile of {after.n_calls} calls of each file, batch {after.batch}, threads: "
-        f"{after.n_threads}. The classes explain {shares} of the time of these calls. The class engine is what the "
-        "engine says of its run beside its operations, the writing of the profile among it."
+        f"{after.n_threads}. The classes explain {shares} of the time of these calls, operations alone {alone}. "
+        "The class engine is the engine's run less its operations, the writing of the profile among it."
     )
 
 

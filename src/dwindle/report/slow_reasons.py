@@ -239,7 +239,7 @@ def _processor(pair: Pair) -> Iterator[Reason]:
 def _engine(pair: Pair) -> Iterator[Reason]:
     """Say where a network is so small that an engine is busy with itself: from a call that nothing profiled."""
     whole, n = pair.after.unprofiled_ms, len(pair.after.operations)
-    inside = pair.after.wall_ms * (pair.after.coverage - pair.after.share_of(ENGINE))
+    inside = pair.after.wall_ms * pair.after.coverage_of_operations
     beside = (whole - inside) / whole
     if n and beside >= MUCH_BESIDE:
         yield Reason(

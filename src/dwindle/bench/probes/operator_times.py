@@ -1,8 +1,9 @@
 """This file measures which operations an engine spends its time in: a profile of one file on one engine.
 
-Every operation belongs to a class (`operator_classes.py`). What the engine says of its own run beside its operations is
-a class of its own, measured by the same clock; what is left of a call, by our clock around it, is nobody's: it lowers
-the coverage and is never shared out.
+Every operation belongs to a class (`operator_classes.py`). Where an engine tells how long its run took, the run less
+its operations is a class of its own, `engine`: a difference, so with it the classes add up to the run, whatever the
+operations explain; what these explain alone is told beside it. What is left of a call, by our clock around it, belongs
+to no class: it lowers the coverage and is never shared out.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ class OperatorProfile:
         wall_ms: time of a call by a clock around it, the mean over the same calls.
         unprofiled_ms: the same of other calls right before, without the profile, which takes some microseconds for
             each operation: in small networks most of the class `engine` is the profile itself.
-        coverage: the share of `wall_ms` that the classes explain.
+        coverage: the share of `wall_ms` that the classes explain; with the class `engine` it is the engine's whole run.
         artifact: sha256 of the file.
         runtime: name and version of the engine.
         machine: `bench.machine.Machine.summary()`.
@@ -131,6 +132,11 @@ class OperatorProfile:
                 f"a call of {self.wall_ms} ms ({self.unprofiled_ms} ms without the profile), coverage {self.coverage}, "
                 "is no measurement; profile again"
             )
+
+    @property
+    def coverage_of_operations(self) -> float:
+        """The share of `wall_ms` that the engine's operations explain, without the class `engine`."""
+        return sum(found.share for found in self.classes if found.group != ENGINE)
 
     def of(self, *groups: str) -> tuple[Operation, ...]:
         """Return the operations of some classes."""
