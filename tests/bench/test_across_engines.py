@@ -173,6 +173,16 @@ def test_of_two_folders_the_own_one_is_the_reference(tmp_path, engines, data):
     assert found.rows[2].parity.gap.value == 0
 
 
+def test_a_file_of_another_folder_is_no_reference(tmp_path, engines, data):
+    engines()
+    (tmp_path / "other").mkdir()
+    lite = tmp_path / "other/a.tflite"
+    lite.write_bytes(b"x")
+    found = compare_across([write(tmp_path / "a.onnx", factor=-1.0), lite], plan=QUICK, source=data)
+    assert found.rows[1].parity.gap is None
+    assert not found.flagged
+
+
 @pytest.mark.parametrize(("n_wrong", "is_flagged"), [(0, False), (1, False), (2, True)])
 def test_more_than_a_tenth_of_a_point_is_flagged(files, engines, data, n_wrong, is_flagged):
     engines(outputs=flip(n_wrong))

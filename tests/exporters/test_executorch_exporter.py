@@ -72,14 +72,14 @@ def test_what_its_passes_raise_is_one_error(dense, tmp_path, monkeypatch):
 
 
 def test_changed_integers_are_found_out(engine_models, engine_images, tmp_path, monkeypatch):
-    monkeypatch.setattr(executorch, "lowered", lambda program, delegated: b"something else")
+    monkeypatch.setattr(executorch, "lowered", lambda program: b"something else")
     with pytest.raises(ExportError, match=r"ExecuTorch changed the codes of '0.weight', .*answer differently"):
         ExecuTorchExporter().export(engine_models["int8"], engine_images, tmp_path / "model.pte")
     assert not list(tmp_path.iterdir())
 
 
 def test_where_the_file_cannot_be_written_it_says_so(dense, tmp_path, monkeypatch):
-    monkeypatch.setattr(executorch, "lowered", lambda program, delegated: b"x")
+    monkeypatch.setattr(executorch, "lowered", lambda program: b"x")
     (tmp_path / "model.pte").mkdir()
     with pytest.raises(ExportError, match=r"cannot write 1 bytes to .*model\.pte: .*a folder"):
         ExecuTorchExporter().export(dense, ROW, tmp_path / "model.pte")

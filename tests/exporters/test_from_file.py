@@ -176,7 +176,11 @@ def test_the_exported_file_is_not_overwritten(tmp_path: Path, folder: Path) -> N
     source.write_bytes(before)
     with pytest.raises(SettingError, match="would be overwritten; give another path"):
         export_file(source, "onnx", source)
-    assert source.read_bytes() == before
+    weights = tmp_path / "model.bin"  # which OpenVINO calls its weights
+    weights.write_bytes(before)
+    with pytest.raises(SettingError, match=r"model\.bin is the file to export and would be overwritten"):
+        export_file(weights, "xml")
+    assert source.read_bytes() == weights.read_bytes() == before
 
 
 def test_c_arrays_need_a_name(folder: Path) -> None:

@@ -20,8 +20,12 @@ from dwindle.exporters.litert_environment import INSTALL, VARIABLE, converter_py
 from dwindle.exporters.native import to_record
 from dwindle.exporters.options import ExportOptions
 from dwindle.exporters.preprocessing import Preprocessing
+from dwindle.exporters.program_options import fixed_program
 from dwindle.exporters.survival import lost_integers
 from dwindle.network.compressed import CompressedModel
+from dwindle.technique import Context
+from dwindle.techniques.cast_half import CastHalf
+from dwindle.techniques.cluster import Cluster
 
 ROW = torch.ones(1, 3)
 
@@ -151,6 +155,26 @@ def test_the_environment_counts_once_it_is_whole(home, monkeypatch):
     assert [command[1:3] for command in commands] == [("-m", "venv"), ("-m", "pip"), ("-c", "import litert_torch")]
     version = torch.__version__.partition("+")[0]
     assert commands[1][-2:] == (f"torch=={version}", litert_environment.CONVERTER)
+
+
+def test_an_environment_of_another_torch_does_not_count(home):
+    home.joinpath("bin").mkdir(parents=True)
+    litert_environment.own_python().touch()
+    home.joinpath("ready").write_text(f"torch==1.0.0 {litert_environment.CONVERTER}\n", encoding="utf-8")
+    assert converter_python() is None
+
+
+def test_weights_are_halves_only_where_all_of_them_are(dense):
+    program = fixed_program(dense, ROW, ExportOptions(), from_floats=True)
+    whole = CastHalf().apply(dense, Context())
+    part = CastHalf(biases=False).apply(dense, Context())
+    shared = CastHalf().apply(Cluster(codebook_size=4).apply(dense, Context()), Context())
+    assert [litert._mode(model, program) for model in (dense, whole, part, shared)] == [
+        "float",
+        "half",
+        "float",
+        "half",
+    ]
 
 
 def test_an_environment_that_fails_does_not_count(home, monkeypatch):

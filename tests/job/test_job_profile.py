@@ -9,7 +9,7 @@ from torch.utils.data import TensorDataset
 
 import dwindle as dw
 from dwindle.bench.ledger import Ledger
-from dwindle.errors import MeasurementError
+from dwindle.errors import MeasurementError, SettingError
 from dwindle.job import profiling
 from dwindle.job.job import Data, Job
 from dwindle.job.load import load_job
@@ -87,3 +87,17 @@ def test_the_setting_in_a_job_file(job_folder):
     assert load_job(path).profiles_operators
     path.write_text(path.read_text().replace("[output]", "[output]\nprofile = false", 1))
     assert not load_job(path).profiles_operators
+
+
+def test_files_of_other_engines_are_measured_each_on_its_own(job):
+    pytest.importorskip("openvino")
+    tiny = job(formats=("xml", "dwn"))
+    run_job(tiny)
+    entries = [entry.data for entry in Ledger(tiny.out / "ledger.jsonl").read() if entry.kind == "measurement"]
+    answered = {data["runtime"].split()[0] for data in entries if data["metric"]["name"] == "accuracy"}
+    assert answered == {"onnxruntime", "openvino"}
+
+
+def test_a_job_needs_a_file_that_the_dense_network_is_compared_in(job):
+    with pytest.raises(SettingError, match=r"formats are xml, but the dense network is compared with"):
+        job(formats=("xml",))

@@ -14,6 +14,7 @@ from dwindle.runtimes.chatter import caught_chatter
 from dwindle.runtimes.fake import FakeRuntime
 from dwindle.runtimes.fixed_batch import run_in_parts
 from dwindle.runtimes.magic import require_beginning
+from dwindle.runtimes.package import engine_package
 from dwindle.runtimes.protocol import InputSpec
 
 # The catalogue
@@ -99,6 +100,21 @@ def test_inputs_of_unequal_numbers_are_refused():
     inputs = (np.zeros((4, 2), np.float32), np.zeros((2, 2), np.float32))
     with pytest.raises(NetworkError, match="the inputs hold 4, 2 examples; give as many of each"):
         run_in_parts(lambda *arrays: arrays, inputs, specs)
+
+
+def test_inputs_as_the_file_tells_them_are_not_split():
+    specs = (spec(1, 3), spec(name="scale"), spec(2, 1, 3, name="states"))
+    given = (np.zeros((1, 3), np.float32), np.float32(2), np.zeros((2, 1, 3), np.float32))
+    given = tuple(np.asarray(array) for array in given)
+    assert run_in_parts(lambda *arrays: arrays, given, specs) == given
+
+
+def test_a_broken_package_is_an_engine_that_is_not_there(monkeypatch, tmp_path):
+    broken = tmp_path / "broken_engine.py"
+    broken.write_text("raise ImportError('libfast.so is missing')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(RuntimeUnavailableError, match=r"cannot be imported \(libfast.so is missing\): pip install"):
+        engine_package("broken_engine", extra="litert")
 
 
 # What engines print

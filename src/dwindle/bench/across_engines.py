@@ -341,7 +341,7 @@ def _row(side: _Side, sides: Sequence[_Side]) -> Row:
 
 
 def _reference(side: _Side, sides: Sequence[_Side]) -> _Side | None:
-    """Return the file of the same name that ONNX Runtime ran with its defaults: of the same folder, where there is one.
+    """Return the file of the same name in the same folder that ONNX Runtime ran with its defaults.
 
     A `.dwn` is the reference only where no `.onnx` of its name was compared.
     """
@@ -353,7 +353,6 @@ def _reference(side: _Side, sides: Sequence[_Side]) -> _Side | None:
         if other.artifact.format == format_
         and other.engine.name == name
         and other.answered is not None
-        and other.artifact.path.stem == side.artifact.path.stem
+        and other.artifact.path.with_suffix("") == side.artifact.path.with_suffix("")
     ]
-    beside = [other for other in known if other.artifact.path.parent == side.artifact.path.parent]
-    return next(iter((*beside, *known)), None)
+    return next(iter(known), None)

@@ -15,7 +15,7 @@ from dwindle.bench.batches import as_arrays
 from dwindle.bench.machine import this_machine
 from dwindle.bench.measurement import Measurement, Subject
 from dwindle.bench.probes.parity import measure_parity
-from dwindle.core.encoding import Half
+from dwindle.core.encoding import is_half
 from dwindle.errors import ExportError, RuntimeUnavailableError, SettingError
 from dwindle.exporters.graph_cache import GraphCache
 from dwindle.exporters.options import ExportOptions
@@ -73,7 +73,7 @@ def deploy(  # ruff: ignore[too-many-arguments] (all but the first three have de
         folder: made where it is absent.
         formats: `dwn`, `onnx`; with their extras `tflite` (LiteRT), `pte` (ExecuTorch), `xml` (OpenVINO).
         options: opset, batch size, type of floats, preprocessing, class names.
-        metadata: JSON values that travel inside the files.
+        metadata: JSON values that travel inside `.dwn`, `.onnx` and `.xml` files; the others have no place for them.
         name: of the files, without the suffix.
         graphs: one for many models of one structure spares all but the first a translation; the files are the same.
 
@@ -148,7 +148,7 @@ def _parity(reference: _Reference, artifacts: tuple[Artifact, ...], options: Exp
 def _bound(model: CompressedModel, options: ExportOptions) -> float:
     if model.activations:
         return QUANTIZED_BOUND
-    if any(isinstance(encoding, Half) for encoding in model.encodings.values()):
+    if any(map(is_half, model.encodings.values())):
         return HALF_BOUND  # an engine that stores halves rounds what it folds into them once more
     return FLOAT_BOUND if options.float_type == "float32" else HALF_BOUND
 

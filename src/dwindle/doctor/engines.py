@@ -5,10 +5,17 @@ from __future__ import annotations
 from typing import Final
 
 from dwindle.doctor.finding import Finding, fine, warning
-from dwindle.errors import ExportError
+from dwindle.errors import ExportError, RuntimeUnavailableError
 from dwindle.exporters.litert_environment import INSTALL, converter_python
 from dwindle.runtimes.catalogue import RUNTIMES
+from dwindle.runtimes.package import engine_package
 
+PACKAGES: Final = {
+    "litert": ("ai_edge_litert.interpreter",),
+    "executorch": ("executorch.extension.pybindings.portable_lib",),
+    "openvino": ("openvino",),
+}
+"""What is imported to see whether an engine works."""
 FORMATS: Final = {"onnxruntime": ".onnx and .dwn", "litert": ".tflite", "executorch": ".pte", "openvino": ".xml"}
 
 
@@ -17,11 +24,21 @@ def check_engines() -> list[Finding]:
     found: list[Finding] = []
     for name, make in RUNTIMES.items():
         engine = make()
-        reason = engine.unavailable()
+        reason = engine.unavailable() or _broken(name)
         files = FORMATS.get(name, ", ".join(engine.formats))
         found.append(fine(f"engine {name}", f"{engine.name} runs {files}" if reason is None else f"absent: {reason}"))
     found.append(_converter())
     return found
+
+
+def _broken(name: str) -> str | None:
+    """Return why the package of an engine cannot be imported although it is installed; None if it can."""
+    try:
+        for package in PACKAGES.get(name, ()):
+            engine_package(package, extra=name)
+    except RuntimeUnavailableError as error:
+        return str(error)
+    return None
 
 
 def _converter() -> Finding:

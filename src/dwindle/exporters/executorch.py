@@ -37,11 +37,9 @@ class ExecuTorchExporter:
 
     Attributes:
         options: batch size (1 unless given); ExecuTorch has no opsets.
-        delegated: hand operations to XNNPACK; without it the portable kernels run them, one by one.
     """
 
     options: ExportOptions = field(default_factory=ExportOptions)
-    delegated: bool = True
 
     @property
     def format(self) -> str:
@@ -72,7 +70,7 @@ class ExecuTorchExporter:
         if reasons := self.obstacles(model):
             raise ExportError("ExecuTorch cannot express this model: " + "; ".join(reasons))
         program = fixed_program(model, example, self.options, from_floats=False)
-        data = lowered(program, delegated=self.delegated)
+        data = lowered(program)
         scales = [grid.scale for grid in program.activations]
         if lost := lost_integers(data, program.weights, scales):
             raise ExportError(f"ExecuTorch changed {', '.join(lost[:4])}; the file would answer differently")
@@ -83,7 +81,7 @@ class ExecuTorchExporter:
         return Artifact.of(path, origin=model.digest())
 
 
-def lowered(program: IntegerProgram, *, delegated: bool) -> bytes:
+def lowered(program: IntegerProgram) -> bytes:
     """Return `program` as the bytes of a `.pte` file.
 
     Raises:
@@ -92,8 +90,7 @@ def lowered(program: IntegerProgram, *, delegated: bool) -> bytes:
     with _quiet():
         try:
             exir: Any = import_module("executorch.exir")
-            partitioners = [_partitioner(program)] if delegated else []
-            edge = exir.to_edge_transform_and_lower(program.program, partitioner=partitioners)
+            edge = exir.to_edge_transform_and_lower(program.program, partitioner=[_partitioner(program)])
             return bytes(edge.to_executorch().buffer)
         except Exception as error:  # its passes raise whatever they like
             raise ExportError(f"ExecuTorch refuses the network: {type(error).__name__}: {str(error)[:500]}") from error

@@ -14,7 +14,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from torch import nn
 
-from dwindle.artifact import Artifact
+from dwindle.artifact import Artifact, files_of
 from dwindle.container.contents import Contents
 from dwindle.container.reader import read
 from dwindle.container.records import describe_record
@@ -168,17 +168,24 @@ def export_file(
             "which builds it)"
         )
     contents = read(path)
-    if out is not None and out.exists() and out.samefile(path):
-        raise SettingError(f"{out} is the file to export and would be overwritten; give another path to write to")
+    if out is not None:
+        _require_other(out, path)
     if to in {"c", "c-int8"}:
         stem = path.with_suffix("") if out is None else out
         if to == "c":
             return write_c_file(path, contents, stem)
         return write_c_codes(path, contents, stem, graph=graph_of(contents) if contents.graph else None)
     target = path.with_suffix(f".{to}") if out is None else _with_suffix(out, to)
+    for written in files_of(target):
+        _require_other(written, path)
     if to in OF_NETWORK:
         return (export_program(contents, target, cast("Network", network), **options),)
     return (export_onnx(contents, target, **options) if to == "onnx" else export_openvino(contents, target, **options),)
+
+
+def _require_other(target: Path, source: Path) -> None:
+    if target.exists() and target.samefile(source):
+        raise SettingError(f"{target} is the file to export and would be overwritten; give another path to write to")
 
 
 def _with_suffix(out: Path, to: str) -> Path:

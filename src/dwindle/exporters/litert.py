@@ -6,12 +6,12 @@ import subprocess
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import torch
 
 from dwindle.artifact import Artifact
-from dwindle.core.encoding import Dense, Encoding, Half
+from dwindle.core.encoding import is_half
 from dwindle.errors import ExportError
 from dwindle.exporters import litert_child
 from dwindle.exporters.litert_environment import INSTALL, converter_python
@@ -34,8 +34,8 @@ _MINUTES: Final = 30
 class LiteRtExporter:
     """Exporter to LiteRT.
 
-    The kind of file follows from the model: float32; float16 weights after `CastHalf`; int8 weights with activations
-    ranged at run time after `QuantizeDynamic`; int8, or int8 with 16-bit activations, after `QuantizeStatic`.
+    The kind of file follows from the model: float32; float16 weights where `CastHalf` took them all; int8 weights with
+    inputs ranged at run time after `QuantizeDynamic`; int8, or int8 with 16-bit activations, after `QuantizeStatic`.
     Unstructured zeros and codebooks have no form in LiteRT: they are decoded. LSTM and GRU layers are unrolled over
     time and compute in floats, also where the model quantizes them at run time. Indices become int32.
 
@@ -89,19 +89,8 @@ def _mode(model: CompressedModel, program: IntegerProgram) -> str:
         return "static"
     if program.is_dynamic:
         return "dynamic"
-    weights = [encoding for name, encoding in model.encodings.items() if name in program.program.state_dict]
-    return "half" if any(map(_is_half, weights)) else "float"
-
-
-def _is_half(encoding: Encoding) -> bool:
-    match encoding:
-        case Half():
-            return True
-        case Dense():
-            return False
-        case _:
-            inner: Any = getattr(encoding, "values", None)
-            return inner is not None and not isinstance(inner, torch.Tensor) and _is_half(inner)
+    parameters = [model.encodings[model.aliases.get(n, n)] for n, _ in model.network.named_parameters()]
+    return "half" if parameters and all(map(is_half, parameters)) else "float"
 
 
 def _convert(program: IntegerProgram, mode: str) -> bytes:

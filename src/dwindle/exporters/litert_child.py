@@ -40,7 +40,7 @@ def _pairs_become(mode: str) -> Any:
 
 
 def _store_halves(path: Path) -> None:
-    """Store float32 weights as float16, which the engine widens when it loads them; every weight is one already."""
+    """Store float32 weights as float16, which the engine widens when it loads them; every parameter is one already."""
     types: Any = import_module("ai_edge_quantizer.qtyping")
     manager: Any = import_module("ai_edge_quantizer.recipe_manager")
     quantizer: Any = import_module("ai_edge_quantizer.quantizer")

@@ -33,8 +33,23 @@ def converter_python() -> Path | None:
         if not Path(named).is_file():
             raise ExportError(f"{VARIABLE} names {named}, which is no file; name a Python with litert-torch")
         return Path(named)
-    python = own_python()
-    return python if (own_folder() / "ready").is_file() and python.is_file() else None
+    return own_python() if _is_ready() and own_python().is_file() else None
+
+
+def _is_ready() -> bool:
+    """Return whether our environment was finished with the torch that runs here, whose programs it reads."""
+    try:
+        return (own_folder() / "ready").read_text(encoding="utf-8") == _contents()
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _contents() -> str:
+    return f"{_torch()} {CONVERTER}\n"
+
+
+def _torch() -> str:
+    return f"torch=={version('torch').partition('+')[0]}"
 
 
 def own_folder() -> Path:
@@ -55,13 +70,12 @@ def install_converter() -> Path:
     Raises:
         ExportError: pip failed; its last words are in the message.
     """
-    torch = f"torch=={version('torch').partition('+')[0]}"
     ready = own_folder() / "ready"
     ready.unlink(missing_ok=True)
     _run(sys.executable, "-m", "venv", "--clear", str(own_folder()))
-    _run(str(own_python()), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", torch, CONVERTER)
+    _run(str(own_python()), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", _torch(), CONVERTER)
     _run(str(own_python()), "-c", "import litert_torch")
-    ready.write_text(f"{torch} {CONVERTER}\n", encoding="utf-8")
+    ready.write_text(_contents(), encoding="utf-8")
     return own_python()
 
 

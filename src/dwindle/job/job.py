@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from torch import nn
 from torch.utils.data import Dataset
@@ -23,6 +23,10 @@ from dwindle.settings import nearest
 
 Examples = Dataset[Any]
 """Items are `(input, target)`; several inputs are a tuple."""
+
+
+COMPARED: Final = frozenset({"dwn", "onnx"})
+"""Formats that onnxruntime runs, which times a file in turn with the dense one."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -116,6 +120,11 @@ class Job:
         for name in self.formats:
             if name not in EXPORTERS:
                 raise SettingError(f"unknown format {name!r}; {nearest(name, EXPORTERS)}")
+        if not COMPARED & set(self.formats):
+            raise SettingError(
+                f"formats are {', '.join(self.formats)}, but the dense network is compared with as a .dwn or an .onnx; "
+                "add one of them"
+            )
         if self.n_calibration < 1:
             raise SettingError(f"n_calibration must be at least 1, got {self.n_calibration}")
         if not self.latency_seconds > 0:

@@ -20,22 +20,28 @@ from dwindle.job.inputs import BATCH_SIZE
 from dwindle.job.job import Examples, Job
 from dwindle.network.batches import Batches
 from dwindle.network.inputs import n_examples
+from dwindle.runtimes.catalogue import engine_for
 
 BESIDE = "beside"
 """Condition of a time that a dense file took in turn with a compressed one: the sha256 of the latter."""
 
 
 def measure_files(job: Job, ledger: Ledger, deployment: Deployment, *, reference: Artifact) -> tuple[Measured, ...]:
-    """Measure the first file in full; record of the others what is their own: their answers and their speed.
+    """Measure the first file of onnxruntime in full; of the others what is their own: their answers and their speed.
 
-    A dense file is timed anew beside each compressed one: what was timed in turn belongs together.
+    A dense file is timed anew beside each compressed one: what was timed in turn belongs together. Files of other
+    engines are measured alone, each on the first engine for it: the dense file is none of theirs.
     """
     names, data = job.data.class_names, as_files_take(job.data.test, job.export)
     measured = _beside(measure(deployment, data, dense=reference, plan=job.plan))
     record(ledger, measured, class_names=names)
     every = [measured]
-    for artifact in tuple(deployment.artifacts.values())[1:]:
-        found = _beside(measure(artifact, data, dense=reference, plan=job.plan))
+    for artifact in deployment.artifacts.values():
+        if artifact == measured.artifacts[0]:
+            continue
+        engine = engine_for(artifact.format)
+        beside = reference if reference.format in engine.formats else None
+        found = _beside(measure(artifact, data, runtime=engine, dense=beside, plan=job.plan))
         own = tuple(m for m in found.measurements if m.metric not in {SIZE, COMPRESSION_RATIO})
         dense = None if found.dense is None else _only_times(found.dense)
         record(ledger, replace(found, measurements=own, confusion=None, dense=dense), class_names=names)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -19,6 +17,7 @@ from dwindle.errors import MeasurementError, RuntimeUnavailableError, SettingErr
 from dwindle.runtimes.chatter import caught_chatter
 from dwindle.runtimes.fixed_batch import run_in_parts
 from dwindle.runtimes.magic import require_beginning
+from dwindle.runtimes.package import engine_package
 from dwindle.runtimes.protocol import Array, InputSpec
 
 METHOD: Final = "forward"
@@ -133,11 +132,9 @@ class ExecuTorchSession:
 
 
 def _engine() -> tuple[Any, Any]:
-    """Return ExecuTorch's bindings and its runtime, imported without their warning that they may change."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        bindings: Any = import_module("executorch.extension.pybindings.portable_lib")
-        return bindings, import_module("executorch.runtime").Runtime.get()
+    """Return ExecuTorch's bindings and its runtime."""
+    bindings = engine_package("executorch.extension.pybindings.portable_lib", extra="executorch")
+    return bindings, engine_package("executorch.runtime", extra="executorch").Runtime.get()
 
 
 def _spec(meta: Any, position: int) -> InputSpec:

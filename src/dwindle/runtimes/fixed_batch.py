@@ -21,14 +21,16 @@ def run_in_parts(
     if len(inputs) != len(specs):
         names = [spec.name for spec in specs]
         raise NetworkError(f"the file takes {len(specs)} inputs {names}, got {len(inputs)}")
-    size = next((spec.shape[0] for spec in specs if spec.shape), None)
     for spec, array in zip(specs, inputs, strict=True):
         _require(spec, array)
-    n = len(inputs[0]) if inputs and inputs[0].ndim else 0
-    if isinstance(size, int) and len({len(array) for array in inputs}) > 1:
-        raise NetworkError(f"the inputs hold {', '.join(str(len(a)) for a in inputs)} examples; give as many of each")
-    if not isinstance(size, int) or n == size:
+    size = next((spec.shape[0] for spec in specs if spec.shape), None)
+    is_as_told = all(array.shape == spec.shape for spec, array in zip(specs, inputs, strict=True))
+    if not isinstance(size, int) or is_as_told:
         return run(*inputs)
+    counts = [len(array) if array.ndim else 1 for array in inputs]
+    if len(set(counts)) > 1:
+        raise NetworkError(f"the inputs hold {', '.join(map(str, counts))} examples; give as many of each")
+    n = counts[0]
     parts = [run(*(array[i : i + size] for array in inputs)) for i in range(0, n, size)]
     return tuple(np.concatenate(outputs) for outputs in zip(*parts, strict=True))
 

@@ -7,7 +7,6 @@ import re
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -18,6 +17,7 @@ from dwindle.errors import MeasurementError, NetworkError, RuntimeUnavailableErr
 from dwindle.runtimes.chatter import caught_chatter
 from dwindle.runtimes.fixed_batch import run_in_parts
 from dwindle.runtimes.magic import require_beginning
+from dwindle.runtimes.package import engine_package
 from dwindle.runtimes.protocol import Array, InputSpec
 
 PACKAGE: Final = "ai_edge_litert"
@@ -77,7 +77,7 @@ class LiteRtRuntime:
             MeasurementError: LiteRT refuses the file.
         """
         require_beginning(artifact.path, MAGIC, kind=".tflite")
-        litert: Any = import_module(f"{PACKAGE}.interpreter")
+        litert = engine_package(f"{PACKAGE}.interpreter", extra="litert")
         kinds = litert.OpResolverType
         kind = kinds.AUTO if self.delegated else kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES
         with caught_chatter() as told:
@@ -142,9 +142,9 @@ class LiteRtSession:
         return run_in_parts(self._run, [*narrow, *inputs[len(narrow) :]], specs)
 
     def _run(self, *inputs: Array) -> tuple[Array, ...]:
-        for detail, array in zip(self.given, inputs, strict=True):
-            self.interpreter.set_tensor(detail["index"], _as_codes(array, detail))
         try:
+            for detail, array in zip(self.given, inputs, strict=True):
+                self.interpreter.set_tensor(detail["index"], _as_codes(array, detail))
             self.interpreter.invoke()
         except (RuntimeError, ValueError) as error:
             raise MeasurementError(f"litert failed on inputs of shape {[a.shape for a in inputs]}: {error}") from error
@@ -169,7 +169,7 @@ def _grid(detail: Mapping[str, Any]) -> tuple[float, int] | None:
 
 def _spec(detail: Mapping[str, Any]) -> InputSpec:
     dtype, grid = np.dtype(detail["dtype"]), _grid(detail)
-    shape = tuple(None if size < 0 else int(size) for size in detail.get("shape_signature", detail["shape"]))
+    shape = tuple(int(size) for size in detail["shape"])  # an open batch is allocated for one example
     name = dtype.name if grid is None else f"{dtype.name} codes, scale {grid[0]:.6g}, zero point {grid[1]}"
     return InputSpec(
         name=str(detail["name"]), dtype=dtype if grid is None else np.dtype(np.float32), type_name=name, shape=shape

@@ -6,7 +6,6 @@ import importlib.util
 from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from importlib.metadata import version
 from typing import Any, Final, Literal
 
@@ -16,6 +15,7 @@ from dwindle.artifact import Artifact, files_of
 from dwindle.errors import MeasurementError, NetworkError, RuntimeUnavailableError, SettingError
 from dwindle.runtimes.chatter import caught_chatter
 from dwindle.runtimes.fixed_batch import run_in_parts
+from dwindle.runtimes.package import engine_package
 from dwindle.runtimes.protocol import Array, InputSpec
 
 Precision = Literal["f32", "bf16", "int8"]
@@ -89,7 +89,7 @@ class OpenVinoRuntime:
                 raise MeasurementError(
                     f"{path} is missing, and {artifact.path.name} needs it; export the network again"
                 )
-        core: Any = import_module("openvino").Core()
+        core = engine_package("openvino", extra="openvino").Core()
         try:
             with caught_chatter():
                 model: Any = core.read_model(str(artifact.path))
@@ -157,7 +157,7 @@ def settings(n_threads: int, precision: Precision) -> dict[str, Any]:
 
 def capabilities() -> tuple[str, ...]:
     """Return what OpenVINO says this processor is good at: FP32, INT8, BF16, ..."""
-    core: Any = import_module("openvino").Core()
+    core = engine_package("openvino", extra="openvino").Core()
     return tuple(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
 
 
