@@ -84,28 +84,45 @@ def test_a_recurrent_layer_has_both_of_its_weights(tmp_path):
     assert {layer.kind: layer.n_weights for layer in found.layers}["LSTM"] == 4 * 8 * 3 + 4 * 8 * 8
 
 
-def test_zero_is_where_the_zero_point_is(tmp_path):
-    codes = np.array([[128, 128, 0], [128, 7, 255]], np.uint8)
+@pytest.mark.parametrize(
+    ("codes", "zero_point", "attributes", "n_zeros"),
+    [
+        pytest.param([[128, 128, 0], [128, 7, 255]], 128, {}, 3, id="one for all"),
+        pytest.param([[5, 0, 5], [0, 5, 9]], [5, 5, 9], {}, 3, id="columns, where nothing names the axis"),
+        pytest.param([[5, 0, 5], [0, 5, 0]], [5, 0], {"axis": 0}, 4, id="rows"),
+        pytest.param([[5, 0], [0, 5]], [5, 0], {"axis": -2}, 2, id="rows of a square, counted from the end"),
+        pytest.param(
+            [[5, 0], [5, 9], [5, 9], [0, 0]], [[5, 9], [0, 9]], {"axis": 0, "block_size": 2}, 5, id="blocks of rows"
+        ),
+    ],
+)
+@pytest.mark.parametrize("is_turned", [False, True])
+def test_zero_is_where_the_zero_point_is(tmp_path, codes, zero_point, attributes, n_zeros, is_turned):
+    codes, zero_point = np.array(codes, np.uint8), np.array(zero_point, np.uint8)
+    n_in, n_out = codes.shape[::-1] if is_turned else codes.shape
+    turned = [helper.make_node("Transpose", ["w"], ["turned"], perm=[1, 0])] if is_turned else []
     graph = helper.make_graph(
         [
-            helper.make_node("DequantizeLinear", ["w/codes", "scale", "zero_point"], ["w"]),
-            helper.make_node("MatMul", ["x", "w"], ["y"]),
+            helper.make_node("DequantizeLinear", ["w/codes", "scale", "zero_point"], ["w"], **attributes),
+            *turned,
+            helper.make_node("MatMul", ["x", "turned" if is_turned else "w"], ["y"]),
         ],
         "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 3])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, n_in])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, n_out])],
         [
             numpy_helper.from_array(codes, "w/codes"),
-            numpy_helper.from_array(np.array(0.5, np.float32), "scale"),
-            numpy_helper.from_array(np.array(128, np.uint8), "zero_point"),
+            numpy_helper.from_array(np.full(zero_point.shape, 0.5, np.float32), "scale"),
+            numpy_helper.from_array(zero_point, "zero_point"),
         ],
     )
     path = tmp_path / "net.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), str(path))
     found = facts_of(Artifact.of(path))
     assert found is not None
     (layer,) = found.layers
-    assert (layer.name, layer.n_weights, layer.n_zeros, layer.weights) == ("w", 6, 3, "uint8")
+    assert (layer.n_weights, layer.n_zeros, layer.weights) == (codes.size, n_zeros, "uint8")
+    assert is_turned or layer.name == "w"  # the engine turns the codes instead, and names them anew
 
 
 def test_files_of_other_engines_have_no_facts_and_broken_ones_are_refused(tmp_path):

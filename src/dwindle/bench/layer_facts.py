@@ -154,23 +154,32 @@ class _Reading:
 
     def _weight(self, name: str) -> tuple[str, Array, Array] | None:
         """Return name, numbers and zero of a constant, through what only unpacks it; None for what is none."""
-        tensor, zero = self._constants.get(name), np.zeros((), np.int64)
-        while tensor is None:
-            node = self._producers.get(name)
-            if node is None or node.op_type not in {"DequantizeLinear", "Transpose", "Cast", "Identity", "Reshape"}:
-                return None
-            if node.op_type == "DequantizeLinear" and len(node.input) > 2:
-                zero = self._zero_point(node)
-            name = node.input[0]
-            tensor = self._constants.get(name)
-        array = _array(tensor)
-        return (_bare(name), array, zero) if array.ndim > 1 else None
+        tensor, node = self._constants.get(name), self._producers.get(name)
+        if tensor is not None:
+            array = _array(tensor)
+            return (_bare(name), array, np.zeros((), np.int64)) if array.ndim > 1 else None
+        if node is None or node.op_type not in {"DequantizeLinear", "Transpose", "Cast", "Identity", "Reshape"}:
+            return None
+        found = self._weight(node.input[0])
+        if found is not None and node.op_type == "DequantizeLinear" and len(node.input) > 2:
+            return found[0], found[1], self._zero_point(node, found[1].shape)
+        return found
 
-    def _zero_point(self, node: Any) -> Array:
-        """Return the code of zero in a form that broadcasts against the codes, where it does not depend on channels."""
+    def _zero_point(self, node: Any, shape: tuple[int, ...]) -> Array:
+        """Return the code of zero in a form that broadcasts against codes of `shape`, which `node` reads.
+
+        It is one for all, one for each place along `axis`, or one for each `block_size` places along it (ONNX,
+        DequantizeLinear 21).
+        """
         found = self._constants.get(node.input[2])
         values = np.zeros((), np.int64) if found is None else _array(found)
-        return values.reshape(-1)[0] if values.size and (values == values.reshape(-1)[0]).all() else np.zeros(())
+        if values.size == 1:
+            return values.reshape(())
+        told = {attribute.name: attribute.i for attribute in node.attribute}
+        axis = told.get("axis", 1) % len(shape)
+        if values.ndim == 1:
+            return values.reshape([-1 if place == axis else 1 for place in range(len(shape))])
+        return np.repeat(values, max(told.get("block_size", 1), 1), axis=axis).take(range(shape[axis]), axis=axis)
 
     def _numbers_before(self, name: str) -> str:
         node = self._producers.get(name)
