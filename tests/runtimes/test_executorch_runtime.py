@@ -98,6 +98,6 @@ def test_without_the_package_it_says_what_to_install(tmp_path, monkeypatch):
 def test_threads_are_those_that_were_asked_for(engine_file, engine_images):
     for n_threads in (2, 1):
         with ExecuTorchRuntime().load(engine_file("float", "pte"), n_threads=n_threads) as session:
-            portable = executorch.import_module("executorch.extension.pybindings.portable_lib")
+            portable, _ = executorch._engine()
             assert portable._threadpool_get_thread_count() == n_threads
             assert np.isfinite(session.run(engine_images.numpy()[:1])[0]).all()
