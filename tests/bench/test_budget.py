@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dwindle.bench.budget import Budget, Verdict, parse_quantity
-from dwindle.bench.measurement import ACCURACY, ACCURACY_DROP, LATENCY, SIZE, Measurement, Metric
+from dwindle.bench.measurement import ACCURACY, ACCURACY_DROP, AT_LEAST, LATENCY, SIZE, Measurement, Metric
 from dwindle.errors import SettingError
 
 
@@ -32,6 +34,15 @@ def measured(metric: Metric, low: float, high: float) -> Measurement:
 )
 def test_the_interval_decides(metric: Metric, low: float, high: float, verdict: Verdict) -> None:
     assert Budget({metric.name: 5.0}).judge([measured(metric, low, high)]) is verdict
+
+
+@pytest.mark.parametrize(
+    ("better", "low", "verdict"),
+    [(-1, 4.0, Verdict.UNDECIDED), (-1, 6.0, Verdict.VIOLATED), (1, 6.0, Verdict.MET), (1, 4.0, Verdict.UNDECIDED)],
+)
+def test_a_lower_end_breaks_an_upper_bound_and_keeps_a_lower_one(better: int, low: float, verdict: Verdict) -> None:
+    found = replace(measured(Metric("m", "", better), low, low), conditions={AT_LEAST: "yes"})
+    assert Budget({"m": 5.0}).judge([found]) is verdict
 
 
 def test_what_was_not_measured_is_undecided() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -12,11 +13,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from dwindle.artifact import Artifact
+from dwindle.bench.budget import Budget, Verdict
 from dwindle.bench.live_tensors import graph_of, memory_of_graph
 from dwindle.bench.measurement import ARENA, Subject
 from dwindle.bench.planner import EXECUTORCH_CORTEX_M, LITERT, LITERT_REFERENCE, MICROCONTROLLER, Planner
-from dwindle.bench.probes.planned_memory import litert_span, measure_planned_memory, planned_bytes
+from dwindle.bench.probes.planned_memory import Planned, litert_span, measure_planned_memory, plan_of, planned_bytes
 from dwindle.bench.probes.size import file_at
+from dwindle.bench.verdicts import judge_files
 from dwindle.bench.workspace import Kernel, cmsis_nn, im2col, none
 from dwindle.errors import MeasurementError
 
@@ -243,8 +246,40 @@ def test_the_span_of_an_arena_holds_workspaces_and_no_constants() -> None:
 
 
 def test_a_plan_becomes_an_exact_measurement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dwindle.bench.probes.planned_memory.READERS", {"tflite": lambda _: 1234})
+    planned = Planned(n_bytes=1234, runtime="engine (its own kernels)", kernels="its own")
+    monkeypatch.setattr("dwindle.bench.probes.planned_memory.READERS", {"tflite": lambda _: planned})
     artifact = Artifact(path=tmp_path / "m.tflite", format="tflite", sha256="0" * 64, size_bytes=1)
     found = measure_planned_memory(SUBJECT, artifact)
     assert (found.metric, found.value, found.low, found.high) == (ARENA, 1234.0, 1234.0, 1234.0)
     assert found.protocol == "engine's plan"
+    assert found.runtime == "engine (its own kernels)"  # and not what ran the file
+    assert found.conditions == {"kernels": "its own"}
+
+
+def test_a_plan_that_leaves_out_a_delegate_breaks_a_bound_but_keeps_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = Planned(n_bytes=1234, runtime="engine", kernels="of the program", is_least=True)
+    monkeypatch.setattr("dwindle.bench.probes.planned_memory.READERS", {"pte": lambda _: planned})
+    found = measure_planned_memory(
+        SUBJECT, Artifact(path=tmp_path / "m.pte", format="pte", sha256="0" * 64, size_bytes=1)
+    )
+    assert Budget({"arena": 2000.0}).judge([found]) is Verdict.UNDECIDED
+    assert Budget({"arena": 1000.0}).judge([found]) is Verdict.VIOLATED
+    (judged,) = judge_files(Budget({"arena": 2000.0}), [found])
+    assert judged.rulings[0].words() == "undecided: at least 1,234 bytes"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("executorch") is None, reason="executorch is not installed")
+@pytest.mark.parametrize("delegates", [[], ["XnnpackBackend", "XnnpackBackend"]])
+def test_a_program_says_whether_a_delegate_takes_more(
+    delegates: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = SimpleNamespace(non_const_buffer_sizes=[0, 700], delegates=[SimpleNamespace(id=name) for name in delegates])
+    program = SimpleNamespace(program=SimpleNamespace(execution_plan=[plan]))
+    monkeypatch.setattr("executorch.exir._serialize._program.deserialize_pte_binary", lambda _: program)
+    path = tmp_path / "m.pte"
+    path.write_bytes(b"anything")
+    found = plan_of(file_at(path))
+    assert (found.n_bytes, found.is_least) == (700, bool(delegates))
+    assert ("XnnpackBackend" in found.kernels) is bool(delegates)

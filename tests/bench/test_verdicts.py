@@ -8,7 +8,7 @@ import pytest
 
 from dwindle.artifact import Artifact
 from dwindle.bench.budget import Budget, Verdict, parse_quantity, worst
-from dwindle.bench.measurement import ENERGY, LATENCY, SIZE, Estimate, Measurement, Metric
+from dwindle.bench.measurement import ARENA, ENERGY, LATENCY, SIZE, Estimate, Measurement, Metric
 from dwindle.bench.verdicts import judge_files
 from dwindle.errors import SettingError
 
@@ -38,6 +38,14 @@ def test_each_file_is_judged_on_each_engine_and_its_size_counts_for_all() -> Non
         ("b", "none"): ["violated", "undecided", "undecided"],
     }
     assert BUDGET.judge_each([]) == {}
+
+
+def test_an_arena_that_nobody_bounds_makes_no_engine_that_must_be_judged() -> None:
+    found = [*FOUND[:2], measured(ARENA, 700, 700, runtime="one (built-in kernels)")]
+    assert [engine for _, engine in Budget({"latency": 5.0}).judge_each(found)] == ["one"]
+    bounded = Budget({"arena": 800.0}).judge_each(found)
+    assert bounded["a", "one"] == {"arena": Verdict.UNDECIDED}
+    assert bounded["a", "one (built-in kernels)"] == {"arena": Verdict.MET}
 
 
 def test_rulings_say_what_they_rest_on() -> None:

@@ -13,6 +13,7 @@ from typing import Any, Final, Self, cast
 
 from dwindle.bench.measurement import (
     ARENA,
+    AT_LEAST,
     COMPRESSION_RATIO,
     CPU_TIME,
     ENERGY,
@@ -137,11 +138,14 @@ class Budget:
     def judge_each(self, measurements: Iterable[Measurement]) -> dict[tuple[str, str], dict[str, Verdict]]:
         """Return the verdicts for each file and engine, by (sha256 of the file, name of the engine).
 
-        What belongs to a file whatever runs it (its size) counts for every engine that ran it.
+        What belongs to a file whatever runs it (its size) counts for every engine that ran it. An engine that ran
+        nothing, of which only the planned arena is known, is judged where the arena is bounded.
         """
         by_file: dict[str, dict[str, list[Measurement]]] = {}
         for measurement in measurements:
-            by_file.setdefault(measurement.artifact, {}).setdefault(measurement.runtime, []).append(measurement)
+            by_engine = by_file.setdefault(measurement.artifact, {})
+            if measurement.metric.name != ARENA.name or ARENA.name in self.bounds:
+                by_engine.setdefault(measurement.runtime, []).append(measurement)
         found: dict[tuple[str, str], dict[str, Verdict]] = {}
         for file, by_engine in by_file.items():
             of_file = by_engine.pop(NO_ENGINE, [])
@@ -210,6 +214,9 @@ def _verdict(measurement: Measurement, bound: float) -> Verdict:
     # Turned so that less is better: then `worst` is the upper end.
     sign = -measurement.metric.better
     best, worst = sorted((sign * measurement.low, sign * measurement.high))
+    is_least = measurement.conditions.get(AT_LEAST) == "yes"  # the true value lies at `low` or anywhere above it
     if worst <= sign * bound:
-        return Verdict.MET
-    return Verdict.VIOLATED if best > sign * bound else Verdict.UNDECIDED
+        return Verdict.UNDECIDED if is_least and sign > 0 else Verdict.MET
+    if best > sign * bound:
+        return Verdict.UNDECIDED if is_least and sign < 0 else Verdict.VIOLATED
+    return Verdict.UNDECIDED

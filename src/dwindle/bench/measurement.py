@@ -44,6 +44,9 @@ MEMORY_ADDED = Metric("memory_added", "bytes", -1)
 ARENA = Metric("arena", "bytes", -1)
 ENERGY = Metric("energy", "mJ", -1)
 
+AT_LEAST = "at_least"
+"""A condition, `yes` where the value is a lower end: what it leaves out is not known, so it can break a bound only."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:

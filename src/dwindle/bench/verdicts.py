@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from dwindle.artifact import Artifact
 from dwindle.bench.budget import NO_ENGINE, Budget, Verdict, worst
-from dwindle.bench.measurement import Estimate, Measurement
+from dwindle.bench.measurement import AT_LEAST, Estimate, Measurement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,8 @@ class Ruling:
             m = self.measured
             digits = ",.0f" if m.metric.unit == "bytes" else ".4g"
             interval = "" if m.low == m.high else f" [{m.low:{digits}}, {m.high:{digits}}]"
-            return f"{self.verdict.value}: {m.value:{digits}} {m.metric.unit}{interval}"
+            least = "at least " if m.conditions.get(AT_LEAST) == "yes" else ""
+            return f"{self.verdict.value}: {least}{m.value:{digits}} {m.metric.unit}{interval}"
         if self.estimate is not None:
             figure = f"{self.estimate.value:.3g} {self.estimate.metric.unit}"
             return f"{self.verdict.value}: not measured; an estimate ({figure}) decides nothing"

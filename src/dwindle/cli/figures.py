@@ -9,15 +9,16 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from dwindle.bench.budget import NO_ENGINE
 from dwindle.bench.measure import Measured
-from dwindle.bench.measurement import Measurement
+from dwindle.bench.measurement import AT_LEAST, Measurement
 from dwindle.report.words import bare_value, metric_value
 
 WIDEST: Final = 160
 
 
 def plain_measurement(m: Measurement) -> dict[str, Any]:
-    """Return a measurement as JSON values; file, engine and machine stand once beside all of them."""
+    """Return a measurement as JSON values; file and machine stand once beside all of them, and the engine."""
     return {
         "value": m.value,
         "low": m.low,
@@ -38,7 +39,11 @@ def plain_measured(measured: Measured) -> dict[str, Any]:
         "sha256": artifact.sha256,
         "runtime": last.runtime,
         "machine": last.machine,
-        "measurements": {m.metric.name: plain_measurement(m) for m in measured.measurements},
+        "measurements": {
+            m.metric.name: plain_measurement(m)
+            | ({"runtime": m.runtime} if m.runtime not in {last.runtime, NO_ENGINE} else {})
+            for m in measured.measurements
+        },
     }
 
 
@@ -82,4 +87,8 @@ def _how(m: Measurement) -> str:
         parts.append(f"batch {m.conditions['batch']:g}")
     if m.conditions.get("unstable") == "yes":
         parts.append("unstable")
+    if m.conditions.get(AT_LEAST) == "yes":
+        parts.append("at least")
+    if "kernels" in m.conditions:
+        parts.append(f"kernels: {m.conditions['kernels']}")
     return ", ".join(parts)

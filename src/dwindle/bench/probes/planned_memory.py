@@ -1,17 +1,20 @@
 """This file reads out of an engine how large it planned its arena: of LiteRT, and of an ExecuTorch program.
 
 It is a fact about a file and an engine, exact and the same on every machine; nothing is run. What an engine takes
-beside its plan is not in it: weights, code, and memory that a delegate sets aside for itself.
+beside its plan is not in it: weights, code, and memory that a delegate sets aside for itself. So the engine is named as
+it plans: LiteRT with its built-in kernels, whatever else ran the file; and a program with a delegate takes at least
+what it plans.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from dwindle.artifact import Artifact
-from dwindle.bench.measurement import ARENA, Measurement, Subject, exactly
+from dwindle.bench.measurement import ARENA, AT_LEAST, Measurement, Subject, exactly
 from dwindle.errors import MeasurementError, RuntimeUnavailableError
 from dwindle.runtimes.chatter import caught_chatter
 from dwindle.runtimes.litert import LiteRtRuntime
@@ -21,8 +24,30 @@ _PADDING: Final = 128
 """LiteRT aligns to 64 bytes; two tensors that lie further apart than two of these do not lie in one arena."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """What an engine planned for a file.
+
+    Attributes:
+        n_bytes: of the arena.
+        runtime: name of the engine, as it plans.
+        kernels: what runs in that arena, in words.
+        is_least: a delegate takes more, and nothing tells how much.
+    """
+
+    n_bytes: int
+    runtime: str
+    kernels: str
+    is_least: bool = False
+
+
 def planned_bytes(artifact: Artifact) -> int:
-    """Return the bytes of the arena that the engine of this format planned for `artifact`.
+    """Return the bytes of `plan_of`, which raises the same errors."""
+    return plan_of(artifact).n_bytes
+
+
+def plan_of(artifact: Artifact) -> Planned:
+    """Return the arena that the engine of this format planned for `artifact`.
 
     Of LiteRT it is the arena of its built-in kernels, their workspaces included. Of ExecuTorch it is what the program
     itself plans: with a delegate only the tensors that pass in and out of it.
@@ -41,19 +66,25 @@ def planned_bytes(artifact: Artifact) -> int:
 
 
 def measure_planned_memory(subject: Subject, artifact: Artifact) -> Measurement:
-    """Return the arena that the engine planned, in bytes, exact.
+    """Return the arena that the engine planned, in bytes, exact; its `runtime` is the engine that plans it.
 
     Raises:
-        RuntimeUnavailableError: as `planned_bytes`.
-        MeasurementError: as `planned_bytes`.
+        RuntimeUnavailableError: as `plan_of`.
+        MeasurementError: as `plan_of`.
     """
-    value = exactly(planned_bytes(artifact))
-    return subject.measured(ARENA, value, protocol=PROTOCOL, conditions={"kernels": KERNELS[artifact.format]})
+    planned = plan_of(artifact)
+    conditions: dict[str, str | float] = {"kernels": planned.kernels}
+    if planned.is_least:
+        conditions[AT_LEAST] = "yes"
+    planner = replace(subject, runtime=planned.runtime)
+    return planner.measured(ARENA, exactly(planned.n_bytes), protocol=PROTOCOL, conditions=conditions)
 
 
-def _litert(artifact: Artifact) -> int:
-    with LiteRtRuntime(delegated=False).load(artifact) as session:
-        return litert_span(session.interpreter)
+def _litert(artifact: Artifact) -> Planned:
+    engine = LiteRtRuntime(delegated=False)
+    with engine.load(artifact) as session:
+        n_bytes = litert_span(session.interpreter)
+    return Planned(n_bytes=n_bytes, runtime=engine.name, kernels="built-in, no delegate")
 
 
 def litert_span(interpreter: Any) -> int:
@@ -90,10 +121,11 @@ def _widest(spans: Iterable[tuple[int, int, bool]]) -> int:
     return max((stop - start for start, stop, has_tensor in runs if has_tensor), default=0)
 
 
-def _executorch(artifact: Artifact) -> int:
+def _executorch(artifact: Artifact) -> Planned:
     from dwindle.runtimes.executorch import ExecuTorchRuntime
 
-    if reason := ExecuTorchRuntime().unavailable():
+    engine = ExecuTorchRuntime()
+    if reason := engine.unavailable():
         raise RuntimeUnavailableError(reason)
     # The program is read and not loaded: it may be for kernels that are not here.
     with caught_chatter(), warnings.catch_warnings():
@@ -105,8 +137,13 @@ def _executorch(artifact: Artifact) -> int:
             plan = deserialize_pte_binary(artifact.path.read_bytes()).program.execution_plan[0]
         except Exception as error:  # its reader raises anything on hostile bytes
             raise MeasurementError(f"{artifact.path} is no ExecuTorch program ({error}); export it again") from error
-    return sum(map(int, plan.non_const_buffer_sizes))
+    delegates = sorted({str(delegate.id) for delegate in plan.delegates})
+    return Planned(
+        n_bytes=sum(map(int, plan.non_const_buffer_sizes)),
+        runtime=engine.name,
+        kernels=f"of the program; memory of {' and '.join(delegates)} is not in it" if delegates else "of the program",
+        is_least=bool(delegates),
+    )
 
 
-KERNELS: Final = {"tflite": "built-in, no delegate", "pte": "of the program; a delegate's own memory is not in it"}
-READERS: Final[Mapping[str, Callable[[Artifact], int]]] = {"tflite": _litert, "pte": _executorch}
+READERS: Final[Mapping[str, Callable[[Artifact], Planned]]] = {"tflite": _litert, "pte": _executorch}
