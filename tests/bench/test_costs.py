@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -97,6 +100,37 @@ def test_the_child_reports_in_this_process_too(tmp_path: Path) -> None:
     found = memory_child.run(orders)
     assert 0 < found["baseline"] <= found["peak"]
     assert found["source"] == memory_child.source()
+
+
+@pytest.mark.parametrize(("engine", "has_torch"), [("OnnxRuntime", False), ("ExecuTorchRuntime", True)])
+def test_it_is_said_whether_an_engine_brings_torch_along(engine: str, has_torch: bool, tmp_path: Path) -> None:
+    if has_torch and importlib.util.find_spec("executorch") is None:
+        pytest.skip("executorch is not installed")
+    artifact = matmul_file(tmp_path / "m.onnx", 8)
+    np.savez(tmp_path / "in.npz", x=np.zeros((1, 8), dtype=np.float32))
+    orders = {"engine": engine, "settings": {}, "path": str(artifact.path), "format": "onnx",
+              "inputs": str(tmp_path / "in.npz"), "n_threads": 1, "n_runs": 1}  # fmt: skip
+    code = (
+        "import json, sys\n"
+        "from dwindle.bench.probes import memory_child as child\n"
+        "from dwindle.runtimes.onnxruntime import OnnxRuntime\n"
+        "orders = json.loads(sys.argv[1])\n"
+        "build = child.ENGINES[orders['engine']]\n"
+        # the engine is imported as it is for its own files; the file is run by another
+        "ran = dict(child.ENGINES, **{orders['engine']: lambda settings: build(settings) and OnnxRuntime()})\n"
+        "child.ENGINES = ran\n"
+        "print(json.dumps(child.run(orders)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, json.dumps(orders)], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1])["has_torch"] is has_torch
+
+
+def test_torch_in_the_baseline_is_a_condition_of_the_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = {"baseline": 300, "loaded": 310, "peak": 320, "source": "VmHWM", "has_torch": True}
+    run_instead(monkeypatch, f"import json; print(json.dumps({answer!r}))")
+    found = measure_memory(SUBJECT, ANY_FILE, (np.zeros((1, 2)),), runtime=OnnxRuntime())
+    assert {m.conditions["baseline_holds"] for m in found} == {"torch"}
+    assert next(m for m in found if m.metric.name == "memory_added").value == 20
 
 
 def test_where_the_system_has_no_status_file_the_peak_stands_in(

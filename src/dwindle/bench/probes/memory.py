@@ -2,7 +2,8 @@
 
 A fresh process, because this one has torch, the data and everything else in its memory. It is started several times,
 and each time reports three figures: what Python and the engine take before the file is touched, what is held once the
-file is loaded, and the peak, loading (decoding of a `.dwn` included) and running taken together.
+file is loaded, and the peak, loading (decoding of a `.dwn` included) and running taken together. Engines are compared
+by the peak beyond the baseline (`memory_added`): what an engine's binding for Python imports is in all three.
 """
 
 from __future__ import annotations
@@ -63,12 +64,13 @@ class MemoryProtocol:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Footprint:
-    """What one fresh process held, in bytes; `source` says how the system knows it."""
+    """What one fresh process held, in bytes; `source` says how the system knows it, `has_torch` that torch is in it."""
 
     baseline: int
     loaded: int
     peak: int
     source: str
+    has_torch: bool = False
 
 
 def measure_memory(
@@ -94,6 +96,8 @@ def measure_memory(
         MEMORY_BASELINE: [f.baseline for f in found],
     }
     conditions: dict[str, str | float] = {"batch": len(inputs[0]) if inputs else 0, "source": found[0].source}
+    if found[0].has_torch:
+        conditions["baseline_holds"] = "torch"
     return tuple(
         subject.measured(
             metric, mean_interval([float(v) for v in values]), protocol="fresh process", conditions=conditions
