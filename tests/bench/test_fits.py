@@ -23,11 +23,12 @@ from dwindle.bench.devices import Device, devices
 from dwindle.bench.file_needs import Needs, needs_of
 from dwindle.bench.fits import Fit, Room, Verdict, fit_rows, fits
 from dwindle.bench.measurement import LATENCY, Estimate
+from dwindle.bench.probes.planned_memory import Planned
 from dwindle.cli.main import app
 from dwindle.container import Contents, write
 from dwindle.container.inspect import inspect_file
 from dwindle.container.records import AffineRecord, DenseRecord
-from dwindle.errors import ContainerError, MeasurementError, SettingError
+from dwindle.errors import ContainerError, MeasurementError, RuntimeUnavailableError, SettingError
 from dwindle.report.fits_table import fits_markdown, memory_words, needs_words, ram_words, room_words, table_rows
 
 KIB = 1_024
@@ -250,6 +251,54 @@ def test_of_any_other_file_only_the_bytes_are_known(tmp_path: Path) -> None:
         assert (fit.flash.verdict, fit.ram.verdict) == (Verdict.FITS, Verdict.UNKNOWN)
         assert fit.needs.unknown
         assert fit.name == name
+
+
+def engine_plans(monkeypatch: pytest.MonkeyPatch, planned: Planned | Exception) -> None:
+    def read(_: Artifact) -> Planned:
+        if isinstance(planned, Exception):
+            raise planned
+        return planned
+
+    monkeypatch.setattr("dwindle.bench.probes.planned_memory.READERS", {"tflite": read})
+
+
+@pytest.mark.parametrize(
+    ("is_least", "n_bytes", "ram"),
+    [(False, 500, Verdict.FITS), (True, 500, Verdict.UNKNOWN), (True, 50_000, Verdict.DOES_NOT_FIT)],
+)
+def test_the_engine_of_a_file_tells_its_arena(
+    is_least: bool, n_bytes: int, ram: Verdict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = Planned(n_bytes=n_bytes, runtime="engine 1", kernels="its own", is_least=is_least)
+    engine_plans(monkeypatch, planned)
+    path = tmp_path / "m.tflite"
+    path.write_bytes(b"x" * 2_000)
+    (fit,) = fits(path, [device()])
+    assert (fit.needs.planned, fit.needs.arena) == (planned, None)  # told, and no estimate
+    assert fit.activations_in_ram.verdict is ram
+    assert fit.ram.verdict is (Verdict.DOES_NOT_FIT if ram is Verdict.DOES_NOT_FIT else Verdict.UNKNOWN)
+    words = needs_words("m.tflite", fit.needs)
+    assert ("an arena of at least" in words) is is_least
+    assert "told by engine 1 (kernels: its own)" in words
+
+
+@pytest.mark.parametrize(
+    ("error", "unknown"),
+    [
+        (RuntimeUnavailableError("engine 1 is missing"), "only the bytes are known, for engine 1 is missing"),
+        (MeasurementError("broken"), "its engine tells no arena of it"),
+    ],
+)
+def test_where_no_engine_tells_the_arena_it_is_unknown(
+    error: Exception, unknown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine_plans(monkeypatch, error)
+    path = tmp_path / "m.tflite"
+    path.write_bytes(b"x" * 2_000)
+    (fit,) = fits(path, [device()])
+    assert fit.needs.planned is None
+    assert unknown in fit.needs.unknown
+    assert fit.ram.verdict is Verdict.UNKNOWN
 
 
 def test_half_a_need_says_what_does_not_fit_and_no_more() -> None:

@@ -1,7 +1,9 @@
 """This file says what a file asks of a device: bytes on disk, weights as an engine computes with them, activations.
 
 Bytes on disk are exact. What lies in RAM while a network runs belongs to the engine, and no engine ran here, so weights
-and activations are an `Estimate`: computed from the file, as `bench/live_tensors.py` and `bench/arena.py` say.
+and activations are an `Estimate`: computed from the file, as `bench/live_tensors.py` and `bench/arena.py` say. Of a
+`.tflite` or `.pte` the engine itself tells the arena, exactly, where it is installed; that is no estimate of ours and
+stands apart.
 """
 
 from __future__ import annotations
@@ -16,12 +18,13 @@ from dwindle.bench.measurement import ARENA, Estimate, Metric
 from dwindle.bench.probes.size import file_at, require_unchanged
 from dwindle.container.plan import dtype_of
 from dwindle.container.reader import open_file
-from dwindle.errors import MeasurementError, SettingError
+from dwindle.errors import DwindleError, MeasurementError, RuntimeUnavailableError, SettingError
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
     from dwindle.bench.live_tensors import GraphMemory
+    from dwindle.bench.probes.planned_memory import Planned
 
 WEIGHT_MEMORY: Final = Metric("weight_memory", "bytes", -1)
 ACTIVATION_MEMORY: Final = Metric("activation_memory", "bytes", -1)
@@ -44,6 +47,7 @@ class Needs:
         weights: what an engine holds to compute with; None where the file does not tell.
         activations: the most that is alive at once, for one example; None where the file does not tell.
         arena: what a microcontroller sets aside for them, with gaps and workspaces; None where the file does not tell.
+        planned: the arena as the file's own engine told it, no estimate of ours; None of other files.
         unknown: why a figure is None.
         artifact: the file; None for a plain number of bytes.
     """
@@ -52,6 +56,7 @@ class Needs:
     weights: Estimate | None = None
     activations: Estimate | None = None
     arena: Estimate | None = None
+    planned: Planned | None = None
     unknown: str = ""
     artifact: Artifact | None = None
 
@@ -59,9 +64,23 @@ class Needs:
         if self.file_bytes < 0:
             raise SettingError(f"a file cannot have {self.file_bytes} bytes; give 0 or more")
 
+    @property
+    def arena_bytes(self) -> int | None:
+        """The arena: as the engine told it, else as estimated; None where neither is known."""
+        if self.planned is not None:
+            return self.planned.n_bytes
+        return None if self.arena is None else round(self.arena.value)
+
+    @property
+    def is_least_arena(self) -> bool:
+        """Whether the engine takes more than its arena, and nothing tells how much."""
+        return self.planned is not None and self.planned.is_least
+
 
 def needs_of(file: Artifact | Path) -> Needs:
-    """Return what `file` asks of a device; of other formats than `.dwn` and `.onnx` only its bytes are known.
+    """Return what `file` asks of a device; of a `.tflite` or `.pte` its engine tells the arena.
+
+    Of other formats, and where the engine is not installed or refuses the file, only the bytes are known.
 
     Raises:
         MeasurementError: the file is absent, empty, has changed, or is no ONNX model though its name says so.
@@ -72,8 +91,8 @@ def needs_of(file: Artifact | Path) -> Needs:
     reads = {"dwn": _container_memory, "onnx": _model_memory}
     read = reads.get(artifact.format.lower())
     if read is None:
-        unknown = f"of a .{artifact.format} file only the bytes are known" if artifact.format else "an unknown format"
-        return Needs(file_bytes=size_bytes, unknown=unknown, artifact=artifact)
+        planned, unknown = _told(artifact)
+        return Needs(file_bytes=size_bytes, planned=planned, unknown=unknown, artifact=artifact)
     memory = read(artifact.path)
     return Needs(
         file_bytes=size_bytes + memory.beside_bytes,
@@ -83,6 +102,24 @@ def needs_of(file: Artifact | Path) -> Needs:
         unknown=memory.unknown,
         artifact=artifact,
     )
+
+
+def _told(artifact: Artifact) -> tuple[Planned | None, str]:
+    """Return what the engine of this format planned, and what remains unknown."""
+    from dwindle.bench.probes.planned_memory import READERS, plan_of
+
+    if not artifact.format:
+        return None, "an unknown format"
+    unknown = f"of a .{artifact.format} file only the bytes are known"
+    if artifact.format not in READERS:
+        return None, unknown
+    try:
+        planned = plan_of(artifact)
+    except RuntimeUnavailableError as error:
+        return None, f"{unknown}, for {error}"
+    except DwindleError:
+        return None, f"{unknown}: its engine tells no arena of it"
+    return planned, "what the engine holds of weights is not known"
 
 
 def _estimate(metric: Metric, value: int | None, method: str) -> Estimate | None:

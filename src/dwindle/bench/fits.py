@@ -90,8 +90,9 @@ class Fit:
         needs = self.needs
         if needs.artifact is None:
             return self._room(needs.file_bytes, self.device.ram_bytes)
-        known = [round(found.value) for found in (needs.weights, needs.arena) if found is not None]
-        return self._room(sum(known) if known else None, self.device.ram_bytes, is_least=len(known) < 2)
+        known = [found for found in (_bytes(needs.weights), needs.arena_bytes) if found is not None]
+        is_least = len(known) < 2 or needs.is_least_arena
+        return self._room(sum(known) if known else None, self.device.ram_bytes, is_least=is_least)
 
     @property
     def weights_in_flash(self) -> Room:
@@ -101,7 +102,8 @@ class Fit:
     @property
     def activations_in_ram(self) -> Room:
         """The arena of activations alone in RAM, the weights being read from flash."""
-        return self._room(_bytes(self.needs.arena), self.device.ram_bytes)
+        needs = self.needs
+        return self._room(needs.arena_bytes, self.device.ram_bytes, is_least=needs.is_least_arena)
 
     @property
     def fits_in_place(self) -> bool:
@@ -119,7 +121,8 @@ def fits(
     """Return whether `file` fits on each device.
 
     Args:
-        file: any file; of `.dwn` and `.onnx` more than the bytes on disk is known.
+        file: any file; of `.dwn` and `.onnx` more than the bytes on disk is known, of `.tflite` and `.pte` the arena
+            where their engine is installed.
         catalogue: devices; those of the package by default.
         reserve: share of each memory that is kept for other things.
 

@@ -90,6 +90,7 @@ def _plain(found: Sequence[Fit]) -> dict[str, Any]:
                 "weights": _plain_estimate(needs.weights),
                 "activations": _plain_estimate(needs.activations),
                 "arena": _plain_estimate(needs.arena),
+                "planned": asdict(needs.planned) if needs.planned else None,
                 "unknown": needs.unknown,
             }
             for name, needs in files.items()

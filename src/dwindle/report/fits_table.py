@@ -79,6 +79,10 @@ def needs_words(name: str, needs: Needs) -> str:
         parts.append(f"about {human_bytes(needs.activations.value)} of activations for one example")
     if needs.arena is not None:
         parts.append(f"laid into an arena of {human_bytes(needs.arena.value)}")
+    if needs.planned is not None:
+        least = "at least " if needs.planned.is_least else ""
+        arena = f"{least}{human_bytes(needs.planned.n_bytes)}"
+        parts.append(f"an arena of {arena}, told by {needs.planned.runtime} (kernels: {needs.planned.kernels})")
     unknown = f" ({needs.unknown})" if needs.unknown else ""
     return f"{name}: {', '.join(parts)}{unknown}"
 
