@@ -125,6 +125,29 @@ def test_zero_is_where_the_zero_point_is(tmp_path, codes, zero_point, attributes
     assert is_turned or layer.name == "w"  # the engine turns the codes instead, and names them anew
 
 
+@pytest.mark.parametrize(
+    ("zero_point", "n_zeros"),
+    [
+        pytest.param(5, 3, id="one for all"),
+        pytest.param([1, 1, 9], 1, id="columns"),
+    ],
+)
+def test_zero_of_codes_that_an_operation_reads_itself(tmp_path, zero_point, n_zeros):
+    codes, zero_point = np.array([[5, 0, 5], [0, 5, 9]], np.uint8), np.array(zero_point, np.uint8)
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger", ["x", "w", "", "zero_point"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.UINT8, [1, 2])],
+        [helper.make_tensor_value_info("y", TensorProto.INT32, [1, 3])],
+        [numpy_helper.from_array(codes, "w"), numpy_helper.from_array(zero_point, "zero_point")],
+    )
+    path = tmp_path / "net.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+    found = facts_of(Artifact.of(path))
+    assert found is not None
+    assert [(layer.kind, layer.n_weights, layer.n_zeros) for layer in found.layers] == [("MatMulInteger", 6, n_zeros)]
+
+
 def test_files_of_other_engines_have_no_facts_and_broken_ones_are_refused(tmp_path):
     other = tmp_path / "net.tflite"
     other.write_bytes(b"TFL3")

@@ -28,6 +28,11 @@ WEIGHTS_OF: Final[Mapping[str, tuple[int, ...]]] = {
     "LSTM": (1, 2), "GRU": (1, 2), "RNN": (1, 2),
 }  # fmt: skip
 """Operations that multiply, and the places where constants of theirs are weights."""
+_ZERO_POINTS: Final[Mapping[str, Mapping[int, tuple[int, int]]]] = {
+    "ConvInteger": {1: (3, 0)}, "QLinearConv": {3: (5, 0)},
+    "MatMulInteger": {1: (3, -1), 0: (2, -2)}, "QLinearMatMul": {3: (5, -1), 0: (2, -2)},
+}  # fmt: skip
+"""Of operations that read codes: place of a weight -> that of its zero point, and the axis where it holds several."""
 _MOVING: Final = frozenset({
     "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Identity", "MaxPool", "Pad", "Split", "Concat",
 })  # fmt: skip
@@ -130,7 +135,7 @@ class _Reading:
 
     def _layers(self) -> Iterator[LayerFacts]:
         for node in self._nodes:
-            found = [(place, self._weight(node.input[place])) for place in self._places(node)]
+            found = [(place, self._weight_at(node, place)) for place in self._places(node)]
             known = [(place, weight) for place, weight in found if weight is not None]
             if not known:
                 continue
@@ -152,6 +157,14 @@ class _Reading:
                 if node.op_type not in {"LSTM", "GRU", "RNN"} and self._weight(node.input[place]) is not None:
                     return  # of a product, one side holds weights
 
+    def _weight_at(self, node: Any, place: int) -> tuple[str, Array, Array] | None:
+        """Return the same of an input of an operation, which may itself take the zero point of codes."""
+        found = self._weight(node.input[place])
+        zero, axis = _ZERO_POINTS.get(node.op_type, {}).get(place, (len(node.input), 0))
+        if found is None or zero >= len(node.input):
+            return found
+        return found[0], found[1], self._zero_of(node.input[zero], found[1].shape, axis=axis)
+
     def _weight(self, name: str) -> tuple[str, Array, Array] | None:
         """Return name, numbers and zero of a constant, through what only unpacks it; None for what is none."""
         tensor, node = self._constants.get(name), self._producers.get(name)
@@ -171,15 +184,17 @@ class _Reading:
         It is one for all, one for each place along `axis`, or one for each `block_size` places along it (ONNX,
         DequantizeLinear 21).
         """
-        found = self._constants.get(node.input[2])
+        told = {attribute.name: attribute.i for attribute in node.attribute}
+        return self._zero_of(node.input[2], shape, axis=told.get("axis", 1), block_size=told.get("block_size", 0))
+
+    def _zero_of(self, name: str, shape: tuple[int, ...], *, axis: int, block_size: int = 0) -> Array:
+        found = self._constants.get(name)
         values = np.zeros((), np.int64) if found is None else _array(found)
         if values.size == 1:
             return values.reshape(())
-        told = {attribute.name: attribute.i for attribute in node.attribute}
-        axis = told.get("axis", 1) % len(shape)
         if values.ndim == 1:
-            return values.reshape([-1 if place == axis else 1 for place in range(len(shape))])
-        return np.repeat(values, max(told.get("block_size", 1), 1), axis=axis).take(range(shape[axis]), axis=axis)
+            return values.reshape([-1 if place == axis % len(shape) else 1 for place in range(len(shape))])
+        return np.repeat(values, block_size, axis=axis).take(range(shape[axis]), axis=axis) if block_size else values
 
     def _numbers_before(self, name: str) -> str:
         node = self._producers.get(name)
