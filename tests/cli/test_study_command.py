@@ -90,7 +90,7 @@ def call(*arguments: str) -> Any:
 def test_the_list_names_studies_and_presets() -> None:
     assert "--preset smoke: Seconds" in call("list").stdout
     studies = {study["name"]: study for study in json.loads(call("list", "--json").stdout)["studies"]}
-    assert set(studies) == {"abishek", "few_bits", "guides", "predic", "tian"}
+    assert set(studies) == {"abishek", "few_bits", "guides", "predic", "qin", "tian"}
     tian = studies["tian"]
     assert {"smoke", "laptop", "full"} <= set(tian["presets"])
     assert "3" in tian["tables"]
