@@ -183,6 +183,18 @@ def test_a_real_file_on_openvino(int8):
     assert {"convolution", "matrix multiplication"} <= {each.group for each in found.classes}
 
 
+@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino is not installed")
+def test_of_a_file_of_one_batch_size_one_call_is_profiled(tmp_path):
+    from dwindle.runtimes.openvino import OpenVinoRuntime
+
+    model = dw.CompressedModel.dense(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval())
+    options = dw.ExportOptions(batch_size=1)
+    file = dw.deploy(model, torch.from_numpy(X[:1]), tmp_path, formats=("onnx",), options=options).artifacts["onnx"]
+    found = measure_operators(file, (np.concatenate([X] * 4),), OpenVinoRuntime(), n_runs=10)
+    assert found.batch == 1
+    assert found.coverage <= 1.0
+
+
 @pytest.mark.parametrize(("n_runs", "n_threads"), [(1, 1), (0, 1), (-3, 1), (10_001, 1), (5, 0)])
 def test_absurd_settings(int8, n_runs, n_threads):
     with pytest.raises(SettingError, match="a profile takes"):

@@ -17,12 +17,13 @@ from typing import Any, Final
 import numpy as np
 
 from dwindle.artifact import Artifact
+from dwindle.bench.even_batches import fixed_batch
 from dwindle.bench.machine import this_machine
 from dwindle.bench.probes.middle_half import middle_half, middle_interval, middle_mean, resampled_halves
 from dwindle.bench.probes.operator_classes import CLASSES, ENGINE, QUANTIZING, class_of
 from dwindle.errors import MeasurementError, RuntimeUnavailableError, SettingError
 from dwindle.runtimes.call_times import CallTimes, timed_ms
-from dwindle.runtimes.protocol import Array, Runtime
+from dwindle.runtimes.protocol import Array, Runtime, Session
 
 LEAST_RUNS: Final = 2
 """Calls; from one alone no interval follows."""
@@ -170,12 +171,20 @@ def measure_operators(
     if artifact.format not in runtime.formats:
         raise MeasurementError(f"{runtime.name} does not run .{artifact.format} files ({artifact.path})")
     with runtime.load(artifact, n_threads=n_threads) as session:
+        inputs = _of_one_call(inputs, session)
         session.run(*inputs)
         unprofiled = [timed_ms(functools.partial(session.run, *inputs)) for _ in range(n_runs)]
     times = PROFILERS[engine_name(runtime)](runtime, artifact, inputs, n_runs=n_runs, n_threads=n_threads)
     batch = len(inputs[0]) if inputs and inputs[0].ndim else 1
     found = profile_of(times, runtime.name, artifact=artifact.sha256, unprofiled_ms=middle_mean(np.array(unprofiled)))
     return replace(found, n_threads=n_threads, batch=batch)
+
+
+def _of_one_call(inputs: tuple[Array, ...], session: Session) -> tuple[Array, ...]:
+    """Return the examples of one call, where the file fixes their number: a session may make several calls of more."""
+    size = fixed_batch(session.inputs)
+    counts = {len(array) for array in inputs if array.ndim}
+    return inputs if size is None or min(counts, default=size) <= size else tuple(array[:size] for array in inputs)
 
 
 def engine_name(runtime: Runtime) -> str:
