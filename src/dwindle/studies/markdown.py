@@ -174,7 +174,8 @@ def _advice(study: Study, results: Results) -> Iterator[str]:
 
 
 def _title(table: FilledTable) -> str:
-    return f"Table {table.id}. {table.title}" if table.id.isdigit() else table.title
+    is_published = table.id.replace(".", "").isdigit()  # 3, or 4.3
+    return f"Table {table.id}. {table.title}" if is_published else table.title
 
 
 def _table_part(study: Study, table: Table, *, figures: FilledTable, results: Results) -> Iterator[str]:

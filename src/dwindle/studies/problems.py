@@ -23,7 +23,9 @@ def problems_of(study: Study) -> Iterable[str]:
         ("case", [case.name for case in study.cases]),
         ("stage", [stage.name for stage in study.stages]),
         ("table", [table.id for table in study.tables]),
+        ("title of a table", [table.title for table in study.tables]),
         ("figure", [figure.id for figure in study.figures]),
+        ("title of a figure", [figure.title for figure in study.figures]),
         ("claim", [claim.id for claim in study.claims]),
     ):
         yield from _twice(what, names)

@@ -9,6 +9,17 @@ import pytest
 from dwindle.errors import SettingError
 from dwindle.studies.read import known_studies, load_study, read_study
 
+TITLED_ALIKE = """
+[[tables]]
+id = "2"
+title = "Pruned"
+rows = ["network"]
+where = { data = "Digits" }
+columns = [{ title = "drop", stage = "tuned", quantity = "accuracy_drop" }]
+
+[[tables]]
+"""
+
 
 def test_a_study_is_found_by_name_and_by_path(study_file: Path) -> None:
     assert "tian" in known_studies()
@@ -42,6 +53,7 @@ def test_a_study_is_found_by_name_and_by_path(study_file: Path) -> None:
         ('where = { data = "Digits" }', "", "column 'drop': stage 'tuned' has a figure for each data"),
         ('published = "drop"', 'published = "drops"', "no published row has a figure called 'drops'"),
         ('published = [{ network = "Small", ', "published = [{ ", "published row 1 does not say its network"),
+        ("[[tables]]", TITLED_ALIKE, "title of a table 'Pruned' is there twice; rename one"),
         ("batch_size = 400", "batch_sise = 400", "unknown key 'batch_sise'"),
         ('title = "Mine"', "title = 3", "expected str"),
     ],
