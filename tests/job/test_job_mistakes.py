@@ -203,8 +203,8 @@ def own(function: str, more: str = "") -> str:
         ({"more": "[[task.metrics]]\nname = 'r2'", "budget": "[budget]\nmax_r2_drop = 1"}, "put that metric first"),
         ({"budget": "[budget]\nmax_memory_peak = '50MB'"}, r"memory_peak, .*memory = true"),
         ({"budget": "[budget]\nmax_load_time = '5ms'"}, "load_time, .*dwindle bench"),
-        ({"budget": "[budget]\nmax_energy = '5 mJ'"}, "energy, .*dwindle bench --energy"),
-        ({"budget": "[budget]\nmax_arena = '5KB'"}, "arena, .*dwindle bench"),
+        ({"budget": "[budget]\nmax_energy = '5 mJ'"}, "energy, .*energy = true"),
+        ({"budget": "[budget]\nmax_arena = '5KB'"}, "arena, .*add one to formats"),
         (
             {"output": "[[recipe.steps]]\ntype = 'FineTune'\ndistillation = {}"},
             "step 3, FineTune.*compares probabilities of classes, and the loss of this job is mse; learn from hints",

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dwindle.report import comparison, confusion, curves, layers, story
+from dwindle.report import bounds, comparison, confusion, curves, layers, story
 from dwindle.report.facts import gather
 from dwindle.report.figures import Axis, bin_counts, line, nice_step, quantile, steps
 from dwindle.report.words import (
@@ -223,10 +223,10 @@ def test_the_verdict_reads_its_interval(make_entry, low, high, words):
 
 def test_the_worst_bound_speaks_where_no_verdict_was_written(make_entry):
     made = make_entry("budget", bounds={"size": 5, "latency": 2}, verdicts={"size": "met", "latency": "undecided"})
-    verdict, bounds = comparison.budget_of(gather([made]))
+    verdict, found = bounds.budget_of(gather([made]))
     assert verdict == "UNDECIDED"
-    assert [bound.words for bound in bounds] == ["File size: bound 5.00", "Latency, mean: bound 2.00"]
-    assert comparison.budget_of(gather([make_entry("summary", budget="met")])) == ("MET", [])
+    assert [bound.words for bound in found] == ["File size: bound 5.00", "Latency, mean: bound 2.00"]
+    assert bounds.budget_of(gather([make_entry("summary", budget="met")])) == ("MET", [])
 
 
 def test_each_file_is_judged_on_its_engine_where_there_are_several(make_entry):
@@ -239,11 +239,11 @@ def test_each_file_is_judged_on_its_engine_where_there_are_several(make_entry):
         }
         for suffix, verdict in (("dwn", "met"), ("onnx", "violated"), ("pte", "strange"))
     ]
-    found = comparison.budget_files_of(gather([make_entry("budget", files=[*files, "no file", 3])]))
+    found = bounds.budget_files_of(gather([make_entry("budget", files=[*files, "no file", 3])]))
     assert [bound.tone for bound in found] == ["met", "violated", "undecided"]
     assert found[0].words == "model.dwn on engine 1: File size met: 5 bytes"
-    assert comparison.budget_files_of(gather([make_entry("budget", files=files[:1])])) == []
-    assert comparison.budget_files_of(gather([make_entry("budget")])) == []
+    assert bounds.budget_files_of(gather([make_entry("budget", files=files[:1])])) == []
+    assert bounds.budget_files_of(gather([make_entry("budget")])) == []
 
 
 def test_machine_and_run_are_told(entries, make_entry):

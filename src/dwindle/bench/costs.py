@@ -132,7 +132,7 @@ def _others(file: Opened, inputs: Inputs, plan: Plan) -> list[Measurement]:
                 protocol=plan.energy_protocol,
             )
         )
-    if plan.memory and file.artifact.format in READERS:
+    if (plan.memory or plan.arena) and file.artifact.format in READERS:
         with contextlib.suppress(MeasurementError):  # the engine may run what it plans only with a delegate
             found.append(measure_planned_memory(file.subject, file.artifact))
     if plan.memory:

@@ -29,7 +29,8 @@ class Plan:
         latency: when to stop timing; None measures no latency.
         latency_batch: examples in one timed call.
         throughput_batch: examples in one call while throughput is measured; None measures none.
-        memory: measure the memory of a fresh process (a few seconds for each file).
+        memory: measure the memory of a fresh process (a few seconds for each file), and read the planned arena.
+        arena: read the arena out of an engine that plans one, even where `memory` is not asked for.
         memory_protocol: how often and how long.
         energy: measure the energy of a call; there must be a sensor (half a minute for each file).
         energy_protocol: how often and how long.
@@ -46,6 +47,7 @@ class Plan:
     latency_batch: int = 1
     throughput_batch: int | None = None
     memory: bool = False
+    arena: bool = False
     memory_protocol: MemoryProtocol = field(default_factory=MemoryProtocol)
     energy: bool = False
     energy_protocol: EnergyProtocol = field(default_factory=EnergyProtocol)

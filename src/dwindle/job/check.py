@@ -13,6 +13,7 @@ from torch.nn import functional
 from dwindle.bench.batches import as_arrays
 from dwindle.bench.budget import Budget
 from dwindle.bench.measurement import ARENA, CPU_TIME, ENERGY, LOAD_TIME, MEMORY_ADDED, MEMORY_PEAK, THROUGHPUT
+from dwindle.bench.probes.planned_memory import READERS
 from dwindle.bench.probes.scores import (
     SCORES,
     TOP1,
@@ -145,18 +146,28 @@ def _check_budget(job: Job, budget: Budget) -> None:
     remedies = {drop_of(score.metric).name: _FIRST_ONLY for score in (*SCORES.values(), *job.task.scores)}
     remedies |= {name: f'name it: [[task.metrics]] with name = "{name}"' for name in SCORES if name not in named}
     remedies.pop(drop_of(job.task.metric).name, None)
-    remedies[ARENA.name] = "read it with dwindle bench from a .tflite or .pte file, and leave the bound out"
-    remedies[ENERGY.name] = "measure it with dwindle bench --energy, and leave the bound out"
-    remedies[LOAD_TIME.name] = "measure it with dwindle bench, and leave the bound out"
-    if not job.measures_memory:
-        remedies |= {m.name: "[output] with memory = true" for m in (MEMORY_PEAK, MEMORY_ADDED)}
-    if not job.measures_cpu_time:
-        remedies[CPU_TIME.name] = "[output] with cpu_time = true"
-    if job.throughput_batch is None:
-        remedies[THROUGHPUT.name] = "[output] with throughput_batch = 32, say"
+    remedies |= _remedies_for_costs(job)
     for name in budget.bounds:
         if name in remedies:
             raise SettingError(f"the budget bounds {name}, which this job does not measure; {remedies[name]}")
+
+
+def _remedies_for_costs(job: Job) -> dict[str, str]:
+    """Return how to measure those costs of a file that the job does not measure."""
+    asked = {
+        MEMORY_PEAK.name: (job.measures_memory, "memory = true"),
+        MEMORY_ADDED.name: (job.measures_memory, "memory = true"),
+        ENERGY.name: (job.measures_energy, "energy = true"),
+        ARENA.name: (job.measures_arena or job.measures_memory, "arena = true"),
+        CPU_TIME.name: (job.measures_cpu_time, "cpu_time = true"),
+        THROUGHPUT.name: (job.throughput_batch is not None, "throughput_batch = 32, say"),
+    }
+    remedies = {name: f"[output] with {setting}" for name, (is_asked, setting) in asked.items() if not is_asked}
+    remedies[LOAD_TIME.name] = "measure it with dwindle bench, and leave the bound out"
+    if READERS.keys().isdisjoint(job.formats):
+        planned = " or ".join(f'"{name}"' for name in READERS)
+        remedies[ARENA.name] = f"an engine plans it for {planned}: add one to formats, an estimate decides nothing"
+    return remedies
 
 
 def _check_preprocessing(job: Job, preprocessing: Preprocessing) -> None:

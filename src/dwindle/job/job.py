@@ -84,6 +84,9 @@ class Job:
         latency_seconds: wall-clock limit of each latency measurement.
         throughput_batch: examples in one call while throughput is measured; None measures none.
         measures_memory: whether memory is measured, in fresh processes (some seconds for each file).
+        measures_energy: whether the energy of a call is measured (half a minute for each file); where no sensor can be
+            read it is estimated, apart from all measurements.
+        measures_arena: whether the arena is read out of engines that plan one; of other files it is estimated.
         measures_cpu_time: whether the processor time of a call is measured.
         profiles_operators: whether onnxruntime's profile of the dense and of the compressed file is taken (about a
             second).
@@ -107,6 +110,8 @@ class Job:
     latency_seconds: float = 10.0
     throughput_batch: int | None = None
     measures_memory: bool = False
+    measures_energy: bool = False
+    measures_arena: bool = False
     measures_cpu_time: bool = False
     profiles_operators: bool = True
     command: str = ""
@@ -137,13 +142,14 @@ class Job:
 
     @property
     def plan(self) -> Plan:
-        """How the files are measured."""
+        """How the files are measured; whether a sensor tells their energy is found out when they are."""
         plan = Plan(
             latency=LatencyProtocol(seconds=self.latency_seconds),
             scores=self.task.scores,
             threshold=self.task.threshold,
             throughput_batch=self.throughput_batch,
             memory=self.measures_memory,
+            arena=self.measures_arena,
             cpu_time=self.measures_cpu_time,
         )
         size = self.export.batch_size

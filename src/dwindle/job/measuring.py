@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from dwindle.artifact import Artifact
 from dwindle.bench.batches import Data, as_arrays
 from dwindle.bench.deployment import Deployment
+from dwindle.bench.energy.find import find_sensors
 from dwindle.bench.ledger import Ledger
 from dwindle.bench.measure import Measured, measure, record
 from dwindle.bench.measurement import COMPRESSION_RATIO, SIZE
@@ -33,7 +34,8 @@ def measure_files(job: Job, ledger: Ledger, deployment: Deployment, *, reference
     engines are measured alone, each on the first engine for it: the dense file is none of theirs.
     """
     names, data = job.data.class_names, as_files_take(job.data.test, job.export)
-    measured = _beside(measure(deployment, data, dense=reference, plan=job.plan))
+    plan = replace(job.plan, energy=job.measures_energy and bool(find_sensors()))
+    measured = _beside(measure(deployment, data, dense=reference, plan=plan))
     record(ledger, measured, class_names=names)
     every = [measured]
     for artifact in deployment.artifacts.values():
@@ -41,7 +43,7 @@ def measure_files(job: Job, ledger: Ledger, deployment: Deployment, *, reference
             continue
         engine = engine_for(artifact.format)
         beside = reference if reference.format in engine.formats else None
-        found = _beside(measure(artifact, data, runtime=engine, dense=beside, plan=job.plan))
+        found = _beside(measure(artifact, data, runtime=engine, dense=beside, plan=plan))
         own = tuple(m for m in found.measurements if m.metric not in {SIZE, COMPRESSION_RATIO})
         dense = None if found.dense is None else _only_times(found.dense)
         record(ledger, replace(found, measurements=own, confusion=None, dense=dense), class_names=names)

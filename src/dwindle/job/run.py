@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -18,13 +18,14 @@ from dwindle.bench.ledger import Ledger
 from dwindle.bench.machine import this_machine
 from dwindle.bench.measure import Measured
 from dwindle.bench.measurement import TOP1_AGREEMENT
-from dwindle.bench.verdicts import judge_files
 from dwindle.container.inspect import inspect_file
 from dwindle.errors import LedgerError
 from dwindle.job.check import check_job
 from dwindle.job.control import control_recipe
+from dwindle.job.estimating import estimate_files
 from dwindle.job.inputs import context_of, first_inputs, length
 from dwindle.job.job import Job
+from dwindle.job.judging import Judgement, judge_job
 from dwindle.job.measuring import measure_files
 from dwindle.job.profiling import profile_files
 from dwindle.job.summary import summarize
@@ -83,15 +84,12 @@ def run_job(job: Job, *, report_progress: Progress | None = None, started: float
     _say(report_progress, "write the files", 1)
     _record_tensors(ledger, model, deployment)
     _say(report_progress, "measure the files", 0)
-    every = measure_files(job, ledger, deployment, reference=reference)
-    measured = every[0]
-    if job.profiles_operators:
-        profile_files(job, ledger, deployment, reference=reference, measured=measured)
+    measured, judgement = _measure(job, ledger, deployment, reference=reference)
     _say(report_progress, "measure the files", 1)
-    judged = _judge_each(job, every)
-    verdict = _judge(job, ledger, measured=measured, judged=judged)
+    verdict = None if judgement is None else judgement.verdict
     summary = summarize(measured, job.task, verdict=verdict, seconds=time.perf_counter() - started)
-    summary = {**summary, **({"budget_files": judged} if judged else {}), **_deployed(job)}
+    judged = {} if judgement is None else {"budget_files": judgement.plain_files}
+    summary = {**summary, **judged, **_deployed(job)}
     ledger.append("summary", summary)
     _write(job.out / "summary.json", json.dumps(summary, indent=2) + "\n")
     _write(job.out / "recipe.toml", job.recipe.to_toml())
@@ -113,39 +111,25 @@ def _deploy(job: Job, model: CompressedModel, baseline: CompressedModel) -> tupl
     return deployment, dense.artifacts["onnx"]
 
 
+def _measure(
+    job: Job, ledger: Ledger, deployment: Deployment, *, reference: Artifact
+) -> tuple[Measured, Judgement | None]:  # fmt: skip
+    """Return what was measured of the first file, and what came of the budget, if there is one."""
+    every = measure_files(job, ledger, deployment, reference=reference)
+    estimates = estimate_files(job, ledger, every, reference=reference)
+    if job.profiles_operators:
+        profile_files(job, ledger, deployment, reference=reference, measured=every[0])
+    if job.budget is None:
+        return every[0], None
+    judgement = judge_job(job.budget, every, estimates)
+    ledger.append("budget", judgement.to_plain())
+    return every[0], judgement
+
+
 def _record_tensors(ledger: Ledger, model: CompressedModel, deployment: Deployment) -> None:
     if "dwn" in deployment.artifacts:
         for entry in tensor_entries(model, inspect_file(deployment.artifacts["dwn"].path)):
             ledger.append("tensor", entry)
-
-
-def _judge_each(job: Job, every: Sequence[Measured]) -> list[dict[str, Any]]:
-    """Return what came of the budget for each file on the engine that ran it."""
-    if job.budget is None:
-        return []
-    measurements = [m for measured in every for m in measured.measurements]
-    judged = judge_files(job.budget, measurements, files=every[0].artifacts)
-    return [
-        {
-            "file": one.name,
-            "runtime": one.runtime,
-            "verdict": one.verdict.value,
-            "bounds": {ruling.bound: ruling.words() for ruling in one.rulings},
-        }
-        for one in judged
-    ]
-
-
-def _judge(job: Job, ledger: Ledger, *, measured: Measured, judged: Sequence[Mapping[str, Any]]) -> Verdict | None:
-    """Judge the first file, the one that the summary speaks of; the others are there for comparison."""
-    if job.budget is None:
-        return None
-    measurements = tuple(m for m in measured.measurements if m.artifact == measured.artifacts[0].sha256)
-    verdict = job.budget.judge(measurements)
-    verdicts = {name: v.value for name, v in job.budget.verdicts(measurements).items()}
-    found = {"verdict": verdict.value, "bounds": dict(job.budget.bounds), "verdicts": verdicts, "files": judged}
-    ledger.append("budget", found)
-    return verdict
 
 
 def _describe(job: Job) -> dict[str, Any]:

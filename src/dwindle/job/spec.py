@@ -119,8 +119,9 @@ class TrainingSpec:
 class OutputSpec:
     """`[output]`: `folder` (relative to the job file), formats to deploy, time for a latency measurement.
 
-    `memory`, `cpu_time` and `throughput_batch` (examples in a call) ask for more measurements; `profile` says where the
-    time of a call goes in the dense and in the compressed file (about a second).
+    `memory`, `cpu_time` and `throughput_batch` (examples in a call) ask for more measurements; so do `energy`, of a
+    call, and `arena`, which an engine plans: both are estimated, apart, where no sensor or engine tells them. `profile`
+    says where the time of a call goes in the dense and in the compressed file (about a second).
     `opset`, `ir_version`, `batch_size` (any, unless a number fixes it) and `float_type` are those of
     `exporters.options.ExportOptions`.
     """
@@ -129,6 +130,8 @@ class OutputSpec:
     formats: tuple[str, ...] = ("dwn", "onnx")
     latency_seconds: float = 10.0
     memory: bool = False
+    energy: bool = False
+    arena: bool = False
     cpu_time: bool = False
     profile: bool = True
     throughput_batch: int | None = None

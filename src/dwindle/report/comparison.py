@@ -1,4 +1,4 @@
-"""This file compares before with after: the verdict in plain words, key figures, budget, and table of measurements."""
+"""This file compares before with after: the verdict in plain words, key figures, and the table of measurements."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from dwindle.report.facts import Data, Facts, file_names, items, metric_name, number, table, text
-from dwindle.report.words import NO_BREAK, bare_value, human_bytes, metric_value, settings, shows_unit
+from dwindle.bench.measurement import AT_LEAST
+from dwindle.report.facts import Data, Facts, file_names, metric_name, number, table, text
+from dwindle.report.words import bare_value, human_bytes, metric_value, settings, shows_unit
 
 _LABELS: Final = {
     "size": "File size",
@@ -33,15 +34,16 @@ _LABELS: Final = {
     "speedup": "Speed-up over dense",
     "throughput": "Throughput",
     "cpu_time": "Processor time of a call",
+    "energy": "Energy of a call",
     "load_time": "Time to load",
     "memory_peak": "Memory, peak of the process",
     "memory_added": "Memory, peak beyond the engine alone",
     "memory_loaded": "Memory, file loaded",
     "memory_baseline": "Memory, engine alone",
+    "arena": "Memory, arena",
     "parity": "Parity with the model",
     "top1_agreement": "Same answer as the model",
 }
-_PREFERRED_FORMATS: Final = ("dwn", "onnx")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +96,6 @@ class Verdict:
     area_label: str
 
 
-@dataclass(frozen=True, slots=True)
-class Bound:
-    """One bound of the budget; `tone` is met, violated or undecided."""
-
-    words: str
-    verdict: str
-    tone: str
-
-
 def verdict_of(facts: Facts) -> Verdict:
     """Return the verdict line; what the ledger does not hold is not said."""
     ratio = best(facts, "compressed", "compression_ratio")
@@ -128,7 +121,7 @@ def tiles_of(facts: Facts) -> list[Tile]:
     """Return the key figures that the ledger holds at least one side of."""
     tiles: list[Tile] = []
     quality = judged_metric(facts)
-    named = "Accuracy" if quality == "accuracy" else _label(quality)
+    named = "Accuracy" if quality == "accuracy" else label_of(quality)
     for label, name in (("File size", "size"), (named, quality), ("Latency, median", "latency_median")):
         after = best(facts, "compressed", name)
         before = _partner(facts, after) if after else best(facts, "dense", name)
@@ -160,39 +153,12 @@ def _ranks(names: Sequence[str]) -> dict[str, int]:
     return {name: rank for rank, name in enumerate(order)}
 
 
-def budget_files_of(facts: Facts) -> list[Bound]:
-    """Return the verdict on each file and engine, in words; empty where there is only one."""
-    files: list[Data] = [file for file in items(facts.budget, "files") if isinstance(file, Mapping)]
-    return [_budget_file(file) for file in files] if len(files) > 1 else []
-
-
-def _budget_file(file: Data) -> Bound:
-    bounds = table(file, "bounds")
-    said = "; ".join(f"{_LABELS.get(name) or _label(name, is_title=False)} {text(bounds, name)}" for name in bounds)
-    verdict = text(file, "verdict")
-    words = f"{text(file, 'file')} on {text(file, 'runtime')}: {said}"
-    return Bound(words, verdict, verdict if verdict in {"met", "violated"} else "undecided")
-
-
-def budget_of(facts: Facts) -> tuple[str, list[Bound]]:
-    """Return the verdict on the budget and its bounds; both empty where the ledger holds none."""
-    verdicts = table(facts.budget, "verdicts")
-    bounds = [_bound(facts, name, text(verdicts, name)) for name in table(facts.budget, "bounds")]
-    verdict = text(facts.budget, "verdict").upper()
-    if not verdict and bounds:
-        order = ("violated", "undecided", "met")
-        verdict = min((b.tone for b in bounds), key=lambda tone: order.index(tone) if tone in order else 1).upper()
-    return verdict, bounds
-
-
 def best(facts: Facts, role: str, name: str) -> Data | None:
-    """Return the measurement of metric `name` that speaks for `role`: of the .dwn file if there is one."""
+    """Return the measurement of metric `name` that speaks for `role`: of the first file, of which a summary speaks."""
     found = [m for m in facts.measurements if text(m, "role") == role and metric_name(m) == name]
     found = [m for m in found if number(m, "value") is not None]
-    formats = {text(a, "sha256"): text(a, "format") for a in facts.artifacts}
-    rank = {fmt: i for i, fmt in enumerate(_PREFERRED_FORMATS)}
-    found.sort(key=lambda m: rank.get(formats.get(text(m, "artifact"), ""), len(rank)))
-    return found[0] if found else None
+    rank = {text(a, "sha256"): place for place, a in enumerate(facts.artifacts)}
+    return min(found, key=lambda m: rank.get(text(m, "artifact"), len(rank)), default=None)
 
 
 def interval_of(measurement: Data) -> str:
@@ -203,6 +169,11 @@ def interval_of(measurement: Data) -> str:
         return ""
     write = human_bytes if unit == "bytes" else functools.partial(bare_value, unit=unit)
     return f"[{write(low)}, {write(high)}]"
+
+
+def is_least(measurement: Data) -> bool:
+    """Return whether the value is a lower end: what it leaves out is not known."""
+    return text(table(measurement, "conditions"), AT_LEAST) == "yes"
 
 
 def judged_metric(facts: Facts) -> str:
@@ -225,7 +196,7 @@ def _drop_words(facts: Facts) -> tuple[str, str, str, str]:
         return "", "", "", "The ledger holds no paired drop, so nothing is said about quality lost."
     n = number(source, "n")
     less_is_better = number(table(best(facts, "compressed", name) or {}, "metric"), "better") == -1
-    quality = "accuracy" if name == "accuracy" else _label(name, is_title=False)
+    quality = "accuracy" if name == "accuracy" else label_of(name, is_title=False)
     words = f"{quality} {'rise' if less_is_better else 'drop'} {metric_value(value, unit)}"
     examples = f"on {n:,} test example{'' if n == 1 else 's'}" if n else ""
     return words, interval_of(source), examples, _reading(source, unit, is_accuracy=name == "accuracy")
@@ -246,7 +217,7 @@ def _reading(drop: Data, unit: str, *, is_accuracy: bool) -> str:
     return f"The interval lies {side} zero: {by}the compressed network is {compared} than the dense one."
 
 
-def _label(name: str, *, is_title: bool = True) -> str:
+def label_of(name: str, *, is_title: bool = True) -> str:
     """Return a metric in words; a drop is that of its metric, on the same examples."""
     metric = name.removesuffix("_drop")
     words = _LABELS.get(name) or _LABELS.get(metric) or metric.replace("_", " ").capitalize() or "Unnamed metric"
@@ -256,14 +227,13 @@ def _label(name: str, *, is_title: bool = True) -> str:
 
 
 def _file_bytes(facts: Facts, ratio: Data | None) -> float | None:
-    """Size of the file that the verdict speaks of: by its digest, else the preferred compressed file."""
+    """Size of the file that the verdict speaks of: by its digest, else the first compressed file."""
     files = [a for a in facts.artifacts if text(a, "role") == "compressed" and number(a, "size_bytes") is not None]
     if ratio and (named := [a for a in files if text(a, "sha256") == text(ratio, "artifact")]):
         return number(named[0], "size_bytes")
     measured = best(facts, "compressed", "size")
     if measured:
         return number(measured, "value")
-    files.sort(key=lambda a: text(a, "format") != _PREFERRED_FORMATS[0])
     return number(files[0], "size_bytes") if files else None
 
 
@@ -291,7 +261,7 @@ def _row(facts: Facts, before: Data | None, after: Data | None) -> Row:
     name = metric_name(shown)
     files = file_names(facts)
     unit = text(table(shown, "metric"), "unit")
-    label = _label(name)
+    label = label_of(name)
     is_plain = shows_unit(unit) or not unit
     n_before, n_after = number(before or {}, "n"), number(after or {}, "n")
     counts = [f"{n:,}" for n in dict.fromkeys((n_before, n_after)) if n is not None]
@@ -313,7 +283,7 @@ def _conditions(conditions: Data, files: Mapping[str, str]) -> str:
     shown = {
         named.get(key, key.replace("_", " ")): files.get(str(value), str(value)[:12]) if key == "baseline" else value
         for key, value in conditions.items()
-        if key not in {"format", "beside"}
+        if key not in {"format", "beside", AT_LEAST}
     }
     return settings(shown) if shown else ""
 
@@ -324,24 +294,12 @@ def _cell(measurement: Data | None) -> Cell | None:
     value, unit = number(measurement, "value"), text(table(measurement, "metric"), "unit")
     if value is None:
         return Cell("not a finite number", "")
-    return Cell(metric_value(value, unit), interval_of(measurement), f"{value:,.0f} bytes" if unit == "bytes" else "")
+    least = "at least " if is_least(measurement) else ""
+    note = f"{value:,.0f} bytes" if unit == "bytes" else ""
+    return Cell(f"{least}{metric_value(value, unit)}", interval_of(measurement), note)
 
 
 def _protocol_words(measurement: Data) -> str:
     n = number(measurement, "n")
     parts = (text(measurement, "runtime"), f"n = {n:,}" if n is not None else "")
     return ", ".join(part for part in parts if part and part != "none")
-
-
-def _bound(facts: Facts, name: str, verdict: str) -> Bound:
-    """Say what was bounded, how, and what was measured; unit and direction are those of the measurement."""
-    limit, measurement = number(table(facts.budget, "bounds"), name), best(facts, "compressed", name) or {}
-    metric = table(measurement, "metric")
-    unit, better = text(metric, "unit"), number(metric, "better")
-    side = "bound" if better is None else "at least" if better > 0 else "at most"
-    label = _LABELS.get(name) or _label(name, is_title=False)
-    words = f"{label}: {side} {metric_value(limit, unit) if limit is not None else 'unknown'}"
-    value = number(measurement, "value")
-    interval = interval_of(measurement).replace(" ", NO_BREAK)
-    measured = f", measured {metric_value(value, unit)} {interval}".rstrip() if value is not None else ""
-    return Bound(words + measured, verdict, verdict if verdict in {"met", "violated"} else "undecided")

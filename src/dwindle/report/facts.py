@@ -16,6 +16,7 @@ _HUGE: Final = 1e100
 ROLES: Final = ("dense", "compressed")
 _KINDS: Final = {
     "run", "stage", "artifact", "measurement", "tensor", "latency_samples", "confusion", "summary", "budget", "profile",
+    "estimate",
 }  # fmt: skip
 
 
@@ -49,6 +50,7 @@ class Facts:
     latency_samples: tuple[Data, ...]
     confusions: Mapping[str, Data]
     profiles: Mapping[str, Data]
+    estimates: tuple[Data, ...]
     summary: Data
     budget: Data
     remarks: tuple[str, ...]
@@ -77,6 +79,7 @@ def gather(entries: Iterable[LedgerEntry]) -> Facts:
     artifacts = _last_of(by_kind["artifact"], "role", "format")
     stale = _stale_files(by_kind["artifact"], artifacts)
     kept = [m for m in by_kind["measurement"] if text(m, "artifact") not in stale]
+    guesses = [e for e in by_kind["estimate"] if text(e, "artifact") not in stale]
     samples = [s for s in by_kind["latency_samples"] if text(s, "artifact") not in stale]
     summary = _last(by_kind["summary"])
     return Facts(
@@ -88,6 +91,7 @@ def gather(entries: Iterable[LedgerEntry]) -> Facts:
         latency_samples=_last_of(samples, "role", "artifact", "runtime", "n_threads", "batch"),
         confusions={role: data for data in by_kind["confusion"] if (role := text(data, "role")) in ROLES},
         profiles={role: data for data in by_kind["profile"] if (role := text(data, "role")) in ROLES},
+        estimates=_last_of(guesses, "role", "metric", "artifact"),
         summary=summary,
         budget=_last(by_kind["budget"]) or _budget_of(summary),
         remarks=_remarks(odd, n_runs=len(starts), n_stale=len(by_kind["measurement"]) - len(kept)),

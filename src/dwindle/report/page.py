@@ -13,6 +13,8 @@ from dwindle.bench.ledger import Ledger
 from dwindle.errors import LedgerError
 from dwindle.report import comparison, confusion, curves, layers, story
 from dwindle.report.advised_run import advice_of
+from dwindle.report.bounds import budget_files_of, budget_of
+from dwindle.report.estimates import estimates_of
 from dwindle.report.facts import Facts, LedgerEntry, gather, items, text
 from dwindle.report.operators import operations_of
 from dwindle.whole_file import write_whole
@@ -53,7 +55,7 @@ def _template() -> Template:
 
 
 def _view(facts: Facts, n_torn: int) -> Mapping[str, Any]:
-    budget_verdict, bounds = comparison.budget_of(facts)
+    budget_verdict, bounds = budget_of(facts)
     tensor_rows, n_tensors_left = layers.table_of(facts)
     return {
         "name": text(facts.run, "name"),
@@ -61,9 +63,10 @@ def _view(facts: Facts, n_torn: int) -> Mapping[str, Any]:
         "deployed": text(facts.run, "deployed"),
         "budget_verdict": budget_verdict,
         "bounds": bounds,
-        "budget_files": comparison.budget_files_of(facts),
+        "budget_files": budget_files_of(facts),
         "tiles": comparison.tiles_of(facts),
         "rows": comparison.rows_of(facts),
+        "estimates": estimates_of(facts),
         "advice": advice_of(facts),
         "operations": operations_of(facts),
         "strips": layers.strips_of(facts),

@@ -45,6 +45,8 @@ _PROTOCOLS: Final = {
     "cpu time": "Processor time of all threads together, in blocks of calls; other work hardly changes it.",
     "load time": "From the name of the file to a session that is ready; the file was read before.",
     "fresh process": "What a fresh process holds while it loads the file and runs it.",
+    "engine's plan": "The memory that the engine itself set aside for what it computes, read out of it; nothing runs.",
+    "energy, idle subtracted": "Rest, load, rest in blocks: what a sensor counts during calls, beyond rest.",
     "paired": "Both networks answer the same examples; the interval is that of the difference.",
     "latency": _TIMED,
     "latency, interleaved": f"Dense and compressed take turns in short blocks. {_TIMED}",
