@@ -109,6 +109,13 @@ def test_a_comparison_judges_both_files(file: Path, tmp_path: Path) -> None:
     assert [one["bounds"]["size"]["verdict"] for one in found["files"]] == ["violated"] * len(found["files"])
 
 
+def test_names_in_brackets_are_shown_as_they_are(file: Path) -> None:
+    named = file.rename(file.with_name("net[red].onnx"))
+    _, output = run("bench", str(named), *QUICK)
+    table = output.partition("metric")[2]
+    assert "net[red].onnx" in table
+
+
 def test_a_budget_that_says_nothing_stops_before_anything_is_measured(file: Path) -> None:
     done = CliRunner().invoke(app, ["bench", str(file), "--budget", "max_siz=1B"])
     assert done.exit_code != 0

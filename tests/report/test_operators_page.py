@@ -80,6 +80,9 @@ def test_a_profile_that_failed_says_why():
     assert "the engine &lt;refused&gt; it" in page
 
 
+SLOWEST = plain(AFTER)["profile"]["operations"][0]
+
+
 @pytest.mark.parametrize(
     "odd",
     [
@@ -90,9 +93,10 @@ def test_a_profile_that_failed_says_why():
         plain(AFTER) | {"profile": plain(AFTER)["profile"] | {"wall_ms": 0}},
         plain(AFTER) | {"profile": plain(AFTER)["profile"] | {"wall_ms": 10**400}},
         plain(AFTER) | {"profile": plain(AFTER)["profile"] | {"coverage": "all"}},
+        plain(AFTER) | {"profile": plain(AFTER)["profile"] | {"operations": [SLOWEST | {"ms": float("nan")}]}},
         plain(AFTER) | {"facts": {"layers": [{}]}},
     ],
-    ids=range(8),
+    ids=range(9),
 )
 def test_odd_profiles_break_nothing(odd):
     page = render(entries(dense=plain(BEFORE), compressed=odd))

@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dwindle.bench.engine_parity import LARGEST_GAP
 from dwindle.cli.figures import WIDEST, plain_measured, plain_measurement
 from dwindle.report.words import bare_value, human_bytes, metric_value, significant
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from dwindle.bench.measurement import Measurement
 
 FLAG: Final = "!"
-"""Stands behind a gap that is larger than it may be."""
+"""Stands behind a gap that is larger than it may be, or, where none is known, behind such a difference."""
 
 
 def plain_across(found: AcrossEngines) -> dict[str, Any]:
@@ -42,13 +41,7 @@ def sentences(found: AcrossEngines) -> list[str]:
     """Return what the table cannot say: why figures are missing, and which engines answer otherwise."""
     said = [f"{row.name}: not measured, {row.problem}" for row in found.rows if row.problem]
     said += [f"{row.name}: {row.remark}" for row in found.rows if row.remark]
-    for row in found.flagged:
-        if row.parity is not None and row.parity.gap is not None:
-            gap, side = row.parity.gap, "below" if row.parity.gap.value > 0 else "above"
-            said.append(
-                f"{row.name}: flagged, its top-1 accuracy is {abs(gap.value):.2f} points {side} that of "
-                f"{row.parity.reference} on onnxruntime (n = {gap.n:,}; {LARGEST_GAP:g} points are allowed)"
-            )
+    said += [f"{row.name}: flagged, {row.parity.flag}" for row in found.flagged if row.parity is not None]
     remarks = [(row.name, row.parity.remark) for row in found.rows if row.parity is not None and row.parity.remark]
     return [*said, *(f"{name}: parity unknown, {remark}" for name, remark in remarks)]
 
@@ -74,7 +67,7 @@ def cells(row: Row, found: AcrossEngines) -> list[str]:
         "accuracy": _with_interval(_score(row)),
         "top-1 gap": _gap(row),
         "same": _value(row.find("top1_agreement")),
-        "largest": "" if (m := row.find("parity")) is None else significant(m.value, 2),
+        "largest": _largest(row),
         "memory peak": _value(row.find("memory_peak")),
     }
     return [every[head] for head in columns(found)]
@@ -109,7 +102,17 @@ def _faster(row: Row) -> str:
 def _gap(row: Row) -> str:
     if row.parity is None:
         return "" if row.problem else "reference"
-    return _value(row.parity.gap) + (f" {FLAG}" if row.parity.is_flagged else "")
+    return "" if row.parity.gap is None else _value(row.parity.gap) + _flag(row)
+
+
+def _largest(row: Row) -> str:
+    if (m := row.find("parity")) is None:
+        return ""
+    return significant(m.value, 2) + (_flag(row) if row.parity is not None and row.parity.gap is None else "")
+
+
+def _flag(row: Row) -> str:
+    return f" {FLAG}" if row.parity is not None and row.parity.is_flagged else ""
 
 
 def _score(row: Row) -> Measurement | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
 TORCH = "torch"
 """The one engine that needs more than a file: the network, in the user's own code."""
+_WHOLE = re.compile(r"-?[0-9]{1,18}")
 
 
 def engine_named(text: str, *, network: str | None = None) -> Runtime:
@@ -28,7 +30,10 @@ def engine_named(text: str, *, network: str | None = None) -> Runtime:
     from dwindle.settings import from_plain, nearest
 
     name, _, rest = text.partition(":")
-    given = dict(_setting(part, text) for part in rest.split(",") if part)
+    settings = [_setting(part, text) for part in rest.split(",") if part]
+    given = dict(settings)
+    if len(given) < len(settings):
+        raise SettingError(f"--engine {text}: a setting is given twice; keep one of them")
     if name == TORCH:
         return _torch(text, network, given)
     if name not in RUNTIMES:
@@ -58,4 +63,4 @@ def _value(text: str) -> Any:
     """Return what is written: true and false, whole numbers, else the text itself."""
     if text in {"true", "false"}:
         return text == "true"
-    return int(text) if text.lstrip("-").isdigit() else text
+    return int(text) if _WHOLE.fullmatch(text) else text

@@ -61,7 +61,7 @@ def print_measurements(columns: Mapping[str, Sequence[Measurement]]) -> None:
         cells = [cell for side in found for cell in _cells(side.get(metric))]
         first = next(side[metric] for side in found if metric in side)
         table.add_row(metric, *cells, f"{first.n:,}", _how(first))
-    Console(width=WIDEST, highlight=False).print(table, crop=False)
+    Console(width=WIDEST, highlight=False, markup=False).print(table, crop=False)
 
 
 def _is_plain(measurements: Sequence[Measurement]) -> bool:

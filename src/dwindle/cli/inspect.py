@@ -29,7 +29,7 @@ def inspect(file: File, *, as_json: AsJson = False, with_zip: WithZip = True) ->
     if as_json:
         print_json(_plain(sizes, zip_bytes))
     else:
-        Console(width=WIDEST, highlight=False).print(_table(sizes), crop=False)
+        Console(width=WIDEST, highlight=False, markup=False).print(_table(sizes), crop=False)
         for line in _totals(sizes, zip_bytes):
             stdout.print(line)
 

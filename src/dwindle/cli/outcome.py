@@ -44,7 +44,7 @@ def print_outcome(outcome: Outcome) -> None:
             table.add_row("", f"{file['file']} on {file['runtime']}: {file['verdict']}")
     table.add_row("report", str(outcome.report))
     table.add_row("time", f"{s['seconds']:.0f} s")
-    stdout.print(table)
+    stdout.print(table, markup=False)  # a name in brackets is no markup
 
 
 def _quality_rows(s: Mapping[str, Any]) -> list[tuple[str, str]]:

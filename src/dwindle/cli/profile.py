@@ -123,7 +123,7 @@ def _print_classes(found: list[Profiled]) -> None:
     table.add_section()
     sums = [one.profile.quantizing for one in found]
     table.add_row(sums[0].group, *(cell for time in sums for cell in _cells(time)))
-    Console(width=WIDEST, highlight=False).print(table, crop=False)
+    Console(width=WIDEST, highlight=False, markup=False).print(table, crop=False)
 
 
 def _cells(time: ClassTime | None) -> tuple[str, str]:

@@ -93,7 +93,9 @@ def _profiled(entry: Data | None) -> Profiled | None:
         found = from_plain(Profiled, cast("Mapping[str, Any]", plain), where="profile")
     except (DwindleError, OverflowError):
         return None
-    return found if math.isfinite(found.profile.wall_ms) else None
+    return (
+        found if all(math.isfinite(operation.ms + operation.share) for operation in found.profile.operations) else None
+    )
 
 
 def _about(before: OperatorProfile, after: OperatorProfile) -> str:
