@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
 
 from dwindle.artifact import Artifact
-from dwindle.bench.batches import Batch, batches
+from dwindle.bench.batches import batches
 from dwindle.bench.deployment import Deployment
 from dwindle.bench.ledger import Ledger
 from dwindle.bench.measure import Measured
@@ -33,7 +32,9 @@ def profile_files(job: Job, ledger: Ledger, deployment: Deployment, *, reference
     files = [file for file in deployment.artifacts.values() if file.format in engine.formats]
     if not files or engine.unavailable():
         return
-    inputs = _first(job).head(job.plan.latency_batch).inputs
+    size = job.plan.latency_batch
+    first = next(iter(batches(as_files_take(job.data.test, job.export), batch_size=size)))
+    inputs = first.head(size).inputs
     runs = _n_runs(measured)
     for role, artifact in (("dense", reference), ("compressed", files[0])):
         try:
@@ -41,11 +42,6 @@ def profile_files(job: Job, ledger: Ledger, deployment: Deployment, *, reference
         except DwindleError as error:
             plain = {"problem": str(error)}
         ledger.append(PROFILE, {"role": role, **{key: value for key, value in plain.items() if key != TAG}})
-
-
-def _first(job: Job) -> Batch:
-    plan = replace(job.plan, batch_size=max(job.plan.latency_batch, 1))
-    return next(iter(batches(as_files_take(job.data.test, job.export), batch_size=plan.batch_size)))
 
 
 def _n_runs(measured: Measured) -> int:

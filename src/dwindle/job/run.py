@@ -20,6 +20,7 @@ from dwindle.bench.measure import Measured
 from dwindle.bench.measurement import TOP1_AGREEMENT
 from dwindle.container.inspect import inspect_file
 from dwindle.errors import LedgerError
+from dwindle.exporters.graph_cache import GraphCache
 from dwindle.job.check import check_job
 from dwindle.job.control import control_recipe
 from dwindle.job.estimating import estimate_files
@@ -101,13 +102,15 @@ def run_job(job: Job, *, report_progress: Progress | None = None, started: float
 
 def _deploy(job: Job, model: CompressedModel, baseline: CompressedModel) -> tuple[Deployment, Artifact]:
     """Return the files of `model`, and the dense file that they are compared with."""
-    example = first_inputs(job.data.test, N_PARITY)
-    deployment = deploy(model, example, job.out, formats=job.formats, options=job.export, metadata=_metadata(job))
+    example, graphs = first_inputs(job.data.test, N_PARITY), GraphCache()
+    deployment = deploy(
+        model, example, job.out, formats=job.formats, options=job.export, metadata=_metadata(job), graphs=graphs
+    )
     if not job.task.counts_classes:  # the largest of several outputs is no answer then
         parity = tuple(m for m in deployment.parity if m.metric != TOP1_AGREEMENT)
         deployment = replace(deployment, parity=parity)
     options = replace(job.export, float_type="float32")  # it takes the same inputs, and stays what it is
-    dense = deploy(baseline, example, job.out, formats=("onnx",), options=options, name="dense")
+    dense = deploy(baseline, example, job.out, formats=("onnx",), options=options, name="dense", graphs=graphs)
     return deployment, dense.artifacts["onnx"]
 
 

@@ -86,13 +86,14 @@ class Bench:
             scores = self._answers(file, data)
             return replace(scores, measurements=(*sizes, *deployment.parity, *scores.measurements))
         scores = self._timed_answers(onnx, data) if self.measures.whole_set else self._answers(onnx, data)
-        costs = (*self._speed(onnx, data), *self._resources(onnx, data))
+        has_sensor = self.measures.energy and bool(find_sensors())
+        costs = (*self._speed(onnx, data), *self._resources(onnx, data, energy=has_sensor))
         others = (measure_zipped_size(onnx), *deployment.parity, *scores.measurements, *costs)
         return replace(
             scores,
             measurements=(*sizes, *others),
             profile=self._profile(onnx, data),
-            estimated_energy_mj=self._estimated_energy(onnx),
+            estimated_energy_mj=_estimated_energy(onnx) if self.measures.energy and not has_sensor else None,
         )
 
     def _answers(self, file: Artifact, data: Data) -> Found:
@@ -141,12 +142,11 @@ class Bench:
             scores=(*CLASSIFICATION, *further),
         )
 
-    def _resources(self, file: Artifact, data: Data) -> tuple[Measurement, ...]:
-        """Return memory, and energy where a sensor tells it."""
-        wants_energy = self.measures.energy and bool(find_sensors())
-        if not (self.measures.memory or wants_energy):
+    def _resources(self, file: Artifact, data: Data, *, energy: bool) -> tuple[Measurement, ...]:
+        """Return memory, where it is asked for, and `energy`."""
+        if not (self.measures.memory or energy):
             return ()
-        plan = Plan(n_threads=self.n_threads, latency=None, memory=self.measures.memory, energy=wants_energy)
+        plan = Plan(n_threads=self.n_threads, latency=None, memory=self.measures.memory, energy=energy)
         inputs = {1: as_arrays(first_inputs(data.test, 1))}
         with ExitStack() as stack:
             return costs_alone(open_file(stack, file, OnnxRuntime(), plan=plan), inputs, plan).measurements
@@ -158,10 +158,9 @@ class Bench:
         inputs = as_arrays(first_inputs(data.test, 1))
         return measure_operators(file, inputs, OnnxRuntime(), n_runs=n_runs, n_threads=self.n_threads)
 
-    def _estimated_energy(self, file: Artifact) -> float | None:
-        if not self.measures.energy or find_sensors():
-            return None
-        try:
-            return estimated_energy(file.path).estimate.value
-        except MeasurementError:  # a shape that does not follow from the graph: nothing to state, nothing lost
-            return None
+
+def _estimated_energy(file: Artifact) -> float | None:
+    try:
+        return estimated_energy(file.path).estimate.value
+    except MeasurementError:  # a shape that does not follow from the graph: nothing to state, nothing lost
+        return None
