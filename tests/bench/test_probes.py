@@ -305,7 +305,8 @@ def test_the_mean_of_one_example_has_no_interval() -> None:
 
 def test_latency_of_a_session_is_that_of_its_runtime() -> None:
     runtime = FakeRuntime(latency_ms=2.0, noise=0.1)
-    timing = time_session(session_of(runtime), (np.zeros(1),), LatencyProtocol(), clock=runtime.clock)
+    protocol = LatencyProtocol(enough_repeats=30)
+    timing = time_session(session_of(runtime), (np.zeros(1),), protocol, clock=runtime.clock)
     found = named(measure_latency(SUBJECT, timing, batch=4))
     assert found["latency"].low <= 2.0 <= found["latency"].high
     assert found["latency"].value == pytest.approx(np.mean(timing.samples_ms))

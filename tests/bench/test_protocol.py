@@ -44,7 +44,9 @@ def test_without_noise_the_latency_is_exact_and_the_fewest_runs_suffice(
     latency: float, n_warmup: int, min_repeats: int
 ) -> None:
     runtime = FakeRuntime(latency_ms=latency)
-    protocol = LatencyProtocol(n_warmup=n_warmup, min_repeats=min_repeats, seconds=1e9, block=1)
+    protocol = LatencyProtocol(
+        n_warmup=n_warmup, min_repeats=min_repeats, enough_repeats=min_repeats, seconds=1e9, enough_seconds=1e9, block=1
+    )
     timing = time_action(action_of(runtime), protocol, clock=runtime.clock)
     assert timing.mean.value == pytest.approx(latency, rel=1e-6)
     assert len(timing.samples_ms) == min_repeats
@@ -54,12 +56,35 @@ def test_without_noise_the_latency_is_exact_and_the_fewest_runs_suffice(
 
 def test_it_stops_as_soon_as_the_interval_is_narrow_and_not_before() -> None:
     runtime = FakeRuntime(latency_ms=1.0, noise=0.5)
-    protocol = LatencyProtocol()
+    protocol = LatencyProtocol(enough_repeats=1)
     timing = time_action(action_of(runtime), protocol, clock=runtime.clock)
     assert timing.mean.half_width <= 0.05 * timing.mean.value
     assert len(timing.samples_ms) % protocol.block == 0
     before = type(timing)(samples_ms=timing.samples_ms[: -protocol.block], level=0.95, stopped_by="")
     assert before.mean.half_width > 0.05 * before.mean.value
+
+
+@pytest.mark.parametrize(
+    ("latency_ms", "limits", "n"),
+    [
+        pytest.param(1.0, {}, 300, id="enough runs"),
+        pytest.param(20.0, {}, 95, id="enough seconds, the warm-up among them"),
+        pytest.param(200.0, {}, 30, id="never fewer than the fewest"),
+        pytest.param(1.0, {"max_repeats": 32}, 32, id="the limit of runs comes first"),
+        pytest.param(20.0, {"seconds": 1.01}, 46, id="the limit of time comes first"),
+    ],
+)
+def test_a_narrow_interval_is_believed_late(latency_ms: float, limits: dict[str, float], n: int) -> None:
+    runtime = FakeRuntime(latency_ms=latency_ms)
+    timing = time_action(action_of(runtime), LatencyProtocol(**limits), clock=runtime.clock)  # type: ignore[arg-type]
+    assert timing.is_stable
+    assert len(timing.samples_ms) == n
+
+
+def test_fewer_runs_than_the_fewest_are_not_stable_however_narrow() -> None:
+    runtime = FakeRuntime(latency_ms=200.0)
+    timing = time_action(action_of(runtime), LatencyProtocol(seconds=2.0), clock=runtime.clock)
+    assert (timing.stopped_by, timing.is_stable) == ("time", False)
 
 
 def test_warmup_is_not_timed() -> None:
@@ -94,7 +119,8 @@ def test_a_clock_that_stands_still_is_an_error() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [{"level": 1.0}, {"relative_width": 0.0}, {"seconds": 0.0}, {"n_warmup": -1}, {"block": 0}, {"min_repeats": 2},
-     {"min_repeats": 10, "max_repeats": 9}, {"n_rounds": 4}, {"n_pairs": 0}, {"seed": -1}],
+     {"min_repeats": 10, "max_repeats": 9}, {"n_rounds": 4}, {"n_pairs": 0}, {"seed": -1},
+     {"enough_repeats": 0}, {"enough_seconds": math.nan}],
 )  # fmt: skip
 def test_settings_that_cannot_work_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(SettingError, match=r"must (lie|be)|<= min_repeats"):

@@ -1,7 +1,8 @@
 """This file holds the latency protocol: when to warm up, how often to repeat, when to stop.
 
 After Qin et al.: load time excluded, warm-up, then repeats until the 95 % t-interval of the mean lies within 5 % of the
-mean. Where that cannot be reached inside the limits, the outcome says so. All time comes from a `clock` argument.
+mean. A narrow interval is believed late: it may only not have met a rare slow run yet. Where it cannot be reached
+inside the limits, the outcome says so. All time comes from a `clock` argument.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ class LatencyProtocol:
         relative_width: stop once half the interval is at most this fraction of the mean.
         n_warmup: untimed runs first.
         min_repeats: timed runs before stopping is considered; the interval is wrong if it may stop on a lucky few.
+        enough_repeats: timed runs after which a narrow interval is believed. What happens once in 100 runs is missed by
+            300 runs in 5 of 100 measurements (0.99^300), by 30 runs in 74.
+        enough_seconds: timing after which `min_repeats` are enough for that: some networks take long.
         max_repeats: timed runs after which it stops in any case.
         seconds: wall-clock limit for one action, twice that for two in turn; loading does not count, and a few runs are
             timed anyway.
@@ -48,6 +52,8 @@ class LatencyProtocol:
     relative_width: float = 0.05
     n_warmup: int = 5
     min_repeats: int = 30
+    enough_repeats: int = 300
+    enough_seconds: float = 2.0
     max_repeats: int = 2000
     seconds: float = 10.0
     block: int = 5
@@ -65,6 +71,11 @@ class LatencyProtocol:
             raise SettingError(
                 f"n_warmup must be at least 0, block at least 1 and {_FEWEST} <= min_repeats <= max_repeats; got "
                 f"{self.n_warmup}, {self.block}, {self.min_repeats}, {self.max_repeats}"
+            )
+        if self.enough_repeats < 1 or not self.enough_seconds >= 0:
+            raise SettingError(
+                f"enough_repeats must be at least 1 and enough_seconds not negative; got {self.enough_repeats}, "
+                f"{self.enough_seconds}"
             )
         if self.n_rounds < FEWEST_ROUNDS or self.n_pairs < 1 or self.seed < 0:
             raise SettingError(
@@ -166,13 +177,13 @@ def _stop(samples: list[float], protocol: LatencyProtocol, elapsed: float) -> st
     n = len(samples)
     if n < _FEWEST:
         return None
-    # Looking after every run would stop on a lucky streak more often.
-    may_stop = n >= protocol.min_repeats and n % protocol.block == 0
-    if may_stop and is_narrow(mean_interval(samples, level=protocol.level), protocol):
+    limit = "repeats" if n >= protocol.max_repeats else "time" if elapsed >= protocol.seconds else None
+    is_enough = n >= protocol.enough_repeats or elapsed >= protocol.enough_seconds
+    # Looking after every run would stop on a lucky streak more often; at a limit it is looked at once more.
+    may_look = n >= protocol.min_repeats and (limit is not None or (is_enough and n % protocol.block == 0))
+    if may_look and is_narrow(mean_interval(samples, level=protocol.level), protocol):
         return "interval"
-    if n >= protocol.max_repeats:
-        return "repeats"
-    return "time" if elapsed >= protocol.seconds else None
+    return limit
 
 
 def is_narrow(interval: Interval, protocol: LatencyProtocol) -> bool:
