@@ -18,6 +18,9 @@ from dwindle.runtimes.protocol import Array
 
 LARGEST_GAP: Final = 0.1
 """Percentage points of top-1 accuracy between an engine and the reference beyond which the engine is flagged."""
+LARGEST_SHIFT: Final = 0.05
+"""Where no targets tell the accuracy: the same of the largest difference, as a share of the largest answer. More than
+two engines differ by that multiply the same codes, whose values fall to one of two codes on an edge."""
 PROTOCOL: Final = "parity"
 
 
@@ -56,9 +59,24 @@ class Parity:
     @property
     def is_flagged(self) -> bool:
         """Whether the engine answers otherwise than it may."""
-        return (
-            self.gap is not None and abs(self.gap.value) > LARGEST_GAP + 1e-9
-        )  # 500 of 1,000 less 499 is a little more
+        return bool(self.flag)
+
+    @property
+    def flag(self) -> str:
+        """How the engine answers otherwise than it may, in words; empty where it does not, or where nothing tells."""
+        if self.gap is not None:
+            if abs(self.gap.value) <= LARGEST_GAP + 1e-9:  # 500 of 1,000 less 499 is a little more
+                return ""
+            side = "below" if self.gap.value > 0 else "above"
+            far = f"{abs(self.gap.value):.2f} points {side} that of {self.reference} on onnxruntime"
+            return f"its top-1 accuracy is {far} (n = {self.gap.n:,}; {LARGEST_GAP:g} points are allowed)"
+        if self.beside is None or self.beside.largest is None:
+            return ""
+        largest, scale = self.beside.largest, self.beside.scale or 0.0
+        if largest <= LARGEST_SHIFT * scale:
+            return ""
+        far = f"{largest:.3g} from those of {self.reference} on onnxruntime, whose largest is {scale:.3g}"
+        return f"its answers lie up to {far} ({LARGEST_SHIFT:.0%} of it are allowed where no targets tell the accuracy)"
 
     @property
     def remark(self) -> str:
