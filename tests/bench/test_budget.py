@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -78,6 +79,7 @@ def test_a_table_names_bounds_with_their_direction() -> None:
         ({"max_size": True}, "True is no quantity"),
         ({"max_accuracy_drop": "half"}, "'half' is no quantity in points"),
         ({"max_latency": float("nan")}, "bounds latency by nan"),
+        ({"max_size": 10**400}, "bounds size by inf"),
     ],
 )
 def test_a_table_that_cannot_work_is_refused(table: dict[str, object], message: str) -> None:
@@ -92,6 +94,23 @@ def test_a_table_that_cannot_work_is_refused(table: dict[str, object], message: 
 )
 def test_sizes_read_as_written(number: int, unit: tuple[str, int], space: str) -> None:
     assert parse_quantity(f"{number}{space}{unit[0]}", SIZE, where="x") == number * unit[1]
+
+
+def test_decimals_are_read_exactly_so_that_a_file_of_that_size_keeps_its_bound() -> None:
+    assert parse_quantity("2.3 MB", SIZE, where="x") == 2_300_000  # 2.3 * 1e6 is less
+    assert parse_quantity("95 %", ACCURACY, where="x") == 0.95
+
+
+@pytest.mark.parametrize("text", ["max_size = " + "1" * 5_000, "[" * 5_000, "budget = 3", "max_size = '\\'"])
+def test_a_file_that_is_no_budget_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "budget.toml").write_text(text)
+    with pytest.raises(SettingError, match=r"budget\.toml"):
+        Budget.read(str(tmp_path / "budget.toml"))
+
+
+def test_a_name_that_no_file_can_have_is_refused() -> None:
+    with pytest.raises(SettingError, match="nor a TOML file that can be read"):
+        Budget.read("a\0b")
 
 
 def test_other_units() -> None:

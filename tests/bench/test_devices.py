@@ -88,6 +88,7 @@ def test_a_catalogue_of_ones_own(tmp_path: Path) -> None:
         ("[[devices]]\nname = 'x'", "unknown key 'devices'; the nearest known one is 'device'"),
         ("[[device", "is not TOML"),
         ("a = " + "[" * 5_000, "is not TOML"),
+        ("a = " + "1" * 5_000, "is not TOML"),
         ("[[device]]\nname = 'x'", r"device 1 \(x\): Device needs kind, core, ram_bytes, source, url, checked"),
         (ENTRY + "flahs_bytes = 3", r"device 1 \(mine\): unknown key 'flahs_bytes'; .*'flash_bytes'"),
         (ENTRY + "type = 'phone'", r"device 1 \(mine\): unknown key 'type'; say what it is with kind"),

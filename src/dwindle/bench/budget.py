@@ -8,6 +8,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, Self, cast
 
@@ -23,6 +24,7 @@ from dwindle.bench.measurement import (
     LOAD_TIME,
     MEMORY_ADDED,
     MEMORY_PEAK,
+    NO_ENGINE,
     PARITY,
     SIZE,
     SPEEDUP,
@@ -39,19 +41,19 @@ _OF_FILES: Final = (
     ARENA, COMPRESSION_RATIO, CPU_TIME, ENERGY, LATENCY, LATENCY_MEDIAN, LATENCY_P90, LOAD_TIME, MEMORY_ADDED,
     MEMORY_PEAK, PARITY, SIZE, SPEEDUP, THROUGHPUT, TOP1_AGREEMENT,
 )  # fmt: skip
-_UNITS: Final[Mapping[str, Mapping[str, float]]] = {
-    "bytes": {"B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30},
-    "ms": {"US": 1e-3, "MS": 1, "S": 1e3},
-    "mJ": {"NJ": 1e-6, "UJ": 1e-3, "MJ": 1, "J": 1e3},
-    "points": {"PT": 1, "POINTS": 1, "PP": 1},
-    "fraction": {"%": 0.01},
-    "x": {"X": 1},
+_UNITS: Final[Mapping[str, Mapping[str, Decimal]]] = {
+    metric_unit: {unit: Decimal(factor) for unit, factor in factors.items()}
+    for metric_unit, factors in {
+        "bytes": {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30},
+        "ms": {"US": "0.001", "MS": 1, "S": 1000},
+        "mJ": {"NJ": "0.000001", "UJ": "0.001", "MJ": 1, "J": 1000},
+        "points": {"PT": 1, "POINTS": 1, "PP": 1},
+        "fraction": {"%": "0.01"},
+        "x": {"X": 1},
+    }.items()
 }
+"""Decimal, because 2.3 x 1e6 is a little less than 2,300,000 in floats: a file of that size would break its bound."""
 _QUANTITY: Final = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([A-Za-z%]*)\s*")
-
-
-NO_ENGINE: Final = "none"
-"""The runtime of a measurement that no engine took part in."""
 
 
 class Verdict(enum.Enum):
@@ -175,14 +177,17 @@ def parse_quantity(value: Any, metric: Metric, *, where: str) -> float:
     5.0
     """
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            return math.inf  # which no budget takes
     units = _UNITS.get(metric.unit, {})
     match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
-    factor = {"": 1.0, **units}.get(match[2].upper()) if match else None
+    factor = {"": Decimal(1), **units}.get(match[2].upper()) if match else None
     if match is None or factor is None:
         known = ", ".join(units) or "no unit"
         raise SettingError(f"{where} = {value!r} is no quantity in {metric.unit}; give a number, or text with {known}")
-    return float(match[1]) * factor
+    return float(Decimal(match[1]) * factor)
 
 
 def _pairs(text: str) -> dict[str, str]:
@@ -200,7 +205,7 @@ def _pairs(text: str) -> dict[str, str]:
 def _table(path: Path) -> Mapping[str, Any]:
     try:
         table: Mapping[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # of another text, of no TOML, of a number without end
         raise SettingError(
             f"the budget {str(path)!r} is neither a bound (max_size=250KB) nor a TOML file that can be read ({error})"
         ) from error

@@ -105,7 +105,7 @@ def parse_devices(text: str, *, where: str) -> tuple[Device, ...]:
     """
     try:
         table = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits is no TOMLDecodeError
         raise SettingError(f"{where} is not TOML: {error}") from error
     for key in table:
         if key != _TABLE:

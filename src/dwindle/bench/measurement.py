@@ -44,6 +44,8 @@ MEMORY_ADDED = Metric("memory_added", "bytes", -1)
 ARENA = Metric("arena", "bytes", -1)
 ENERGY = Metric("energy", "mJ", -1)
 
+NO_ENGINE = "none"
+"""The runtime of a measurement that no engine took part in."""
 AT_LEAST = "at_least"
 """A condition, `yes` where the value is a lower end: what it leaves out is not known, so it can break a bound only."""
 
@@ -56,7 +58,7 @@ class Measurement:
         low: lower end of the interval (`level` in the conditions, 0.95 unless said otherwise); equals `value` if exact.
         n: how many examples, runs or files it rests on.
         artifact: sha256 of the file that was measured.
-        runtime: name and version of the engine; `none` for a size.
+        runtime: name and version of the engine; `NO_ENGINE` for a size.
         machine: `bench.machine.Machine.summary()`.
         protocol: how, in a word that docs/measuring.md explains.
         conditions: whatever else matters, as text or numbers (threads, batch, baseline, unstable: "yes").

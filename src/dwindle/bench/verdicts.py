@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dwindle.artifact import Artifact
-from dwindle.bench.budget import NO_ENGINE, Budget, Verdict, worst
-from dwindle.bench.measurement import AT_LEAST, Estimate, Measurement
+from dwindle.bench.budget import Budget, Verdict, worst
+from dwindle.bench.measurement import AT_LEAST, NO_ENGINE, Estimate, Measurement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,9 +9,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from dwindle.bench.budget import NO_ENGINE
 from dwindle.bench.measure import Measured
-from dwindle.bench.measurement import AT_LEAST, Measurement
+from dwindle.bench.measurement import AT_LEAST, NO_ENGINE, Measurement
 from dwindle.report.words import bare_value, metric_value
 
 WIDEST: Final = 160

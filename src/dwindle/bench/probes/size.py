@@ -7,7 +7,7 @@ from typing import Final
 
 from dwindle.artifact import Artifact
 from dwindle.bench.machine import this_machine
-from dwindle.bench.measurement import COMPRESSION_RATIO, SIZE, Measurement, Subject, exactly
+from dwindle.bench.measurement import COMPRESSION_RATIO, NO_ENGINE, SIZE, Measurement, Subject, exactly
 from dwindle.errors import MeasurementError
 
 BYTES_PER_DENSE_WEIGHT: Final = 4
@@ -22,7 +22,7 @@ def measure_size(artifact: Artifact, *, n_dense_weights: int | None = None) -> t
         MeasurementError: the file is gone or is not the one that was exported.
     """
     size_bytes = require_unchanged(artifact)
-    subject = Subject(artifact=artifact.sha256, runtime="none", machine=this_machine().summary())
+    subject = of_file(artifact)
     size = subject.measured(SIZE, exactly(float(size_bytes)), protocol="bytes on disk")
     if n_dense_weights is None:
         return (size,)
@@ -34,6 +34,11 @@ def measure_size(artifact: Artifact, *, n_dense_weights: int | None = None) -> t
         conditions={"dense_bytes": float(dense_bytes)},
     )
     return (size, ratio)
+
+
+def of_file(artifact: Artifact) -> Subject:
+    """Return what is measured where no engine runs the file."""
+    return Subject(artifact=artifact.sha256, runtime=NO_ENGINE, machine=this_machine().summary())
 
 
 def file_at(path: Path) -> Artifact:

@@ -7,9 +7,8 @@ import zipfile
 from typing import Final
 
 from dwindle.artifact import Artifact
-from dwindle.bench.machine import this_machine
-from dwindle.bench.measurement import ZIPPED_SIZE, Measurement, Subject, exactly
-from dwindle.bench.probes.size import require_unchanged
+from dwindle.bench.measurement import ZIPPED_SIZE, Measurement, exactly
+from dwindle.bench.probes.size import of_file, require_unchanged
 
 PROTOCOL: Final = "zip archive"
 LEVEL: Final = 6
@@ -23,9 +22,8 @@ def measure_zipped_size(artifact: Artifact) -> Measurement:
         MeasurementError: the file is gone or is not the one that was exported.
     """
     require_unchanged(artifact)
-    subject = Subject(artifact=artifact.sha256, runtime="none", machine=this_machine().summary())
     n_bytes = zipped_bytes(artifact.path.read_bytes())
-    return subject.measured(ZIPPED_SIZE, exactly(float(n_bytes)), protocol=PROTOCOL)
+    return of_file(artifact).measured(ZIPPED_SIZE, exactly(float(n_bytes)), protocol=PROTOCOL)
 
 
 def zipped_bytes(content: bytes) -> int:
