@@ -73,8 +73,11 @@ def run_instead(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     [
         ("import time; time.sleep(30)", "took longer than 0.5 s and was stopped"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "killed by signal 9, as happens when the memory"),
-        ("print('hello')", "answered 'hello"),
-        ("pass", "answered ''"),
+        ("print('hello')", r"ended without an answer \(.*No such file"),
+        (
+            "import json, sys; open(json.load(sys.stdin)['answer'], 'w').write('1')",
+            r"ended without an answer \(.*must be a mapping",
+        ),
         ("raise SystemExit(3)", "failed with code 3; its last words: it said nothing"),
     ],
 )
@@ -127,8 +130,10 @@ def test_it_is_said_whether_an_engine_brings_torch_along(engine: str, has_torch:
 
 def test_torch_in_the_baseline_is_a_condition_of_the_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     answer = {"baseline": 300, "loaded": 310, "peak": 320, "source": "VmHWM", "has_torch": True}
-    run_instead(monkeypatch, f"import json; print(json.dumps({answer!r}))")
-    found = measure_memory(SUBJECT, ANY_FILE, (np.zeros((1, 2)),), runtime=OnnxRuntime())
+    write = "import json, sys; open(json.load(sys.stdin)['answer'], 'w').write({!r}); print('an engine may babble')"
+    run_instead(monkeypatch, write.format(json.dumps(answer)))
+    found = measure_memory(SUBJECT, ANY_FILE, (np.zeros(()),), runtime=OnnxRuntime())
+    assert {m.conditions["batch"] for m in found} == {1}  # of a scalar
     assert {m.conditions["baseline_holds"] for m in found} == {"torch"}
     assert next(m for m in found if m.metric.name == "memory_added").value == 20
 
@@ -141,7 +146,9 @@ def test_where_the_system_has_no_status_file_the_peak_stands_in(
     assert memory_child.resident_bytes() == memory_child.peak_bytes() > MEBI
 
 
-@pytest.mark.parametrize("wrong", [{"n_processes": 1}, {"n_runs": 0}, {"timeout_seconds": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"n_processes": 1}, {"n_runs": 0}, {"timeout_seconds": 0}, {"timeout_seconds": np.inf}]
+)
 def test_memory_protocols_that_cannot_work_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(SettingError, match="n_processes must be at least 2"):
         MemoryProtocol(**wrong)  # type: ignore[arg-type]

@@ -56,6 +56,11 @@ def batches(data: Data, *, batch_size: int) -> Iterator[Batch]:
         raise DataError("the data set is empty: there is nothing to measure accuracy on; give at least one example")
 
 
+def n_examples(inputs: tuple[Array, ...]) -> int:
+    """Return the length of the first axis; 1 where the first input is a scalar, or where there is none."""
+    return len(inputs[0]) if inputs and inputs[0].ndim else 1
+
+
 def run_batch(session: Session, batch: Batch, *, what: str) -> tuple[Array, ...]:
     """Return the outputs of `session` for `batch`; `what` names the file in messages.
 

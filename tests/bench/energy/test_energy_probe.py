@@ -154,8 +154,10 @@ def test_a_clock_that_stands_still_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"n_blocks": 2}, {"seconds": 0.0}, {"n_updates": 0}, {"settle_seconds": -1.0}, {"level": 1.0}]
-)
+    "wrong",
+    [{"n_blocks": 2}, {"seconds": 0.0}, {"seconds": math.inf}, {"n_updates": 0}, {"settle_seconds": -1.0},
+     {"settle_seconds": math.nan}, {"level": 1.0}],
+)  # fmt: skip
 def test_settings_that_cannot_work_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(SettingError, match="must be"):
         EnergyProtocol(**wrong)  # type: ignore[arg-type]

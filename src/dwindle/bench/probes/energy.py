@@ -7,11 +7,13 @@ block. Blocks share no window, so they are independent where the machine is, and
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from dwindle.bench.batches import n_examples
 from dwindle.bench.energy.sensor import Joules, Sensor
 from dwindle.bench.measurement import ENERGY, Measurement, Subject
 from dwindle.bench.protocol import Action, Clock
@@ -52,7 +54,7 @@ class EnergyProtocol:
                 f"n_blocks must be at least {_FEWEST_BLOCKS}, n_updates at least 1 and level between 0 and 1; got "
                 f"{self.n_blocks}, {self.n_updates}, {self.level}"
             )
-        if not self.seconds > 0 or self.settle_seconds < 0:
+        if not 0 < self.seconds < math.inf or not 0 <= self.settle_seconds < math.inf:
             raise SettingError(
                 f"seconds must be positive and settle_seconds not negative; got {self.seconds}, {self.settle_seconds}"
             )
@@ -95,7 +97,7 @@ def measure_energy(
     blocks = energy_blocks(lambda: session.run(*inputs), sensor, protocol, time=time)
     interval = mean_interval([_MILLI * block.joules for block in blocks], level=protocol.level)
     conditions: dict[str, str | float] = {
-        "batch": len(inputs[0]) if inputs and inputs[0].ndim else 1,
+        "batch": n_examples(inputs),
         "sensor": sensor.name,
         "covers": sensor.covers,
         "idle_watts": _mean([block.idle_watts for block in blocks]),

@@ -9,11 +9,12 @@ by the peak beyond the baseline (`memory_added`): what an engine's binding for P
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +22,7 @@ from typing import Any, Final
 import numpy as np
 
 from dwindle.artifact import Artifact
+from dwindle.bench.batches import n_examples
 from dwindle.bench.measurement import (
     MEMORY_ADDED,
     MEMORY_BASELINE,
@@ -55,7 +57,7 @@ class MemoryProtocol:
     timeout_seconds: float = 300.0
 
     def __post_init__(self) -> None:
-        if self.n_processes < 2 or self.n_runs < 1 or not self.timeout_seconds > 0:
+        if self.n_processes < 2 or self.n_runs < 1 or not 0 < self.timeout_seconds < math.inf:
             raise SettingError(
                 f"n_processes must be at least 2, n_runs at least 1 and timeout_seconds positive; got "
                 f"{self.n_processes}, {self.n_runs}, {self.timeout_seconds}"
@@ -95,7 +97,7 @@ def measure_memory(
         MEMORY_LOADED: [f.loaded for f in found],
         MEMORY_BASELINE: [f.baseline for f in found],
     }
-    conditions: dict[str, str | float] = {"batch": len(inputs[0]) if inputs else 0, "source": found[0].source}
+    conditions: dict[str, str | float] = {"batch": n_examples(inputs), "source": found[0].source}
     if found[0].has_torch:
         conditions["baseline_holds"] = "torch"
     return tuple(
@@ -128,11 +130,10 @@ def footprints(
             "n_threads": n_threads,
             "n_runs": protocol.n_runs,
         }
+        answers = [Path(folder) / f"answer_{number}.json" for number in range(protocol.n_processes)]
         return tuple(
-            Footprint(
-                **_run((sys.executable, "-P", "-m", _MODULE), orders, artifact.path, seconds=protocol.timeout_seconds)
-            )
-            for _ in range(protocol.n_processes)
+            _footprint(orders | {"answer": str(answer)}, artifact.path, seconds=protocol.timeout_seconds)
+            for answer in answers
         )
 
 
@@ -146,7 +147,8 @@ def _engine(runtime: Runtime) -> tuple[str, Mapping[str, Any]]:
     return name, {key: value for key, value in to_plain(runtime).items() if key != TAG}
 
 
-def _run(command: Sequence[str], orders: Mapping[str, Any], path: Path, *, seconds: float) -> dict[str, Any]:
+def _footprint(orders: Mapping[str, Any], path: Path, *, seconds: float) -> Footprint:
+    """Return what a fresh process finds that follows `orders`, which measure the file at `path`."""
     # It must find this very package, however the caller made it importable; and -P in the command keeps it from finding
     # a numpy.py in the caller's folder.
     root = str(Path(__file__).resolve().parents[3])
@@ -154,7 +156,7 @@ def _run(command: Sequence[str], orders: Mapping[str, Any], path: Path, *, secon
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(part for part in (root, found) if part)}
     try:
         finished = subprocess.run(
-            command,
+            (sys.executable, "-P", "-m", _MODULE),
             input=json.dumps(orders),
             capture_output=True,
             text=True,
@@ -172,11 +174,11 @@ def _run(command: Sequence[str], orders: Mapping[str, Any], path: Path, *, secon
     if finished.returncode != 0:
         raise MeasurementError(_failure(path, finished.returncode, finished.stderr))
     try:
-        return json.loads(finished.stdout.strip().splitlines()[-1])
-    except (ValueError, IndexError) as error:
+        return Footprint(**json.loads(Path(orders["answer"]).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
         raise MeasurementError(
-            f"the fresh process that measures the memory of {path} answered {finished.stdout[-_TAIL:]!r}; "
-            "see that nothing else writes to stdout when Python starts"
+            f"the fresh process that measures the memory of {path} ended without an answer ({error}); see that nothing "
+            "ends Python when it starts, and that the folder for temporary files is not full"
         ) from error
 
 

@@ -1,6 +1,7 @@
 """This file is the fresh process of the memory probe: it loads one file in one engine, runs it, reports its memory.
 
-It takes its orders as one JSON object on stdin and answers with one on stdout. It does not import the caller's script,
+It takes its orders as one JSON object on stdin and answers with one in a file that they name, for engines write to
+stdout as they like. It does not import the caller's script,
 and with onnxruntime, LiteRT and OpenVINO no torch, so that what it reports is what a device would need that has Python
 and the engine, and nothing else. ExecuTorch's binding for Python imports torch itself, some 300 MB that no device
 holds: they are in the baseline and in the peak, so engines are compared by what a file adds to the baseline.
@@ -63,8 +64,9 @@ ENGINES: Final[Mapping[str, Callable[[Mapping[str, Any]], Runtime]]] = {
 
 
 def main() -> None:
-    """Read orders from stdin, carry them out, print what was found."""
-    print(json.dumps(run(json.load(sys.stdin))))  # ruff: ignore[print]
+    """Read orders from stdin, carry them out, write down what was found."""
+    orders = json.load(sys.stdin)
+    Path(orders["answer"]).write_text(json.dumps(run(orders)), encoding="utf-8")
 
 
 def run(orders: Mapping[str, Any]) -> dict[str, Any]:
