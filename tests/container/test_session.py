@@ -14,7 +14,7 @@ from dwindle.container.reader import open_file
 from dwindle.container.records import AffineRecord, CodebookRecord, DenseRecord, SparseRecord
 from dwindle.container.references import external_names
 from dwindle.container.session import external_arrays, open_session
-from dwindle.errors import ContainerError, RuntimeUnavailableError
+from dwindle.errors import ContainerError, RuntimeUnavailableError, SettingError
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -78,6 +78,11 @@ def test_a_session_computes_with_the_weights(contents, tmp_path):
     x = np.random.default_rng(1).normal(size=(3, 200)).astype(np.float32)
     (y,) = session.run(None, {"x": x})
     np.testing.assert_allclose(y, x @ state["q"] @ state["w"], rtol=1e-4, atol=1e-4)
+
+
+def test_no_thread_is_not_all_of_them(contents):
+    with pytest.raises(SettingError, match="n_threads must be at least 1, got 0"):
+        open_session(contents, n_threads=0)
 
 
 def test_an_opened_file_gives_the_same_arrays_and_runs(contents, tmp_path):

@@ -19,6 +19,7 @@ from dwindle.cli.main import app
 from dwindle.container import read, write
 from dwindle.errors import ContainerError, ExportError, SettingError
 from dwindle.exporters.from_file import export_file, export_onnx
+from dwindle.exporters.graph_cache import GraphCache
 from dwindle.exporters.integer_layers import integer_biases, quantized_values
 from dwindle.runtimes.onnxruntime import OnnxRuntime
 
@@ -31,8 +32,9 @@ def folder(tmp_path_factory) -> Path:
     network = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
     x = torch.randn(4, 2, 8, 8)
     model = dw.QuantizeStatic().apply(dw.CompressedModel.dense(network), dw.Context(example=x, calibration=[x]))
-    dw.deploy(model, x, folder, metadata={"class_names": ["a", "b", "c"], "nested": {"z": 1, "a": [2.5]}})
-    dw.deploy(dw.CompressedModel.dense(network), x, folder, formats=("dwn",), name="floats")
+    graphs, metadata = GraphCache(), {"class_names": ["a", "b", "c"], "nested": {"z": 1, "a": [2.5]}}
+    dw.deploy(model, x, folder, metadata=metadata, graphs=graphs)
+    dw.deploy(dw.CompressedModel.dense(network), x, folder, formats=("dwn",), name="floats", graphs=graphs)
     return folder
 
 
@@ -168,6 +170,17 @@ def test_wrong_calls_say_why(folder, tmp_path):
     assert invoke("export", folder / "model.dwn", "--to", "cpp")[0] == 2
     with pytest.raises(ContainerError, match="cannot read"):
         invoke("export", tmp_path / "absent.dwn")
+
+
+def test_options_that_a_target_lacks_are_refused(folder: Path, tmp_path: Path) -> None:
+    for to, wanted, message in (
+        ("c", {"batch_size": 1}, "c has no option 'batch_size'; it has none"),
+        ("pte", {"opset": 17}, "pte has no option 'opset'; it has batch_size"),
+        ("onnx", {"precision": "f32"}, "onnx has no option 'precision'; it has opset, ir_version, batch_size"),
+    ):
+        with pytest.raises(SettingError, match=message):
+            export_file(folder / "model.dwn", to, tmp_path / f"m.{to}", network=nn.Identity(), **wanted)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_exported_file_is_not_overwritten(tmp_path: Path, folder: Path) -> None:

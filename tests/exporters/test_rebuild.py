@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 import torch
 from torch import Tensor, nn
@@ -19,8 +18,9 @@ from dwindle.cli.main import app
 from dwindle.container import read
 from dwindle.errors import ContainerError, ExportError, NetworkError, RuntimeUnavailableError, SettingError
 from dwindle.exporters import executorch, from_file, litert
-from dwindle.exporters.from_file import export_file, graph_of
-from dwindle.exporters.rebuild import example_of, model_of
+from dwindle.exporters.from_file import export_file
+from dwindle.exporters.graph_cache import GraphCache
+from dwindle.exporters.rebuild import model_of
 from dwindle.runtimes.openvino import OpenVinoRuntime
 
 X = torch.rand(8, 2, 6, 6, generator=torch.Generator().manual_seed(3))
@@ -77,7 +77,9 @@ STEPS = {
 def files(tmp_path_factory) -> dict[str, tuple[dw.CompressedModel, Path]]:
     folder = tmp_path_factory.mktemp("files")
     made = {name: compressed(*steps) for name, steps in STEPS.items()}
-    return {n: (m, dw.deploy(m, X, folder, formats=("dwn",), name=n).artifacts["dwn"].path) for n, m in made.items()}
+    graphs = GraphCache()
+    deployed = {n: dw.deploy(m, X, folder, formats=("dwn",), name=n, graphs=graphs) for n, m in made.items()}
+    return {name: (model, deployed[name].artifacts["dwn"].path) for name, model in made.items()}
 
 
 @pytest.mark.parametrize("name", STEPS)
@@ -108,13 +110,11 @@ def test_what_does_not_fit_is_one_error(files):
         model_of(read(files["dense"][1]), nn.Linear(3, 2), where="a.dwn")
 
 
-def test_an_example_fits_the_graph(files):
-    example = example_of(graph_of(read(files["dense"][1])))
-    assert (example.shape, example.dtype) == ((1, 2, 6, 6), torch.float32)
-    graph = graph_of(read(files["dense"][1]))
-    graph.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.STRING
-    with pytest.raises(ContainerError, match="is no batch that torch knows"):
-        example_of(graph)
+def test_a_number_of_weights_that_is_none_is_one_error(files):
+    contents = read(files["dense"][1])
+    contents = replace(contents, metadata={**contents.metadata, "n_dense_weights": "many"})
+    with pytest.raises(SettingError, match=r"a\.dwn: n_dense_weights must be a number, not 'many'"):
+        model_of(contents, Net, where="a.dwn")
 
 
 # The command

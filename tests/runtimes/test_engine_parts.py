@@ -1,20 +1,22 @@
-"""This file tests what several engines share: names, batches of one size, caught output, beginnings of files."""
+"""This file tests what engines share: names, refusals, batches of one size, caught output, beginnings of files."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 
 import numpy as np
 import pytest
 
+from dwindle.artifact import Artifact
 from dwindle.errors import MeasurementError, NetworkError, RuntimeUnavailableError, SettingError
 from dwindle.runtimes import catalogue
 from dwindle.runtimes.catalogue import RUNTIMES, engine_for, engine_of
 from dwindle.runtimes.chatter import caught_chatter
 from dwindle.runtimes.fake import FakeRuntime
-from dwindle.runtimes.fixed_batch import run_in_parts
-from dwindle.runtimes.magic import require_beginning
-from dwindle.runtimes.package import engine_package
+from dwindle.runtimes.fixed_batch import joined, run_in_parts
+from dwindle.runtimes.loadable import require_beginning
+from dwindle.runtimes.package import engine_package, version_of
 from dwindle.runtimes.protocol import InputSpec
 
 # The catalogue
@@ -57,6 +59,37 @@ def test_the_first_engine_that_is_there_runs_a_format(monkeypatch):
 def test_an_engine_given_is_taken_as_it_is():
     engine = FakeRuntime()
     assert engine_of(engine) is engine
+
+
+# What every engine refuses
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_no_threads_and_other_formats_are_refused(name, tmp_path):
+    engine = RUNTIMES[name]()
+    (tmp_path / "model.other").write_bytes(b"x")
+    other = Artifact.of(tmp_path / "model.other")
+    for n_threads in (0, -1):
+        with (
+            pytest.raises(SettingError, match=f"n_threads must be at least 1, got {n_threads}"),
+            engine.load(other, n_threads=n_threads),
+        ):
+            pass
+    if reason := engine.unavailable():
+        pytest.skip(reason)
+    message = rf"{name} loads \.{engine.formats[0]}.* files, not 'other' .*deploy as {engine.formats[0]}"
+    with pytest.raises(MeasurementError, match=message), engine.load(other):
+        pass
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_without_its_package_an_engine_says_what_to_install(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    engine = RUNTIMES[name]()
+    absent = Artifact(path=tmp_path / "absent", format=engine.formats[0], sha256="0", size_bytes=1)
+    assert engine.name.startswith(f"{name} not installed")
+    with pytest.raises(RuntimeUnavailableError, match=rf"pip install ('dwindle\[)?{name}"), engine.load(absent):
+        pass
 
 
 # Files of one batch size
@@ -109,12 +142,43 @@ def test_inputs_as_the_file_tells_them_are_not_split():
     assert run_in_parts(lambda *arrays: arrays, given, specs) == given
 
 
+def test_a_batch_that_is_open_may_stand_beside_a_fixed_one():
+    specs = (spec(None, 2), spec(1, 3, name="y"))
+    x, y = np.zeros((5, 2), np.float32), np.ones((5, 3), np.float32)
+    sizes: list[tuple[int, int]] = []
+
+    def run(x, y):
+        sizes.append((len(x), len(y)))
+        return (x,)
+
+    run_in_parts(run, (x, y[:1]), specs)
+    run_in_parts(run, (x, y), specs)
+    assert sizes == [(5, 1), *[(1, 1)] * 5]
+
+
+def test_one_number_for_a_batch_cannot_be_put_together():
+    with pytest.raises(NetworkError, match="output 1 is one number for a whole batch"):
+        joined([(np.zeros((1, 2)), np.array(1.0))] * 2)
+
+
+def test_a_batch_of_none_is_refused():
+    with pytest.raises(NetworkError, match=r"'x' must be float32 of shape \(0, 2\)"):
+        run_in_parts(lambda array: (array,), (np.zeros((3, 2), np.float32),), (spec(0, 2),))
+
+
+def test_an_engine_under_another_name_has_a_version():
+    assert version_of("numpy", distribution="numpy-nightly") == np.__version__
+    assert version_of("json", distribution="json-nightly") == "of unknown version"
+    assert version_of("no_such_engine", distribution="no-such-engine") == "not installed"
+
+
 def test_a_broken_package_is_an_engine_that_is_not_there(monkeypatch, tmp_path):
     broken = tmp_path / "broken_engine.py"
-    broken.write_text("raise ImportError('libfast.so is missing')")
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(RuntimeUnavailableError, match=r"cannot be imported \(libfast.so is missing\): pip install"):
-        engine_package("broken_engine", extra="litert")
+    for error in ("ImportError", "OSError", "ValueError"):
+        broken.write_text(f"raise {error}('libfast.so is missing')")
+        with pytest.raises(RuntimeUnavailableError, match=r"cannot be imported \(libfast.so is missing\): pip install"):
+            engine_package("broken_engine", extra="litert")
 
 
 # What engines print

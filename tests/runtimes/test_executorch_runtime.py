@@ -1,15 +1,13 @@
-"""This file tests ExecuTorch's adapter: answers, wrong inputs and hostile files."""
+"""This file tests ExecuTorch's adapter: answers, types, the method that is called, threads."""
 
 from __future__ import annotations
-
-import operator
 
 import numpy as np
 import pytest
 
 from dwindle.artifact import Artifact
 from dwindle.bench.deployment import FLOAT_BOUND, QUANTIZED_BOUND, model_outputs
-from dwindle.errors import MeasurementError, NetworkError, RuntimeUnavailableError, SettingError
+from dwindle.errors import MeasurementError
 from dwindle.runtimes import executorch
 from dwindle.runtimes.executorch import ExecuTorchRuntime
 
@@ -33,66 +31,24 @@ def test_the_file_tells_its_inputs(engine_file):
     assert (spec.dtype, spec.shape) == (np.float32, (1, 2, 8, 8))
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ((), "takes 1 inputs"),
-        ((np.zeros((1, 2, 8, 8), np.float32),) * 2, "takes 1 inputs .*got 2"),
-        ((np.zeros((0, 2, 8, 8), np.float32),), r"must be float32 of shape \(1, 2, 8, 8\).*got float32 of shape \(0,"),
-        ((np.zeros((1, 2, 8, 9), np.float32),), r"got float32 of shape \(1, 2, 8, 9\)"),
-        ((np.zeros((1, 2, 8, 8), np.float64),), "got float64"),
-        ((np.float32(1),), r"got float32 of shape \(\)"),
-    ],
-)
-def test_wrong_inputs_are_one_error_each(given, message, engine_file):
-    with ExecuTorchRuntime().load(engine_file("float", "pte")) as session, pytest.raises(NetworkError, match=message):
-        session.run(*given)
-
-
 def test_what_is_no_number_stays_none(engine_file):
     with ExecuTorchRuntime().load(engine_file("float", "pte")) as session:
         (answer,) = session.run(np.full((1, 2, 8, 8), np.inf, np.float32))
     assert not np.isfinite(answer).all()
 
 
-CORRUPT = {
-    "empty": lambda data: b"",
-    "text": lambda data: b"this is no model\n" * 100,
-    "another format": lambda data: b"\x1c\x00\x00\x00TFL3" + data[8:],
-    "noise": lambda data: np.random.default_rng(2).bytes(4096),
-    "the beginning alone": operator.itemgetter(slice(8)),
-    "truncated": lambda data: data[: len(data) // 2],
-    "noise behind the beginning": lambda data: data[:8] + np.random.default_rng(1).bytes(4096),
-}
-"""Noise as such ends the process where an engine is given it: ExecuTorch 1.5 checks less than it should."""
-
-
-@pytest.mark.parametrize("kind", CORRUPT)
-def test_a_file_that_is_none_is_one_error(kind, engine_file, tmp_path):
-    path = tmp_path / "model.pte"
-    path.write_bytes(CORRUPT[kind](engine_file("float", "pte").path.read_bytes()))
-    with pytest.raises(MeasurementError, match="export it again"), ExecuTorchRuntime().load(Artifact.of(path)):
+def test_a_program_without_the_method_is_one_error(engine_file, tmp_path):
+    data = engine_file("int8", "pte").path.read_bytes()
+    assert b"forward" in data
+    (tmp_path / "other.pte").write_bytes(data.replace(b"forward", b"predict"))
+    artifact = Artifact.of(tmp_path / "other.pte")
+    message = r"cannot load .*'forward'.*export it again"
+    with pytest.raises(MeasurementError, match=message), ExecuTorchRuntime().load(artifact):
         pass
 
 
-def test_other_formats_missing_files_and_no_threads_are_refused(engine_file, tmp_path):
-    runtime = ExecuTorchRuntime()
-    absent = Artifact(path=tmp_path / "absent.pte", format="pte", sha256="0", size_bytes=1)
-    with pytest.raises(MeasurementError, match=r"cannot read .*absent\.pte: No such file"), runtime.load(absent):
-        pass
-    other = Artifact(path=tmp_path / "m.onnx", format="onnx", sha256="0", size_bytes=1)
-    with pytest.raises(MeasurementError, match=r"executorch loads \.pte files, not 'onnx'"), runtime.load(other):
-        pass
-    with pytest.raises(SettingError, match="at least 1"), runtime.load(engine_file("float", "pte"), n_threads=0):
-        pass
-
-
-def test_without_the_package_it_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setattr(executorch.importlib.util, "find_spec", lambda name: None)
-    absent = Artifact(path=tmp_path / "absent.pte", format="pte", sha256="0", size_bytes=1)
-    assert ExecuTorchRuntime().name == "executorch not installed"
-    with pytest.raises(RuntimeUnavailableError, match=r"'dwindle\[executorch\]'"), ExecuTorchRuntime().load(absent):
-        pass
+def test_its_name_tells_that_it_is_traced():
+    assert ExecuTorchRuntime(is_traced=True).name == f"{ExecuTorchRuntime().name} (traced)"
 
 
 def test_threads_are_those_that_were_asked_for(engine_file, engine_images):

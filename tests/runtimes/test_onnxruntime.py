@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from dwindle.artifact import Artifact
 from dwindle.bench.deployment import deploy
 from dwindle.container.session import EngineOptions, session_options
 from dwindle.core.ranges import Calibration, MinMax
-from dwindle.errors import MeasurementError, NetworkError, RuntimeUnavailableError, SettingError
+from dwindle.errors import MeasurementError, NetworkError, SettingError
 from dwindle.network.compressed import CompressedModel
 from dwindle.runtimes.onnxruntime import OnnxRuntime
 from dwindle.technique import Context
@@ -81,21 +80,6 @@ def test_a_broken_file_is_refused(tmp_path):
     path.write_bytes(b"not a model")
     with pytest.raises(MeasurementError, match=r"cannot load .*model\.onnx"), OnnxRuntime().load(Artifact.of(path)):
         pass
-
-
-def test_an_unknown_format_is_refused(tmp_path):
-    path = tmp_path / "model.tflite"
-    path.write_bytes(b"x")
-    with pytest.raises(MeasurementError, match="loads onnx and dwn, not 'tflite'"):
-        OnnxRuntime().load(Artifact.of(path))
-
-
-def test_without_the_package_it_says_what_to_install(artifact, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    runtime = OnnxRuntime()
-    assert runtime.name == "onnxruntime not installed"
-    with pytest.raises(RuntimeUnavailableError, match="pip install onnxruntime"):
-        runtime.load(artifact)
 
 
 def test_the_name_tells_the_version_and_the_arithmetic():

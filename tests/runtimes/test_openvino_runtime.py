@@ -130,14 +130,6 @@ def test_a_missing_second_file_is_named(source):
         pass
 
 
-def test_other_formats_and_no_threads_are_refused(tmp_path, source):
-    (tmp_path / "model.tflite").write_bytes(b"x")
-    with pytest.raises(MeasurementError, match="loads xml and onnx, not 'tflite'"):
-        OpenVinoRuntime().load(Artifact.of(tmp_path / "model.tflite"))
-    with pytest.raises(SettingError, match="n_threads must be at least 1, got 0"):
-        OpenVinoRuntime().load(Artifact.of(source), n_threads=0)
-
-
 def test_the_precision_is_always_told():
     assert settings(3, "f32")["INFERENCE_PRECISION_HINT"] == settings(3, "int8")["INFERENCE_PRECISION_HINT"] == "f32"
     assert settings(3, "bf16")["INFERENCE_PRECISION_HINT"] == "bf16"
@@ -179,9 +171,3 @@ def test_bf16_needs_a_processor_that_has_it(monkeypatch, source, known, is_refus
     if is_refused:
         with pytest.raises(RuntimeUnavailableError, match="does not compute in bf16"):
             engine.load(Artifact.of(source))
-
-
-def test_without_the_package_it_says_what_to_install(source, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(RuntimeUnavailableError, match=r"pip install 'dwindle\[openvino\]'"):
-        OpenVinoRuntime().load(Artifact.of(source))

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from dwindle.artifact import Artifact
+from dwindle.bench.batches import n_examples
 from dwindle.bench.costs import Opened, costs_alone
-from dwindle.bench.even_batches import EvenSession, fixed_batch
+from dwindle.bench.even_batches import EvenSession
 from dwindle.bench.made_inputs import Shapes, cut, inputs_of, labelled_batch, made_inputs, read_npz, repeated
 from dwindle.bench.measure import Measured, open_file
 from dwindle.bench.plan import Plan
@@ -18,6 +19,7 @@ from dwindle.bench.probes import accuracy
 from dwindle.bench.probes.size import file_at, measure_size
 from dwindle.errors import DataError, DwindleError, MeasurementError
 from dwindle.runtimes.catalogue import RUNTIMES, engine_for
+from dwindle.runtimes.fixed_batch import fixed_batch
 from dwindle.runtimes.protocol import Array, InputSpec, Runtime
 
 THROUGHPUT_BATCH: Final = 32
@@ -169,11 +171,6 @@ def _room_for(what: str) -> Generator[None]:
         raise DataError(
             f"{what} cannot be held in memory ({reason}); give a smaller batch or smaller shapes"
         ) from error
-
-
-def n_examples(inputs: tuple[Array, ...]) -> int:
-    """Return the length of the first axis; 1 for a scalar input."""
-    return len(inputs[0]) if inputs[0].ndim else 1
 
 
 def with_batch(plan: Plan, inputs: tuple[Array, ...]) -> Plan:

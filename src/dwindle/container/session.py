@@ -116,6 +116,7 @@ def open_session(
     From an opened file (`reader.open_file`), only one weight at a time is in memory beside what the engine holds.
 
     Raises:
+        SettingError: fewer than one thread.
         RuntimeUnavailableError: onnxruntime is not installed.
         ContainerError: the file has no graph, or onnxruntime refuses it.
     """
@@ -138,8 +139,15 @@ def open_session(
 
 
 def session_options(n_threads: int, chosen: EngineOptions = DEFAULTS) -> Any:
-    """Return options that let a session compute what the file says, with `n_threads` threads."""
+    """Return options that let a session compute what the file says, with `n_threads` threads.
+
+    Raises:
+        SettingError: fewer than one thread, which onnxruntime takes for all that there are.
+    """
     import onnxruntime
+
+    if n_threads < 1:
+        raise SettingError(f"n_threads must be at least 1, got {n_threads}")
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = n_threads

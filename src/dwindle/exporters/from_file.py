@@ -6,19 +6,17 @@ whose code no file holds.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, cast
 
-import onnx
-from google.protobuf.message import DecodeError
 from torch import nn
 
 from dwindle.artifact import Artifact, files_of
 from dwindle.container.contents import Contents
 from dwindle.container.reader import read
 from dwindle.container.records import describe_record
-from dwindle.errors import ContainerError, ExportError, SettingError
+from dwindle.errors import ExportError, SettingError
 from dwindle.exporters.c_array import write_c_codes, write_c_file
 from dwindle.exporters.graph import apply_options
 from dwindle.exporters.half_graph import computes_in_half
@@ -26,7 +24,8 @@ from dwindle.exporters.onnx import as_notes, notes_of, write_onnx
 from dwindle.exporters.openvino import write_ir
 from dwindle.exporters.opset import opset_of
 from dwindle.exporters.options import ExportOptions, FloatType
-from dwindle.exporters.rebuild import example_of, model_of, require_no_preprocessing
+from dwindle.exporters.rebuild import model_of, require_no_preprocessing
+from dwindle.network.file_graph import example_of, read_graph
 from dwindle.settings import nearest
 
 OWN: Final = frozenset({"n_dense_weights", "digest", "history", "edits", "activations", "version"})
@@ -37,6 +36,11 @@ OF_GRAPH: Final = ("onnx", "xml")
 """What is made from the graph in the file, and takes all options."""
 TARGETS: Final = (*OF_GRAPH, *OF_NETWORK, "c", "c-int8")
 """What a `.dwn` file can be turned into."""
+OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
+    **dict.fromkeys(OF_GRAPH, ("opset", "ir_version", "batch_size", "float_type")),
+    **dict.fromkeys(OF_NETWORK, ("batch_size",)),
+}
+"""What a target lets one choose; C arrays nothing."""
 Network = nn.Module | Callable[[], nn.Module]
 
 
@@ -64,7 +68,7 @@ def export_onnx(
         ContainerError: the file holds no graph, or one that is no ONNX model.
         ExportError: the graph cannot be changed as asked, or the file cannot be written.
     """
-    graph = graph_of(contents)
+    graph = read_graph(contents.graph)
     wanted = ExportOptions(
         opset=opset_of(graph) if opset is None else opset,
         ir_version=ir_version,
@@ -79,23 +83,6 @@ def export_onnx(
     structures = {describe_record(record) for record in contents.records.values()}
     write_onnx(path, graph, contents.records, notes={**as_notes(metadata), **notes_of(digest, structures)})
     return Artifact.of(path, origin=digest)
-
-
-def graph_of(contents: Contents) -> onnx.ModelProto:
-    """Return the graph of a file.
-
-    Raises:
-        ContainerError: there is none, or it is no ONNX model.
-    """
-    if not contents.graph:
-        raise ContainerError("this file holds weights but no graph; export it again with an example input")
-    try:
-        graph = onnx.ModelProto.FromString(contents.graph)
-    except DecodeError as error:
-        raise ContainerError(f"the graph of this file is not an ONNX model: {error}") from error
-    if not graph.graph.input or not graph.graph.output:
-        raise ContainerError("the graph of this file has no input or no output; export it again")
-    return graph
 
 
 def export_openvino(contents: Contents, path: Path, **options: Any) -> Artifact:
@@ -136,7 +123,7 @@ def export_program(contents: Contents, path: Path, network: Network, *, batch_si
     require_no_preprocessing(contents.metadata, to=made)
     options = ExportOptions(batch_size=batch_size)
     exporter = ExecuTorchExporter(options=options) if made == "pte" else LiteRtExporter(options=options)
-    example = example_of(graph_of(contents))
+    example = example_of(read_graph(contents.graph))
     return exporter.export(model_of(contents, network), example, path)
 
 
@@ -151,7 +138,7 @@ def export_file(
             `c-int8`, its int8 weights as arrays.
         out: the file to write, for C without a suffix or with either; None writes beside `path` under its name.
         network: what `tflite` and `pte` are made from, beside the file: the network or a function that builds it.
-        options: those of `export_onnx`; of these `tflite` and `pte` take `batch_size`.
+        options: those of `export_onnx`; of these `tflite` and `pte` take `batch_size`, C arrays none.
 
     Raises:
         SettingError: `to` is unknown, an option is out of range, or the network is missing.
@@ -160,13 +147,7 @@ def export_file(
         RuntimeUnavailableError: `to` is `xml` and openvino is not installed.
         ExportError: the file cannot become that, or the disk refuses.
     """
-    if to not in TARGETS:
-        raise SettingError(f"a .dwn file cannot become {to!r}; {nearest(to, TARGETS)}")
-    if to in OF_NETWORK and network is None:
-        raise SettingError(
-            f"a .{to} is made from the network, whose code no file holds; give it (--network package.module:function, "
-            "which builds it)"
-        )
+    _require_possible(to, network, options)
     contents = read(path)
     if out is not None:
         _require_other(out, path)
@@ -174,13 +155,26 @@ def export_file(
         stem = path.with_suffix("") if out is None else out
         if to == "c":
             return write_c_file(path, contents, stem)
-        return write_c_codes(path, contents, stem, graph=graph_of(contents) if contents.graph else None)
+        return write_c_codes(path, contents, stem, graph=read_graph(contents.graph) if contents.graph else None)
     target = path.with_suffix(f".{to}") if out is None else _with_suffix(out, to)
     for written in files_of(target):
         _require_other(written, path)
     if to in OF_NETWORK:
         return (export_program(contents, target, cast("Network", network), **options),)
     return (export_onnx(contents, target, **options) if to == "onnx" else export_openvino(contents, target, **options),)
+
+
+def _require_possible(to: str, network: Network | None, options: Mapping[str, Any]) -> None:
+    if to not in TARGETS:
+        raise SettingError(f"a .dwn file cannot become {to!r}; {nearest(to, TARGETS)}")
+    taken = OPTIONS.get(to, ())
+    if others := sorted(options.keys() - set(taken)):
+        raise SettingError(f"{to} has no option {others[0]!r}; it has {', '.join(taken) or 'none'}")
+    if to in OF_NETWORK and network is None:
+        raise SettingError(
+            f"a .{to} is made from the network, whose code no file holds; give it (--network package.module:function, "
+            "which builds it)"
+        )
 
 
 def _require_other(target: Path, source: Path) -> None:

@@ -8,17 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import onnx
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dwindle.container.contents import Contents
 from dwindle.core.encoding import decode
-from dwindle.errors import ContainerError, ExportError
+from dwindle.errors import ExportError
 from dwindle.exporters.native import from_record
 from dwindle.network.compressed import CompressedModel
-from dwindle.network.file_notes import activations_of, edited_network, fill
-from dwindle.network.inputs import Inputs
+from dwindle.network.file_notes import activations_of, edited_network, fill, n_dense_weights_of
 
 
 def model_of(
@@ -40,24 +37,13 @@ def model_of(
     tensors = {name: decode(encoding) for name, encoding in encodings.items()}
     tensors |= {name: tensors[first] for name, first in contents.aliases.items()}
     filled = fill(edited_network(network, contents.metadata, where=where), tensors, where=where)
-    n_parameters = sum(parameter.numel() for parameter in filled.parameters())
     return CompressedModel(
         network=filled,
         encodings=encodings,
-        n_dense_weights=int(contents.metadata.get("n_dense_weights", n_parameters)),
+        n_dense_weights=n_dense_weights_of(contents.metadata, filled, where=where),
         aliases=dict(contents.aliases),
         activations=activations_of(contents.metadata, where=where),
     )
-
-
-def example_of(graph: onnx.ModelProto) -> Inputs:
-    """Return a batch of zeros that the graph of a file takes, one example where the size is open.
-
-    Raises:
-        ContainerError: an input has a type that torch lacks.
-    """
-    tensors = tuple(_zeros(value) for value in graph.graph.input)
-    return tensors[0] if len(tensors) == 1 else tensors
 
 
 def require_no_preprocessing(metadata: Mapping[str, Any], *, to: str) -> None:
@@ -71,13 +57,3 @@ def require_no_preprocessing(metadata: Mapping[str, Any], *, to: str) -> None:
             f"this file preprocesses its input, which a .{to} made from its network would not; deploy the model "
             "without preprocessing, or export it to onnx or xml"
         )
-
-
-def _zeros(value: onnx.ValueInfoProto) -> Tensor:
-    held = value.type.tensor_type
-    sizes = [dim.dim_value if dim.HasField("dim_value") else 1 for dim in held.shape.dim]
-    try:
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(held.elem_type)
-        return torch.zeros(sizes, dtype=getattr(torch, dtype.name))
-    except (AttributeError, KeyError, RuntimeError) as error:
-        raise ContainerError(f"input {value.name!r} of this file is no batch that torch knows: {error}") from error

@@ -60,7 +60,7 @@ def edit_from_plain(plain: Mapping[str, Any], *, where: str) -> Edit:
         NetworkError: a kind of edit that this version does not know.
         SettingError: a key is unknown or missing, or a value has the wrong type.
     """
-    kind = plain.get(TAG, FoldedBatchNorm.__name__)
+    kind = str(plain.get(TAG, FoldedBatchNorm.__name__))
     if kind not in EDITS:
         raise NetworkError(
             f"{where}: this version knows no structural edit {kind!r} (it knows {', '.join(sorted(EDITS))}); a later "

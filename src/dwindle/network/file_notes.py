@@ -7,7 +7,7 @@ from typing import Any, Final, cast
 
 from torch import Tensor, nn
 
-from dwindle.errors import NetworkError
+from dwindle.errors import NetworkError, SettingError
 from dwindle.network.activations import ActivationQuantizer, CallSite, DynamicQuantizer, LevelQuantizer, Quantizer
 from dwindle.network.edits import apply_edits, edit_from_plain, own_edits
 from dwindle.settings import TAG, from_plain
@@ -34,7 +34,7 @@ def edited_network(
     built = network if isinstance(network, nn.Module) else network()
     if not isinstance(built, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance] (users)
         raise NetworkError(f"what should build the network returns {type(built).__name__}; return a torch.nn.Module")
-    edits = cast("list[Mapping[str, Any]]", metadata.get("edits", []))
+    edits = _tables(metadata.get("edits", []), where=f"{where}: edits")
     return apply_edits(built, own_edits([edit_from_plain(plain, where=f"{where}: edits") for plain in edits]))
 
 
@@ -61,9 +61,12 @@ def activations_of(metadata: Mapping[str, Any], *, where: str) -> dict[CallSite,
         NetworkError: a kind of quantizer that this version does not know, or a place that is none.
         SettingError: a key is unknown or missing, or a value has the wrong type.
     """
-    plain = cast("Mapping[str, Mapping[str, Any]]", metadata.get("activations", {}))
+    plain = metadata.get("activations", {})
+    if not isinstance(plain, Mapping):
+        raise SettingError(f"{where}: activations must be a table, not {plain!r:.80}; deploy the model again")
+    by_site = cast("Mapping[str, object]", plain)
     found: dict[CallSite, Quantizer] = {}
-    for text, settings in plain.items():
+    for text, settings in zip(by_site, _tables([*by_site.values()], where=f"{where}: activations"), strict=True):
         kind = str(settings.get(TAG))
         if kind not in QUANTIZERS:
             raise NetworkError(
@@ -72,6 +75,31 @@ def activations_of(metadata: Mapping[str, Any], *, where: str) -> dict[CallSite,
             )
         found[_site(text, where)] = from_plain(QUANTIZERS[kind], settings, where=f"{where}: activations")
     return found
+
+
+def n_dense_weights_of(metadata: Mapping[str, Any], network: nn.Module, *, where: str) -> int:
+    """Return the number of weights of the dense network; the parameters of `network` where the file does not tell.
+
+    Raises:
+        SettingError: it is no number.
+    """
+    told = metadata.get("n_dense_weights")
+    if told is None:
+        return sum(parameter.numel() for parameter in network.parameters())
+    if not isinstance(told, int):
+        raise SettingError(f"{where}: n_dense_weights must be a number, not {told!r:.80}; deploy the model again")
+    return told
+
+
+def _tables(values: object, *, where: str) -> list[Mapping[str, Any]]:
+    """Return `values`, a list of tables.
+
+    Raises:
+        SettingError: it is something else.
+    """
+    if not isinstance(values, list) or not all(isinstance(value, Mapping) for value in cast("list[object]", values)):
+        raise SettingError(f"{where} must be tables, not {values!r:.80}; deploy the model again")
+    return cast("list[Mapping[str, Any]]", values)
 
 
 def _site(text: str, where: str) -> CallSite:

@@ -6,18 +6,17 @@ import importlib.util
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any, Final
 
 import numpy as np
 import torch
 
 from dwindle.artifact import Artifact
-from dwindle.errors import MeasurementError, RuntimeUnavailableError, SettingError
+from dwindle.errors import MeasurementError
 from dwindle.runtimes.chatter import caught_chatter
 from dwindle.runtimes.fixed_batch import run_in_parts
-from dwindle.runtimes.magic import require_beginning
-from dwindle.runtimes.package import engine_package
+from dwindle.runtimes.loadable import require_beginning, require_loadable
+from dwindle.runtimes.package import engine_package, version_of
 from dwindle.runtimes.protocol import Array, InputSpec
 
 METHOD: Final = "forward"
@@ -40,7 +39,7 @@ class ExecuTorchRuntime:
     """ExecuTorch's runtime for Python.
 
     Attributes:
-        is_traced: the engine notes how long each operation of each call takes.
+        is_traced: the engine notes how long each operation of each call takes, which takes time itself.
     """
 
     is_traced: bool = False
@@ -48,7 +47,8 @@ class ExecuTorchRuntime:
     @property
     def name(self) -> str:
         """Name and version, as it stands in a measurement."""
-        return f"executorch {version('executorch') if self.unavailable() is None else 'not installed'}"
+        found = version_of("executorch", distribution="executorch")
+        return f"executorch {found}" + (" (traced)" if self.is_traced else "")
 
     @property
     def formats(self) -> tuple[str, ...]:
@@ -70,12 +70,7 @@ class ExecuTorchRuntime:
             RuntimeUnavailableError: executorch is not installed.
             MeasurementError: the file is no `.pte`, or ExecuTorch refuses it.
         """
-        if n_threads < 1:
-            raise SettingError(f"n_threads must be at least 1, got {n_threads}")
-        if reason := self.unavailable():
-            raise RuntimeUnavailableError(reason)
-        if artifact.format not in self.formats:
-            raise MeasurementError(f"executorch loads .pte files, not {artifact.format!r} ({artifact.path})")
+        require_loadable(self, artifact, n_threads=n_threads)
         require_beginning(artifact.path, MAGIC, kind=".pte")
         with caught_chatter() as told:
             portable_lib, runtime = _engine()
@@ -84,7 +79,7 @@ class ExecuTorchRuntime:
             try:
                 program = runtime.load_program(artifact.path, enable_etdump=self.is_traced)
                 method = program.load_method(METHOD)
-            except (OSError, RuntimeError, ValueError) as error:
+            except (KeyError, OSError, RuntimeError, ValueError) as error:  # KeyError: it has no method of this name
                 raise MeasurementError(
                     f"executorch cannot load {artifact.path}: {error} {told()}".strip() + "; export it again"
                 ) from error

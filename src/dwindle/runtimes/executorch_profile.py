@@ -20,7 +20,7 @@ from dwindle.artifact import Artifact
 from dwindle.errors import MeasurementError
 from dwindle.runtimes.call_times import UNKNOWN, CallTimes, Kernel, timed_ms
 from dwindle.runtimes.chatter import caught_chatter
-from dwindle.runtimes.executorch import ExecuTorchRuntime, ExecuTorchSession
+from dwindle.runtimes.executorch import ExecuTorchRuntime
 from dwindle.runtimes.protocol import Array
 
 _RUN: Final = "Method::execute"
@@ -36,7 +36,7 @@ _NS: Final = 1e-6
 def profile(
     runtime: ExecuTorchRuntime, artifact: Artifact, inputs: tuple[Array, ...], *, n_runs: int, n_threads: int = 1
 ) -> CallTimes:
-    """Return the times of `n_runs` calls, after one that does not count.
+    """Return the times of `n_runs` calls, after one that does not count; `inputs` are those of one call.
 
     Raises:
         MeasurementError: the engine refuses the file or the inputs, or was built without its tracer.
@@ -44,18 +44,11 @@ def profile(
     traced = replace(runtime, is_traced=True)
     with tempfile.TemporaryDirectory() as folder, traced.load(artifact, n_threads=n_threads) as session:
         session.run(*inputs)  # tells what is wrong with them
-        tensors = [torch.from_numpy(array) for array in _one_batch(session, inputs)]
+        tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in inputs]
         call = functools.partial(session.method.execute, tensors)
         wall = [timed_ms(call) for _ in range(n_runs)]
         calls = _calls(session.program, Path(folder))
     return _call_times(calls[len(calls) - n_runs :], wall)
-
-
-def _one_batch(session: ExecuTorchSession, inputs: tuple[Array, ...]) -> list[Array]:
-    """Return as many examples as the file takes in one call."""
-    sizes = [spec.shape[0] for spec in session.inputs if spec.shape]
-    size = next((size for size in sizes if isinstance(size, int)), None)
-    return [np.ascontiguousarray(array if size is None else array[:size]) for array in inputs]
 
 
 def _calls(program: Any, folder: Path) -> list[list[Any]]:

@@ -7,17 +7,16 @@ import re
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any, Final
 
 import numpy as np
 
 from dwindle.artifact import Artifact
-from dwindle.errors import MeasurementError, NetworkError, RuntimeUnavailableError, SettingError
+from dwindle.errors import MeasurementError, NetworkError
 from dwindle.runtimes.chatter import caught_chatter
 from dwindle.runtimes.fixed_batch import run_in_parts
-from dwindle.runtimes.magic import require_beginning
-from dwindle.runtimes.package import engine_package
+from dwindle.runtimes.loadable import require_beginning, require_loadable
+from dwindle.runtimes.package import engine_package, version_of
 from dwindle.runtimes.protocol import Array, InputSpec
 
 PACKAGE: Final = "ai_edge_litert"
@@ -39,8 +38,8 @@ class LiteRtRuntime:
     @property
     def name(self) -> str:
         """Name and version, as it stands in a measurement."""
-        installed = version("ai-edge-litert") if self.unavailable() is None else "not installed"
-        return f"litert {installed}" + ("" if self.delegated else " (built-in kernels)")
+        found = version_of(PACKAGE, distribution="ai-edge-litert")
+        return f"litert {found}" + ("" if self.delegated else " (built-in kernels)")
 
     @property
     def formats(self) -> tuple[str, ...]:
@@ -62,13 +61,13 @@ class LiteRtRuntime:
             RuntimeUnavailableError: ai-edge-litert is not installed.
             MeasurementError: the file is no `.tflite`, or LiteRT refuses it.
         """
-        if n_threads < 1:
-            raise SettingError(f"n_threads must be at least 1, got {n_threads}")
-        if reason := self.unavailable():
-            raise RuntimeUnavailableError(reason)
-        if artifact.format not in self.formats:
-            raise MeasurementError(f"litert loads .tflite files, not {artifact.format!r} ({artifact.path})")
-        yield LiteRtSession.of(self.interpreter(artifact, n_threads=n_threads))
+        require_loadable(self, artifact, n_threads=n_threads)
+        interpreter = self.interpreter(artifact, n_threads=n_threads)
+        try:
+            session = LiteRtSession.of(interpreter)
+        except (KeyError, RuntimeError, ValueError) as error:  # what it tells of its inputs contradicts itself
+            raise MeasurementError(f"litert cannot load {artifact.path}: {error}; export it again") from error
+        yield session
 
     def interpreter(self, artifact: Artifact, *, n_threads: int = 1) -> Any:
         """Return LiteRT's own interpreter of `artifact`, its memory planned.
@@ -146,9 +145,9 @@ class LiteRtSession:
             for detail, array in zip(self.given, inputs, strict=True):
                 self.interpreter.set_tensor(detail["index"], _as_codes(array, detail))
             self.interpreter.invoke()
+            return tuple(_as_floats(self.interpreter.get_tensor(detail["index"]), detail) for detail in self.wanted)
         except (RuntimeError, ValueError) as error:
             raise MeasurementError(f"litert failed on inputs of shape {[a.shape for a in inputs]}: {error}") from error
-        return tuple(_as_floats(self.interpreter.get_tensor(detail["index"]), detail) for detail in self.wanted)
 
 
 def _in_order(details: Mapping[str, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -160,7 +159,7 @@ def _in_order(details: Mapping[str, Mapping[str, Any]]) -> list[Mapping[str, Any
 
 
 def _grid(detail: Mapping[str, Any]) -> tuple[float, int] | None:
-    """Return scale and zero point of a value that lies on a grid."""
+    """Return scale and zero point of a value of signed codes; uint8, as older files have, counts as the raw input."""
     parameters: Mapping[str, Sequence[Any]] = detail["quantization_parameters"]
     if len(parameters["scales"]) != 1 or np.dtype(detail["dtype"]).kind != "i":
         return None

@@ -6,22 +6,22 @@ import importlib.util
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from dwindle.artifact import Artifact
 from dwindle.container import reader, session
 from dwindle.container.session import EngineOptions, Execution, GraphLevel
-from dwindle.errors import ContainerError, MeasurementError, NetworkError, RuntimeUnavailableError
-from dwindle.runtimes.protocol import InputSpec
+from dwindle.errors import ContainerError, MeasurementError
+from dwindle.runtimes.given_inputs import require_inputs
+from dwindle.runtimes.loadable import require_loadable
+from dwindle.runtimes.package import version_of
+from dwindle.runtimes.protocol import Array, InputSpec
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-Array = npt.NDArray[Any]
 DTYPES: Final = {
     "tensor(float)": np.dtype(np.float32),
     "tensor(float16)": np.dtype(np.float16),
@@ -80,8 +80,7 @@ class OnnxRuntime:
     @property
     def name(self) -> str:
         """Name and version, as it stands in a measurement."""
-        installed = version("onnxruntime") if self.unavailable() is None else "not installed"
-        return f"onnxruntime {installed}{self.options.words()}"
+        return f"onnxruntime {version_of('onnxruntime', distribution='onnxruntime')}{self.options.words()}"
 
     @property
     def formats(self) -> tuple[str, ...]:
@@ -98,16 +97,12 @@ class OnnxRuntime:
         """Load `artifact`; leaving the context frees it. Exactly `n_threads` threads compute.
 
         Raises:
+            SettingError: fewer than one thread.
             RuntimeUnavailableError: onnxruntime is not installed.
             MeasurementError: the format is unknown or the file cannot be loaded.
             ContainerError: a `.dwn` file is broken.
         """
-        if reason := self.unavailable():
-            raise RuntimeUnavailableError(reason)
-        if artifact.format not in self.formats:
-            raise MeasurementError(
-                f"onnxruntime loads {' and '.join(self.formats)}, not {artifact.format!r} ({artifact.path})"
-            )
+        require_loadable(self, artifact, n_threads=n_threads)
         return self.load_with(artifact, self.options, n_threads=n_threads)
 
     @contextmanager
@@ -145,30 +140,14 @@ class OnnxSession:
             NetworkError: an input has the wrong shape or dtype, or there is one too many or too few.
             MeasurementError: the engine failed.
         """
-        expected = self.session.get_inputs()
-        if len(inputs) != len(expected):
-            raise NetworkError(f"the file takes {len(expected)} inputs {list(self.input_names)}, got {len(inputs)}")
-        for value, array in zip(expected, inputs, strict=True):
-            _require_input(value, array)
+        specs = self.inputs
+        require_inputs(inputs, specs)
         try:
-            outputs: Any = self.session.run(None, dict(zip(self.input_names, inputs, strict=True)))
+            outputs: Any = self.session.run(None, {spec.name: x for spec, x in zip(specs, inputs, strict=True)})
         except Exception as error:  # onnxruntime raises classes of its own that it exports nowhere
             shapes = [array.shape for array in inputs]
             raise MeasurementError(f"onnxruntime failed on inputs of shape {shapes}: {error}") from error
         return tuple(outputs)
-
-
-def _require_input(value: Any, array: Array) -> None:
-    shape = tuple(value.shape)
-    fits = len(shape) == array.ndim and all(
-        not isinstance(want, int) or want == got for want, got in zip(shape, array.shape, strict=True)
-    )
-    dtype = DTYPES.get(value.type)
-    if not fits or (dtype is not None and array.dtype != dtype):
-        wanted = dtype if dtype is not None else value.type
-        raise NetworkError(
-            f"input {value.name!r} must be {wanted} of shape {shape}, got {array.dtype} of shape {array.shape}"
-        )
 
 
 def _open_container(artifact: Artifact, n_threads: int, options: EngineOptions) -> InferenceSession:

@@ -6,16 +6,16 @@ import importlib.util
 from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any, Final, Literal
 
 import numpy as np
 
 from dwindle.artifact import Artifact, files_of
-from dwindle.errors import MeasurementError, NetworkError, RuntimeUnavailableError, SettingError
+from dwindle.errors import MeasurementError, NetworkError, SettingError
 from dwindle.runtimes.chatter import caught_chatter
 from dwindle.runtimes.fixed_batch import run_in_parts
-from dwindle.runtimes.package import engine_package
+from dwindle.runtimes.loadable import require_loadable
+from dwindle.runtimes.package import engine_package, version_of
 from dwindle.runtimes.protocol import Array, InputSpec
 
 Precision = Literal["f32", "bf16", "int8"]
@@ -45,8 +45,7 @@ class OpenVinoRuntime:
     @property
     def name(self) -> str:
         """Name, version and precision, as they stand in a measurement."""
-        is_here = importlib.util.find_spec("openvino") is not None
-        return f"openvino {version('openvino') if is_here else 'not installed'} ({self.precision})"
+        return f"openvino {version_of('openvino', distribution='openvino')} ({self.precision})"
 
     @property
     def formats(self) -> tuple[str, ...]:
@@ -69,14 +68,7 @@ class OpenVinoRuntime:
             SettingError: fewer than one thread.
             MeasurementError: the format is unknown or the file cannot be loaded.
         """
-        if reason := self.unavailable():
-            raise RuntimeUnavailableError(reason)
-        if n_threads < 1:
-            raise SettingError(f"n_threads must be at least 1, got {n_threads}")
-        if artifact.format not in self.formats:
-            raise MeasurementError(
-                f"openvino loads {' and '.join(self.formats)}, not {artifact.format!r} ({artifact.path})"
-            )
+        require_loadable(self, artifact, n_threads=n_threads)
         return self.load_with(artifact, {}, n_threads=n_threads)
 
     @contextmanager

@@ -18,14 +18,17 @@ from torch import Tensor, nn
 
 from dwindle.artifact import Artifact
 from dwindle.container.reader import open_file
-from dwindle.errors import MeasurementError, NetworkError, SettingError
+from dwindle.errors import MeasurementError, NetworkError
 from dwindle.network.activations import CallSite, Quantizer
 from dwindle.network.capture import Captured, capture
 from dwindle.network.compressed import CompressedModel
+from dwindle.network.file_graph import example_of, read_graph
 from dwindle.network.file_notes import activations_of, edited_network, fill
 from dwindle.network.inputs import Inputs
 from dwindle.network.recurrent import lstm_calls
 from dwindle.network.simulate import simulate
+from dwindle.runtimes.fixed_batch import run_in_parts
+from dwindle.runtimes.loadable import require_loadable
 from dwindle.runtimes.protocol import Array, InputSpec
 
 
@@ -65,14 +68,10 @@ class TorchRuntime:
             NetworkError: the file's tensors are not those of the network.
             ContainerError: the file is broken.
         """
-        if n_threads < 1:
-            raise SettingError(f"n_threads must be at least 1, got {n_threads}")
-        if artifact.format not in self.formats:
-            raise MeasurementError(
-                f"{self.name} loads {', '.join(self.formats)}, not {artifact.format!r} ({artifact.path}); deploy as dwn"
-            )
+        require_loadable(self, artifact, n_threads=n_threads)
         with open_file(artifact.path) as opened:
-            inputs = _specs(opened.graph)
+            graph = read_graph(opened.graph) if opened.graph else None
+            example = None if graph is None else example_of(graph)
             if opened.metadata.get("preprocessing"):
                 raise MeasurementError(
                     f"{artifact.path} preprocesses its input, which {self.name} does not; run it with OnnxRuntime"
@@ -81,7 +80,8 @@ class TorchRuntime:
             state = {name: torch.from_numpy(array) for name, array in opened.state_dict().items()}
             network = fill(network, state, where=str(artifact.path))
             if activations := activations_of(opened.metadata, where=str(artifact.path)):
-                network = _rounding(network, activations, inputs=inputs, artifact=artifact)
+                network = _rounding(network, activations, example=example, artifact=artifact)
+        inputs = () if graph is None else tuple(map(_spec, graph.graph.input))
         before = torch.get_num_threads()
         torch.set_num_threads(n_threads)
         try:
@@ -111,22 +111,24 @@ class TorchSession:
         """Return the outputs for one batch; every input is (batch, ...).
 
         Raises:
-            NetworkError: the network returns something else than a tensor or a tuple of tensors.
+            NetworkError: an input has the wrong shape or dtype, or there is one too many or too few; or the network
+                returns something else than a tensor or a tuple of tensors.
+            MeasurementError: the network failed.
         """
-        with torch.inference_mode():
-            outputs: object = self.network(*(torch.from_numpy(np.ascontiguousarray(array)) for array in inputs))
+        return run_in_parts(self._run, inputs, self.inputs) if self.inputs else self._run(*inputs)
+
+    def _run(self, *inputs: Array) -> tuple[Array, ...]:
+        try:
+            with torch.inference_mode():
+                outputs: object = self.network(*(torch.from_numpy(np.ascontiguousarray(array)) for array in inputs))
+        except Exception as error:  # the user's own code raises whatever it likes
+            shapes = [array.shape for array in inputs]
+            raise MeasurementError(f"torch failed on inputs of shape {shapes}: {error}") from error
         parts = cast("tuple[object, ...]", outputs) if isinstance(outputs, tuple | list) else (outputs,)
         tensors = [part for part in parts if isinstance(part, Tensor)]
         if len(tensors) != len(parts):
             raise NetworkError(f"the network returns {type(outputs).__name__}; return a tensor or a tuple of tensors")
         return tuple(tensor.cpu().numpy() for tensor in tensors)
-
-
-def _specs(graph: bytes) -> tuple[InputSpec, ...]:
-    """Return the inputs of the graph in a file; none where it holds weights alone."""
-    if not graph:
-        return ()
-    return tuple(_spec(value) for value in onnx.ModelProto.FromString(graph).graph.input)
 
 
 def _spec(value: onnx.ValueInfoProto) -> InputSpec:
@@ -140,7 +142,7 @@ def _rounding(
     network: nn.Module,
     activations: Mapping[CallSite, Quantizer],
     *,
-    inputs: tuple[InputSpec, ...],
+    example: Inputs | None,
     artifact: Artifact,
 ) -> nn.Module:
     """Return `network` with activations that pass through their codes.
@@ -148,9 +150,8 @@ def _rounding(
     Raises:
         MeasurementError: the file has no graph, or an LSTM in it computes with integers.
     """
-    if not inputs:
+    if example is None:
         raise MeasurementError(f"{artifact.path} has quantized activations but no graph; export it with an example")
-    example = _example(inputs)
     captured = capture(network, example)
     if _has_integer_lstm(captured, activations):
         raise MeasurementError(
@@ -163,12 +164,3 @@ def _rounding(
 
 def _has_integer_lstm(captured: Captured, activations: Mapping[CallSite, Quantizer]) -> bool:
     return any(call.site in activations for call in lstm_calls(captured))
-
-
-def _example(inputs: tuple[InputSpec, ...]) -> Inputs:
-    """Return a batch of zeros, one example where the size is open; an index of 0 is in any table."""
-    shapes = [[size if isinstance(size, int) else 1 for size in spec.shape] for spec in inputs]
-    tensors = tuple(
-        torch.from_numpy(np.zeros(shape, dtype=spec.dtype)) for shape, spec in zip(shapes, inputs, strict=True)
-    )
-    return tensors[0] if len(tensors) == 1 else tensors

@@ -17,12 +17,13 @@ from typing import Any, Final
 import numpy as np
 
 from dwindle.artifact import Artifact
-from dwindle.bench.even_batches import fixed_batch
+from dwindle.bench.batches import n_examples
 from dwindle.bench.machine import this_machine
 from dwindle.bench.probes.middle_half import middle_half, middle_interval, middle_mean, resampled_halves
 from dwindle.bench.probes.operator_classes import CLASSES, ENGINE, QUANTIZING, class_of
 from dwindle.errors import MeasurementError, RuntimeUnavailableError, SettingError
 from dwindle.runtimes.call_times import CallTimes, timed_ms
+from dwindle.runtimes.fixed_batch import fixed_batch
 from dwindle.runtimes.protocol import Array, Runtime, Session
 
 LEAST_RUNS: Final = 2
@@ -175,9 +176,8 @@ def measure_operators(
         session.run(*inputs)
         unprofiled = [timed_ms(functools.partial(session.run, *inputs)) for _ in range(n_runs)]
     times = PROFILERS[engine_name(runtime)](runtime, artifact, inputs, n_runs=n_runs, n_threads=n_threads)
-    batch = len(inputs[0]) if inputs and inputs[0].ndim else 1
     found = profile_of(times, runtime.name, artifact=artifact.sha256, unprofiled_ms=middle_mean(np.array(unprofiled)))
-    return replace(found, n_threads=n_threads, batch=batch)
+    return replace(found, n_threads=n_threads, batch=n_examples(inputs))
 
 
 def _of_one_call(inputs: tuple[Array, ...], session: Session) -> tuple[Array, ...]:
