@@ -16,16 +16,17 @@ from dwindle.bench import across_engines
 from dwindle.bench.across_engines import compare_across, record_across
 from dwindle.bench.any_file import Source, measure_file
 from dwindle.bench.engine_parity import Parity
-from dwindle.bench.even_batches import EvenSession, fixed_batch
+from dwindle.bench.even_batches import EvenSession
 from dwindle.bench.ledger import Ledger
 from dwindle.bench.plan import Plan
 from dwindle.bench.protocol import LatencyProtocol
-from dwindle.cli.across import plain_across, sentences
+from dwindle.cli.across import cells, columns, plain_across, sentences
 from dwindle.cli.engines import engine_named
 from dwindle.cli.main import app
 from dwindle.errors import DataError, MeasurementError, SettingError
 from dwindle.runtimes import catalogue
 from dwindle.runtimes.fake import FakeRuntime
+from dwindle.runtimes.fixed_batch import fixed_batch
 from dwindle.runtimes.onnxruntime import OnnxRuntime
 from dwindle.runtimes.openvino import OpenVinoRuntime
 from dwindle.runtimes.protocol import InputSpec
@@ -207,6 +208,38 @@ def test_an_engine_that_answers_better_is_flagged_too(files, engines, tmp_path):
     assert "above that of small.onnx" in " ".join(sentences(found))
 
 
+@pytest.mark.parametrize(("factor", "is_flagged"), [(1.04, False), (1.2, True), (-1.0, True)])
+def test_without_targets_a_large_difference_is_flagged(files, engines, factor, is_flagged):
+    engines(outputs=lambda given: (given * np.float32(factor),))
+    found = compare_across(files, plan=QUICK)
+    assert found.rows[2].parity.gap is None
+    assert bool(found.flagged) == is_flagged
+    told = " ".join(sentences(found))
+    assert ("flagged, its answers lie up to " in told and "5% of it are allowed" in told) == is_flagged
+    (largest,) = (
+        cell for head, cell in zip(columns(found), cells(found.rows[2], found), strict=True) if head == "largest"
+    )
+    assert largest.endswith(" !") == is_flagged
+
+
+def test_where_targets_tell_the_accuracy_a_difference_is_not_flagged(files, engines, data):
+    engines(outputs=lambda given: (given * 2,))
+    found = compare_across(files, plan=QUICK, source=data)
+    assert found.rows[2].parity.beside.largest > 0
+    assert not found.flagged
+
+
+def test_the_first_file_has_its_times_where_no_other_can_be_timed(files, engines, monkeypatch):
+    def fails(files, *_rest):
+        raise MeasurementError(f"{files[0].artifact.path.name} cannot be loaded again")
+
+    monkeypatch.setattr(across_engines, "costs_in_turn", fails)
+    engines()
+    found = compare_across(files, plan=QUICK)
+    assert [row.problem for row in found.rows[1:]] == [f"{file.name} cannot be loaded again" for file in files[1:]]
+    assert found.rows[0].find("latency").value > 0
+
+
 def test_a_missing_engine_is_a_row_with_the_remedy(files, engines, data):
     engines(reason="the package fake is missing: pip install fake")
     found = compare_across(files, plan=QUICK, source=data)
@@ -277,7 +310,7 @@ def test_a_fixed_batch_is_filled_up(n, size):
     session = _Loaded(FakeRuntime().load(None), engine)
     with session as loaded:
         even = EvenSession(loaded)
-        assert fixed_batch(even.inputs) == size
+        assert fixed_batch(loaded.inputs) == size
         if n == 0:
             with pytest.raises(MeasurementError):
                 even.run(x)

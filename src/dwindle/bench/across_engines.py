@@ -31,7 +31,7 @@ from dwindle.bench.protocol import LatencyProtocol
 from dwindle.bench.side_by_side import LEVEL
 from dwindle.errors import DataError, DwindleError, SettingError
 from dwindle.runtimes.catalogue import RUNTIMES
-from dwindle.runtimes.protocol import Array, InputSpec, Runtime, Session
+from dwindle.runtimes.protocol import Array, Runtime, Session
 
 REFERENCE: Final = "onnxruntime"
 REFERENCE_FORMATS: Final = ("onnx", "dwn")
@@ -116,14 +116,6 @@ class _Recording:
 
     session: Session
     kept: list[tuple[Array, ...]] = field(default_factory=list[tuple[Array, ...]])
-
-    @property
-    def input_names(self) -> tuple[str, ...]:
-        return self.session.input_names
-
-    @property
-    def inputs(self) -> tuple[InputSpec, ...]:
-        return self.session.inputs
 
     def run(self, *inputs: Array) -> tuple[Array, ...]:
         self.kept.append(EvenSession(self.session).run(*inputs))
@@ -266,17 +258,16 @@ def _answered(opened: Opened, given: _Given, plan: Plan) -> Answered:
 def _time_all(sides: Sequence[_Side], inputs: tuple[Array, ...], plan: Plan, *, told: Progress) -> None:
     """Time each file in turn with its baseline; measure memory where the plan asks for it."""
     runs = [number for number, side in enumerate(sides) if not side.problem]
-    first_of: dict[str, int] = {}
-    for number in runs:
-        side = sides[number]
-        own = first_of.setdefault(side.engine.name, number)
-        partner = runs[0] if own == number else own
+    first_of = {sides[number].engine.name: number for number in reversed(runs)}
+    for number in (*runs[1:], *runs[:1]):  # the first of all comes last: where a pair gave it times, they are its own
+        side, first = sides[number], first_of[sides[number].engine.name]
         try:
-            if partner != number:
+            if number != runs[0]:
+                partner = runs[0] if first == number else first
                 told(f"{side.name}: in turn with {sides[partner].name}")
                 _time_pair((side, sides[partner]), inputs, plan)
                 side.baseline = partner
-            elif len(runs) == 1:
+            elif not side.costs.measurements:
                 told(f"{side.name}: latency")
                 _time_alone(side, inputs, plan)
         except DwindleError as error:

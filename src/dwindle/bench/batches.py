@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dwindle.errors import DataError, DwindleError, NetworkError
-from dwindle.runtimes.protocol import Array, Session
+from dwindle.runtimes.protocol import Array
 
 Data = Dataset[Any] | Iterable[tuple[Any, Any]]
 """A data set of (input, target) examples, or batches (inputs, targets); several inputs come as a tuple or list."""
@@ -56,12 +56,20 @@ def batches(data: Data, *, batch_size: int) -> Iterator[Batch]:
         raise DataError("the data set is empty: there is nothing to measure accuracy on; give at least one example")
 
 
+class Answering(Protocol):
+    """What answers a batch: a session, or what does more with each of its calls."""
+
+    def run(self, *inputs: Array) -> tuple[Array, ...]:
+        """Return the outputs for one batch; every input is (batch, ...)."""
+        ...
+
+
 def n_examples(inputs: tuple[Array, ...]) -> int:
     """Return the length of the first axis; 1 where the first input is a scalar, or where there is none."""
     return len(inputs[0]) if inputs and inputs[0].ndim else 1
 
 
-def run_batch(session: Session, batch: Batch, *, what: str) -> tuple[Array, ...]:
+def run_batch(session: Answering, batch: Batch, *, what: str) -> tuple[Array, ...]:
     """Return the outputs of `session` for `batch`; `what` names the file in messages.
 
     Raises:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from dwindle.bench.batches import Batch, run_batch
+from dwindle.bench.batches import Answering, Batch, run_batch
 from dwindle.bench.measurement import Measurement, Metric, Subject, exactly
 from dwindle.bench.probes import resample
 from dwindle.bench.probes.scores import (
@@ -27,7 +27,7 @@ from dwindle.bench.probes.scores import (
 )
 from dwindle.core.statistics import Interval, mean_interval, paired_drop_interval, wilson_interval
 from dwindle.errors import DataError, DwindleError, MeasurementError
-from dwindle.runtimes.protocol import Array, Session
+from dwindle.runtimes.protocol import Array
 
 BOOTSTRAP: Final = "bootstrap"
 
@@ -116,7 +116,7 @@ class _Tally:
 
 
 def answer(
-    sessions: Sequence[tuple[str, Session]],
+    sessions: Sequence[tuple[str, Answering]],
     data: Iterable[Batch],
     *,
     scores: Sequence[AnyScore] = CLASSIFICATION,

@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from dwindle.bench.batches import Answering
 from dwindle.bench.measurement import TEST_TIME, Measurement, Metric, Subject
 from dwindle.bench.protocol import Clock
 from dwindle.core.statistics import Interval, mean_interval
 from dwindle.errors import MeasurementError
-from dwindle.runtimes.protocol import Array, InputSpec, Session
+from dwindle.runtimes.protocol import Array
 
 PROTOCOL: Final = "whole set"
 N_BLOCKS: Final = 20
@@ -30,21 +31,11 @@ class TimedSession:
     Processor time is that of all threads of this process; other work on the machine hardly changes it.
     """
 
-    session: Session
+    session: Answering
     clock: Clock = time.perf_counter
     cpu_clock: Clock = time.process_time
     seconds: list[float] = field(default_factory=list[float])
     cpu_seconds: list[float] = field(default_factory=list[float])
-
-    @property
-    def input_names(self) -> tuple[str, ...]:
-        """Names of the inputs in order."""
-        return self.session.input_names
-
-    @property
-    def inputs(self) -> tuple[InputSpec, ...]:
-        """What the file says about its inputs."""
-        return self.session.inputs
 
     def run(self, *inputs: Array) -> tuple[Array, ...]:
         """Return what the session answers."""
