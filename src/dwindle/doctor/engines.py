@@ -6,7 +6,7 @@ from typing import Final
 
 from dwindle.doctor.finding import Finding, fine, warning
 from dwindle.errors import ExportError, RuntimeUnavailableError
-from dwindle.exporters.litert_environment import INSTALL, converter_python
+from dwindle.exporters.litert_environment import INSTALL, VARIABLE, converter_python
 from dwindle.runtimes.catalogue import RUNTIMES
 from dwindle.runtimes.package import engine_package
 
@@ -16,7 +16,6 @@ PACKAGES: Final = {
     "openvino": ("openvino",),
 }
 """What is imported to see whether an engine works."""
-FORMATS: Final = {"onnxruntime": ".onnx and .dwn", "litert": ".tflite", "executorch": ".pte", "openvino": ".xml"}
 
 
 def check_engines() -> list[Finding]:
@@ -25,7 +24,7 @@ def check_engines() -> list[Finding]:
     for name, make in RUNTIMES.items():
         engine = make()
         reason = engine.unavailable() or _broken(name)
-        files = FORMATS.get(name, ", ".join(engine.formats))
+        files = " and ".join(f".{known}" for known in engine.formats)
         found.append(fine(f"engine {name}", f"{engine.name} runs {files}" if reason is None else f"absent: {reason}"))
     found.append(_converter())
     return found
@@ -46,7 +45,7 @@ def _converter() -> Finding:
     try:
         python = converter_python()
     except ExportError as error:
-        return warning(subject, str(error), INSTALL)
+        return warning(subject, str(error), f"unset {VARIABLE}, then {INSTALL}")
     if python is None:
         return fine(subject, f"absent, so no .tflite can be written: {INSTALL}")
     return fine(subject, f"writes .tflite files ({python})")
