@@ -29,7 +29,7 @@ from dwindle.job.run import run_job
 from dwindle.network.fabric_trainer import FabricTrainer
 from dwindle.report.estimates import estimates_of
 from dwindle.report.facts import gather
-from dwindle.report.words import DASH
+from dwindle.report.words import DASH, NO_BREAK
 
 QUICK = EnergyProtocol(n_blocks=3, seconds=0.01, n_updates=1, settle_seconds=0.0)
 
@@ -102,6 +102,7 @@ def test_without_a_sensor_energy_is_an_estimate_that_decides_nothing(ran):
     page = outcome.report.read_text()
     assert "Estimated, not measured" in page
     assert "Energy of a call: at most 1,000 mJ, not measured; an estimate, " in page
+    assert outcome.summary["budget_bounds"]["energy"].startswith("undecided: not measured; an estimate (")
 
 
 def test_an_arena_is_told_by_its_engine_and_estimated_of_other_files(ran):
@@ -112,7 +113,7 @@ def test_an_arena_is_told_by_its_engine_and_estimated_of_other_files(ran):
     assert not told.keys() & {one["artifact"] for one in guessed}
     assert sha_of(job, "model.dwn") in {one["artifact"] for one in guessed}
     assert outcome.verdict is Verdict.VIOLATED
-    assert "Memory, arena: at most 600 bytes, measured 640 bytes" in outcome.report.read_text()
+    assert f"Memory, arena: at most 600 bytes, measured 640{NO_BREAK}bytes (model.onnx)" in outcome.report.read_text()
 
 
 def sha_of(job, name):

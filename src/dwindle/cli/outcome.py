@@ -40,6 +40,8 @@ def print_outcome(outcome: Outcome) -> None:
         table.add_row("parity", f"differs from our model by {s['parity']:.3g}, beyond the bound: see the report")
     if outcome.verdict is not None:
         table.add_row("budget", outcome.verdict.value)
+        for bound, words in s.get("budget_bounds", {}).items():
+            table.add_row("", f"{bound.replace('_', ' ')} {words}")
         for file in s.get("budget_files", ())[1:]:
             table.add_row("", f"{file['file']} on {file['runtime']}: {file['verdict']}")
     table.add_row("report", str(outcome.report))

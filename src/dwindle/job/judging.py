@@ -31,6 +31,11 @@ class Judgement:
         return worst(ruling.verdict for _, ruling in self.rulings)
 
     @property
+    def words(self) -> dict[str, str]:
+        """Each bound's verdict with its figures."""
+        return {ruling.bound: ruling.words() for _, ruling in self.rulings}
+
+    @property
     def plain_files(self) -> list[dict[str, Any]]:
         """The verdict on each file and engine as JSON values."""
         return [

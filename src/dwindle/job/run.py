@@ -89,7 +89,7 @@ def run_job(job: Job, *, report_progress: Progress | None = None, started: float
     _say(report_progress, "measure the files", 1)
     verdict = None if judgement is None else judgement.verdict
     summary = summarize(measured, job.task, verdict=verdict, seconds=time.perf_counter() - started)
-    judged = {} if judgement is None else {"budget_files": judgement.plain_files}
+    judged = {} if judgement is None else {"budget_bounds": judgement.words, "budget_files": judgement.plain_files}
     summary = {**summary, **judged, **_deployed(job)}
     ledger.append("summary", summary)
     _write(job.out / "summary.json", json.dumps(summary, indent=2) + "\n")

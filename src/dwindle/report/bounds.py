@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from dwindle.report.comparison import best, interval_of, is_least, label_of
 from dwindle.report.estimates import estimate_of
-from dwindle.report.facts import Data, Facts, items, metric_name, number, table, text
+from dwindle.report.facts import Data, Facts, file_names, items, metric_name, number, table, text
 from dwindle.report.words import NO_BREAK, metric_value
 
 _TONES = ("violated", "undecided", "met")
@@ -58,9 +58,10 @@ def _bound(facts: Facts, name: str, verdict: str) -> Bound:
     if found is not None:
         least = "at least " if is_least(measurement) else ""
         interval = interval_of(measurement).replace(" ", NO_BREAK)
-        bounded += f", measured {least}{metric_value(found, unit)} {interval}".rstrip()
+        file = _other_file(facts, measurement)
+        bounded += f", measured {least}{_unbroken(found, unit)} {interval}".rstrip() + (f" ({file})" if file else "")
     elif guessed is not None:
-        bounded += f", not measured; an estimate, {metric_value(guessed, unit)}, decides nothing"
+        bounded += f", not measured; an estimate, {_unbroken(guessed, unit)}, decides nothing"
     return Bound(bounded, verdict, _tone(verdict))
 
 
@@ -69,6 +70,17 @@ def _measurement(facts: Facts, name: str) -> Data:
     file = text(table(facts.budget, "rests_on"), name)
     of_file = (m for m in facts.measurements if text(m, "artifact") == file and metric_name(m) == name)
     return next(of_file, None) or best(facts, "compressed", name) or {}
+
+
+def _other_file(facts: Facts, measurement: Data) -> str:
+    """Return the name of the file that a bound rests on, where it is not the one that the page speaks of."""
+    file = text(measurement, "artifact")
+    spoken_of = best(facts, "compressed", "size") or {}
+    return "" if file == text(spoken_of, "artifact") else file_names(facts).get(file, "")
+
+
+def _unbroken(value: float, unit: str) -> str:
+    return metric_value(value, unit).replace(" ", NO_BREAK)
 
 
 def _tone(verdict: str) -> str:
