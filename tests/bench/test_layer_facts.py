@@ -82,6 +82,11 @@ def test_a_recurrent_layer_has_both_of_its_weights(tmp_path):
 
     found = facts(tmp_path, net=Sensor().eval(), example=torch.randn(4, 5, 3))
     assert {layer.kind: layer.n_weights for layer in found.layers}["LSTM"] == 4 * 8 * 3 + 4 * 8 * 8
+    ranged = facts(tmp_path, dw.QuantizeDynamic(), net=Sensor().eval(), example=torch.randn(4, 5, 3))
+    (layer,) = (layer for layer in ranged.layers if layer.kind == "DynamicQuantizeLSTM")
+    assert layer.n_weights == 4 * 8 * 3 + 4 * 8 * 8  # none of them is gone
+    assert layer.is_int8
+    assert ranged.n_weights == found.n_weights
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from dwindle.artifact import Artifact
+from dwindle.bench.multiplying import PRODUCTS
 from dwindle.container.session import EngineOptions
 from dwindle.runtimes.onnxruntime import OnnxRuntime
 from dwindle.runtimes.protocol import Array
@@ -22,15 +23,10 @@ from dwindle.runtimes.protocol import Array
 if TYPE_CHECKING:
     from onnx import GraphProto
 
-WEIGHTS_OF: Final[Mapping[str, tuple[int, ...]]] = {
-    "Conv": (1,), "ConvTranspose": (1,), "ConvInteger": (1,), "QLinearConv": (3,),
-    "Gemm": (1, 0), "MatMul": (1, 0), "MatMulInteger": (1, 0), "QLinearMatMul": (3, 0),
-    "LSTM": (1, 2), "GRU": (1, 2), "RNN": (1, 2),
-}  # fmt: skip
-"""Operations that multiply, and the places where constants of theirs are weights."""
 _ZERO_POINTS: Final[Mapping[str, Mapping[int, tuple[int, int]]]] = {
     "ConvInteger": {1: (3, 0)}, "QLinearConv": {3: (5, 0)},
     "MatMulInteger": {1: (3, -1), 0: (2, -2)}, "QLinearMatMul": {3: (5, -1), 0: (2, -2)},
+    "DynamicQuantizeLSTM": {1: (9, 0), 2: (11, 0)},
 }  # fmt: skip
 """Of operations that read codes: place of a weight -> that of its zero point, and the axis where it holds several."""
 _MOVING: Final = frozenset({
@@ -146,15 +142,18 @@ class _Reading:
                 n_weights=sum(array.size for _, array, _ in weights),
                 n_zeros=sum(int((array == zero).sum()) for _, array, zero in weights),
                 weights=weights[0][1].dtype.name,
-                inputs=self._numbers_before(_input_of(node, known[0][0])),
+                inputs=self._numbers_into(node, known[0][0]),
                 outputs=self._numbers_after(node.output[0]),
             )
 
     def _places(self, node: Any) -> Iterator[int]:
-        for place in WEIGHTS_OF.get(node.op_type, ()):
+        product = PRODUCTS.get(node.op_type)
+        if product is None:
+            return
+        for place in product.weights:
             if place < len(node.input) and node.input[place]:
                 yield place
-                if node.op_type not in {"LSTM", "GRU", "RNN"} and self._weight(node.input[place]) is not None:
+                if product.count != "steps" and self._weight(node.input[place]) is not None:
                     return  # of a product, one side holds weights
 
     def _weight_at(self, node: Any, place: int) -> tuple[str, Array, Array] | None:
@@ -192,9 +191,17 @@ class _Reading:
         values = np.zeros((), np.int64) if found is None else _array(found)
         if values.size == 1:
             return values.reshape(())
+        if values.ndim == 2 and len(shape) == 3:  # (directions, columns) of the weights of a recurrent layer
+            return values[:, None, :]
         if values.ndim == 1:
             return values.reshape([-1 if place == axis % len(shape) else 1 for place in range(len(shape))])
         return np.repeat(values, block_size, axis=axis).take(range(shape[axis]), axis=axis) if block_size else values
+
+    def _numbers_into(self, node: Any, place_of_weight: int) -> str:
+        product = PRODUCTS[node.op_type]
+        if product.count == "steps" and product.is_integer:
+            return "uint8"  # it takes floats and makes codes of them itself
+        return self._numbers_before(str(node.input[1 if place_of_weight == 0 else 0]))
 
     def _numbers_before(self, name: str) -> str:
         node = self._producers.get(name)
@@ -223,10 +230,6 @@ class _Reading:
         """Return the type of the codes on one side of a quantizer; a zero point has it."""
         zero_point = self._constants.get(node.input[2]) if len(node.input) > 2 else None
         return "uint8" if zero_point is None else _array(zero_point).dtype.name
-
-
-def _input_of(node: Any, place_of_weight: int) -> str:
-    return str(node.input[1 if place_of_weight == 0 else 0])
 
 
 def _array(tensor: Any) -> Array:

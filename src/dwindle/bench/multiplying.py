@@ -26,6 +26,11 @@ class Product:
     operands: tuple[int, ...] = (0, 1)
     is_integer: bool = False
 
+    @property
+    def weights(self) -> tuple[int, ...]:
+        """Places where constants are weights, the likeliest first: of a product of two matrices either side."""
+        return self.operands[::-1] if self.count in {"rows", "gemm"} else self.operands[1:]
+
 
 PRODUCTS: Final[Mapping[str, Product]] = {
     "Conv": Product(count="windows"),
