@@ -110,6 +110,16 @@ def test_a_python_that_is_none_is_an_obstacle(dense, tmp_path, monkeypatch):
         LiteRtExporter().export(dense, ROW, tmp_path / "model.tflite")
 
 
+def test_a_disk_without_room_is_one_error(dense, tmp_path, monkeypatch):
+    def full() -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setenv(VARIABLE, str(script(tmp_path, "")))
+    monkeypatch.setattr(litert.tempfile, "TemporaryDirectory", full)
+    with pytest.raises(ExportError, match=r"did not finish: .*No space left on device; free disk space"):
+        LiteRtExporter().export(dense, ROW, tmp_path / "model.tflite")
+
+
 def test_without_a_converter_nothing_is_written(dense, tmp_path, monkeypatch):
     monkeypatch.setattr(litert, "converter_python", lambda: None)
     with pytest.raises(ExportError, match=f"tflite: LiteRT's converter is not installed: {INSTALL}"):

@@ -16,13 +16,11 @@ from typing import TYPE_CHECKING, Any
 from dwindle.artifact import Artifact
 from dwindle.errors import ExportError
 from dwindle.exporters.options import ExportOptions
-from dwindle.exporters.program_options import fixed_program, option_obstacles
-from dwindle.exporters.survival import lost_integers
+from dwindle.exporters.program_options import fixed_program, option_obstacles, write_checked
 from dwindle.network.activations import DynamicQuantizer
 from dwindle.network.compressed import CompressedModel
 from dwindle.network.inputs import Inputs
 from dwindle.network.integer_program import IntegerProgram, integer_obstacles
-from dwindle.whole_file import write_whole
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -36,7 +34,7 @@ class ExecuTorchExporter:
     over time and compute in floats.
 
     Attributes:
-        options: batch size (1 unless given); ExecuTorch has no opsets.
+        options: batch size (1 unless given); ExecuTorch has no opsets and no place for class names.
     """
 
     options: ExportOptions = field(default_factory=ExportOptions)
@@ -70,15 +68,7 @@ class ExecuTorchExporter:
         if reasons := self.obstacles(model):
             raise ExportError("ExecuTorch cannot express this model: " + "; ".join(reasons))
         program = fixed_program(model, example, self.options, from_floats=False)
-        data = lowered(program)
-        scales = [grid.scale for grid in program.activations]
-        if lost := lost_integers(data, program.weights, scales):
-            raise ExportError(f"ExecuTorch changed {', '.join(lost[:4])}; the file would answer differently")
-        try:
-            write_whole(path, data)
-        except OSError as error:
-            raise ExportError(f"cannot write {len(data)} bytes to {path}: {error}; free space") from error
-        return Artifact.of(path, origin=model.digest())
+        return write_checked(path, lowered(program), program, by="ExecuTorch", origin=model.digest())
 
 
 def lowered(program: IntegerProgram) -> bytes:

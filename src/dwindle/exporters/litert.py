@@ -16,12 +16,10 @@ from dwindle.errors import ExportError
 from dwindle.exporters import litert_child
 from dwindle.exporters.litert_environment import INSTALL, converter_python
 from dwindle.exporters.options import ExportOptions
-from dwindle.exporters.program_options import fixed_program, option_obstacles
-from dwindle.exporters.survival import lost_integers
+from dwindle.exporters.program_options import fixed_program, option_obstacles, write_checked
 from dwindle.network.compressed import CompressedModel
 from dwindle.network.inputs import Inputs
 from dwindle.network.integer_program import IntegerProgram, integer_obstacles
-from dwindle.whole_file import write_whole
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -40,7 +38,7 @@ class LiteRtExporter:
     time and compute in floats, also where the model quantizes them at run time. Indices become int32.
 
     Attributes:
-        options: batch size (1 unless given); LiteRT has no opsets.
+        options: batch size (1 unless given); LiteRT has no opsets, and its files get no class names.
     """
 
     options: ExportOptions = field(default_factory=ExportOptions)
@@ -74,14 +72,7 @@ class LiteRtExporter:
             raise ExportError("LiteRT cannot express this model: " + "; ".join(reasons))
         program = fixed_program(model, example, self.options, from_floats=True)
         data = _convert(program, _mode(model, program))
-        scales = [grid.scale for grid in program.activations]
-        if lost := lost_integers(data, program.weights, scales):
-            raise ExportError(f"LiteRT's converter changed {', '.join(lost[:4])}; the file would answer differently")
-        try:
-            write_whole(path, data)
-        except OSError as error:
-            raise ExportError(f"cannot write {len(data)} bytes to {path}: {error}; free space") from error
-        return Artifact.of(path, origin=model.digest())
+        return write_checked(path, data, program, by="LiteRT's converter", origin=model.digest())
 
 
 def _mode(model: CompressedModel, program: IntegerProgram) -> str:
@@ -96,19 +87,19 @@ def _mode(model: CompressedModel, program: IntegerProgram) -> str:
 def _convert(program: IntegerProgram, mode: str) -> bytes:
     """Return the bytes of the file, made by a process of the converter's own environment."""
     python = str(converter_python())
-    with tempfile.TemporaryDirectory() as folder:
-        source, target = Path(folder) / "program.pt2", Path(folder) / "model.tflite"
-        try:
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            source, target = Path(folder) / "program.pt2", Path(folder) / "model.tflite"
             torch.export.save(program.program, source)
             # Isolated, because the folder of the script holds modules called like packages, and so may PYTHONPATH.
             command = [python, "-I", litert_child.__file__, str(source), str(target), mode]
             done = subprocess.run(command, capture_output=True, text=True, timeout=60 * _MINUTES, check=False)
             if done.returncode == 0 and target.is_file():
                 return target.read_bytes()
-        except (OSError, RuntimeError, subprocess.TimeoutExpired) as error:
-            raise ExportError(
-                f"LiteRT's converter did not finish: {error}; free disk space, or make it anew: {INSTALL}"
-            ) from error
+    except (OSError, RuntimeError, subprocess.TimeoutExpired) as error:
+        raise ExportError(
+            f"LiteRT's converter did not finish: {error}; free disk space, or make it anew: {INSTALL}"
+        ) from error
     raise ExportError(_refusal(done.returncode, done.stderr, python))
 
 

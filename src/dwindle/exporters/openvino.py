@@ -60,7 +60,7 @@ class OpenVinoExporter:
     def export(
         self, model: CompressedModel, example: Inputs, path: Path, *, graph: onnx.ModelProto | None = None
     ) -> Artifact:
-        """Write `model` to `path` and the `.bin` beside it, both or neither.
+        """Write `model` to `path` and the `.bin` beside it; at no moment do they belong to different models.
 
         The bytes depend on the model, the example's shape, the settings and the version of OpenVINO.
 
@@ -77,7 +77,10 @@ class OpenVinoExporter:
 
 
 def write_ir(path: Path, make: Callable[[Path], Artifact]) -> Artifact:
-    """Write the `.onnx` that `make` writes where it is told as IR to `path` and the `.bin` beside it, both or neither.
+    """Write the `.onnx` that `make` writes where it is told as IR to `path` and the `.bin` beside it.
+
+    Neither is written where an error is raised before both are whole. A process that is killed while they are put in
+    place may leave a `.bin` without its `.xml`, which no engine loads.
 
     Raises:
         RuntimeUnavailableError: openvino is not installed.
@@ -146,7 +149,7 @@ def _require_integers(source: Path, written: Path) -> None:
 
 
 def _move(written: Path, path: Path) -> None:
-    """Put both files in place; at no moment does an `.xml` lie beside the `.bin` of another model."""
+    """Put both files in place, the `.xml` last; at no moment does it lie beside the `.bin` of another model."""
     others = (written.with_suffix(".bin"), path.with_suffix(".bin"))
     for file in (written, others[0]):
         with file.open("rb+") as opened:

@@ -26,15 +26,16 @@ class ExportOptions:
     """What the graph inside a file looks like; the defaults are what onnxruntime runs best.
 
     Attributes:
-        opset: version of the ONNX operators, 15 to 21. Below 21 there are no 4-bit integers, so codes and indices of
-            4 bits take 8 in an `.onnx`, and no 16-bit activations.
+        opset: version of the ONNX operators, 15 to 21; `.tflite` and `.pte` have none. Below 21 there are no 4-bit
+            integers, so codes and indices of 4 bits take 8 in an `.onnx`, and no 16-bit activations.
         ir_version: version of ONNX's file format; None takes the oldest that knows the opset.
         batch_size: None accepts any batch size; a number fixes it, as compilers for accelerators demand.
         float_type: what floats are computed in; inputs and outputs stay float32. With `float16` an `.onnx` holds
             float16 weights. Engines without float16 kernels (onnxruntime's CPU provider has few) convert to float32 and
             back around every operation, which costs time and saves no memory.
         preprocessing: arithmetic put in front of the network, so that the file takes raw inputs.
-        class_names: one for each output of a classifier, in order; written into the file's metadata as `class_names`.
+        class_names: one for each output of a classifier, in order; written into the metadata of `.dwn`, `.onnx` and
+            `.xml` files as `class_names`. A `.tflite` or `.pte` file holds no metadata of ours and goes without.
     """
 
     opset: int = OPSETS[-1]

@@ -1,19 +1,24 @@
-"""This file makes the torch program of formats that do not start from an ONNX graph, with what options they have."""
+"""This file holds what formats made from a torch program share: options, the program, the check of what was written."""
 
 from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from dwindle.artifact import Artifact
 from dwindle.container.integer import integer_form
+from dwindle.errors import ExportError
 from dwindle.exporters.native import to_record
 from dwindle.exporters.options import ExportOptions
+from dwindle.exporters.survival import lost_integers
 from dwindle.network.compressed import CompressedModel
 from dwindle.network.inputs import Inputs, as_tuple, n_examples, take
 from dwindle.network.integer_program import IntegerProgram, integer_program
+from dwindle.whole_file import write_whole
 
 
 def option_obstacles(options: ExportOptions) -> list[str]:
@@ -39,6 +44,22 @@ def fixed_program(
     return integer_program(
         model, fixed, lambda name: integer_form(to_record(model.encodings[name])), from_floats=from_floats
     )
+
+
+def write_checked(path: Path, data: bytes, program: IntegerProgram, *, by: str, origin: str) -> Artifact:
+    """Write `data`, which the converter called `by` made of `program`, once its integers are found in it again.
+
+    Raises:
+        ExportError: an integer or a scale is missing, or the file cannot be written.
+    """
+    scales = [grid.scale for grid in program.activations]
+    if lost := lost_integers(data, program.weights, scales):
+        raise ExportError(f"{by} changed {', '.join(lost[:4])}; the file would answer differently")
+    try:
+        write_whole(path, data)
+    except OSError as error:
+        raise ExportError(f"cannot write {len(data)} bytes to {path}: {error}; free space") from error
+    return Artifact.of(path, origin=origin)
 
 
 def _on_cpu(model: CompressedModel, example: Inputs) -> tuple[CompressedModel, Inputs]:
