@@ -101,7 +101,7 @@ def test_decimals_are_read_exactly_so_that_a_file_of_that_size_keeps_its_bound()
     assert parse_quantity("95 %", ACCURACY, where="x") == 0.95
 
 
-@pytest.mark.parametrize("text", ["max_size = " + "1" * 5_000, "[" * 5_000, "budget = 3", "max_size = '\\'"])
+@pytest.mark.parametrize("text", ["max_size = " + "1" * 5_000, "a = " + "[" * 5_000])
 def test_a_file_that_is_no_budget_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "budget.toml").write_text(text)
     with pytest.raises(SettingError, match=r"budget\.toml"):

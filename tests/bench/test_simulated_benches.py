@@ -122,7 +122,6 @@ def test_under_drift_a_file_alone_gets_the_mean_of_the_time_it_was_measured_in(
 @pytest.mark.parametrize(
     ("settings", "n"),
     [
-        pytest.param(QUIET, FEW, id="noise of 10 %, 200"),
         pytest.param(ALL, FEW, id="all, 200"),
         *(
             pytest.param(settings, MANY, id=f"{name}, 1000", marks=pytest.mark.slow)

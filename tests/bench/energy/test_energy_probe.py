@@ -104,7 +104,6 @@ def test_a_straight_drift_of_the_power_at_rest_cancels() -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"noise": 2.0},
         {"noise": 2.0, "drift": 0.02},
         {"noise": 1.0, "wander": 0.3},
         {"noise": 1.0, "update_seconds": 0.1},
