@@ -15,9 +15,12 @@ from typer.testing import CliRunner
 
 from dwindle.bench.any_file import measure_file
 from dwindle.bench.energy.sensor import Joules
+from dwindle.bench.measure import Measured
 from dwindle.bench.measurement import ENERGY
 from dwindle.bench.plan import Plan
 from dwindle.bench.probes.energy import PROTOCOL, EnergyProtocol
+from dwindle.bench.protocol import LatencyProtocol
+from dwindle.cli.figures import print_measurements
 from dwindle.cli.main import app
 from dwindle.errors import MeasurementError
 
@@ -35,16 +38,22 @@ class Meter:
         yield lambda: 0.5 * next(looks) ** 2
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     weight = numpy_helper.from_array(np.ones((8, 3), np.float32), "w")
     values = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", size]) for name, size in (("x", 8), ("y", 3))
     ]
     graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", values[:1], values[1:], [weight])
-    path = tmp_path / "net.onnx"
+    path = tmp_path_factory.mktemp("made") / "net.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
     return path
+
+
+@pytest.fixture(scope="module")
+def measured(file: Path) -> Measured:
+    """What a verdict rests on, measured once."""
+    return measure_file(file, plan=Plan(latency=LatencyProtocol(seconds=0.05)))
 
 
 def sensors(monkeypatch: pytest.MonkeyPatch, *found: object) -> None:
@@ -91,10 +100,11 @@ def test_with_a_sensor_energy_is_measured(file: Path, monkeypatch: pytest.Monkey
     ],
 )
 def test_a_budget_decides_the_exit_code(
-    budget: str, code: int, words: str, file: Path, monkeypatch: pytest.MonkeyPatch
+    budget: str, code: int, words: str, measured: Measured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sensors(monkeypatch)
-    found, output = run("bench", str(file), *QUICK, "--energy", "--budget", budget)
+    monkeypatch.setattr("dwindle.bench.any_file.measure_file", lambda *_, **__: measured)
+    found, output = run("bench", str(measured.artifacts[0].path), "--energy", "--budget", budget)
     assert found == code
     assert words in " ".join(output.split())
 
@@ -109,11 +119,9 @@ def test_a_comparison_judges_both_files(file: Path, tmp_path: Path) -> None:
     assert [one["bounds"]["size"]["verdict"] for one in found["files"]] == ["violated"] * len(found["files"])
 
 
-def test_names_in_brackets_are_shown_as_they_are(file: Path) -> None:
-    named = file.rename(file.with_name("net[red].onnx"))
-    _, output = run("bench", str(named), *QUICK)
-    table = output.partition("metric")[2]
-    assert "net[red].onnx" in table
+def test_names_in_brackets_are_shown_as_they_are(measured: Measured, capsys: pytest.CaptureFixture[str]) -> None:
+    print_measurements({"net[red].onnx": measured.measurements})
+    assert "net[red].onnx" in capsys.readouterr().out
 
 
 def test_a_budget_that_says_nothing_stops_before_anything_is_measured(file: Path) -> None:

@@ -60,7 +60,10 @@ def test_a_job_ends_in_files_that_were_measured(
 def test_a_violated_budget_is_an_exit_code(
     job_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    job = (job_folder / "job.toml").read_text() + '\n[budget]\nmax_size = "100B"\n'
+    steps = '[[recipe.steps]]\ntype = "PruneWeights"\nsparsity = 0.5\n\n'
+    head, _, tail = (job_folder / "job.toml").read_text().partition("[[recipe.steps]]")
+    output = tail.partition("[output]")[2]
+    job = f'{head}{steps}[output]\nformats = ["dwn"]\nprofile = false{output}\n[budget]\nmax_size = "100B"\n'
     (job_folder / "job.toml").write_text(job)
     assert call(monkeypatch, "compress", str(job_folder / "job.toml")) == 3
     assert "violated" in capsys.readouterr().out

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dwindle.cli.console import print_json, stdout
 from dwindle.cli.extras import BudgetText, Extras, WithEnergy
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dwindle.bench.any_file import Source
+    from dwindle.bench.measure import Measured
 
 File = Annotated[Path, typer.Argument(help="A .onnx, .dwn, .tflite, .pte or .xml file.", metavar="FILE")]
 Batch = Annotated[int | None, typer.Option(help="Examples in one call; 1, or what the file fixes.")]
@@ -64,18 +70,15 @@ def bench(
 
     Exit code 3 if it breaks a bound of the budget, 4 if a bound stays undecided.
     """
-    from dwindle.bench.any_file import Source, measure_file
+    from dwindle.bench.any_file import measure_file
     from dwindle.bench.ledger import Ledger
-    from dwindle.bench.made_inputs import Shapes, parse_shape
     from dwindle.bench.measure import record
     from dwindle.bench.plan import Plan
     from dwindle.bench.probes.scores import scores_named
     from dwindle.bench.protocol import LatencyProtocol
     from dwindle.cli.engines import engine_named
-    from dwindle.cli.figures import plain_measured, print_measurements
 
     extras = Extras.of(energy=energy, budget=budget)
-    shapes = Shapes(batch=batch, by_name=dict(map(parse_shape, shape or ())))
     plan = Plan(
         n_threads=threads,
         scores=scores_named(metric or ("accuracy",)),
@@ -86,18 +89,39 @@ def bench(
         cpu_time=True,
         load_time=True,
     )
-    source = Source(shapes=shapes, inputs=inputs, labelled=data)
+    source = source_of(batch=batch, shape=shape, inputs=inputs, data=data)
     chosen = None if engine is None else engine_named(engine, network=network)
     measured = measure_file(file, plan=plan, source=source, throughput_batch=throughput_batch, engine=chosen)
     if ledger is not None:
         record(Ledger(ledger), measured)
+    _tell(measured, extras, as_json=as_json)
+    extras.leave((measured,))
+
+
+def source_of(
+    *, batch: int | None, shape: Sequence[str] | None, inputs: Path | None, data: Path | None = None, seed: int = 0
+) -> Source:
+    """Return where inputs come from, as the options say.
+
+    Raises:
+        SettingError: a shape that cannot be read, or a batch below 1.
+    """
+    from dwindle.bench.any_file import Source
+    from dwindle.bench.made_inputs import Shapes, parse_shape
+
+    shapes = Shapes(batch=batch, by_name=dict(map(parse_shape, shape or ())), seed=seed)
+    return Source(shapes=shapes, inputs=inputs, labelled=data)
+
+
+def _tell(measured: Measured, extras: Extras, *, as_json: bool) -> None:
+    from dwindle.cli.figures import plain_measured, print_measurements
+
     if as_json:
         print_json(plain_measured(measured) | extras.plain((measured,)))
-        extras.leave((measured,))
         return
-    last = measured.measurements[-1]
-    stdout.print(f"{file}: {last.runtime}, {threads} thread{'s' if threads > 1 else ''}", markup=False)
+    path, last = measured.artifacts[0].path, measured.measurements[-1]
+    n_threads = last.conditions.get("n_threads", 1)
+    stdout.print(f"{path}: {last.runtime}, {n_threads} thread{'' if n_threads == 1 else 's'}", markup=False)
     stdout.print(last.machine, markup=False)
-    print_measurements({file.name: measured.measurements})
+    print_measurements({path.name: measured.measurements})
     extras.show((measured,))
-    extras.leave((measured,))

@@ -20,6 +20,7 @@ from dwindle.cli.bench import (
     ShapeOf,
     Threads,
     Threshold,
+    source_of,
 )
 from dwindle.cli.console import print_json, stderr, stdout
 from dwindle.cli.extras import BudgetText, Extras, WithEnergy
@@ -76,8 +77,6 @@ def compare(
     Two files on one engine are compared side by side. More files, or files on several engines, give one table: each
     file in turn with the first one of its engine, and its answers beside ONNX Runtime's of the file of the same name.
     """
-    from dwindle.bench.any_file import Source
-    from dwindle.bench.made_inputs import Shapes, parse_shape
     from dwindle.bench.plan import Plan
     from dwindle.bench.probes.scores import scores_named
     from dwindle.bench.protocol import LatencyProtocol
@@ -85,7 +84,6 @@ def compare(
     extras = Extras.of(energy=energy, budget=budget)
     files = _without_second_files(files)
     is_pair = not engine and _are_a_pair(files)
-    shapes = Shapes(batch=batch, by_name=dict(map(parse_shape, shape or ())), seed=seed)
     plan = Plan(
         n_threads=threads,
         scores=scores_named(metric or ("accuracy",)),
@@ -94,7 +92,7 @@ def compare(
         memory=is_pair if memory is None else memory,
         energy=extras.has_sensor,
     )
-    source = Source(shapes=shapes, inputs=inputs, labelled=data)
+    source = source_of(batch=batch, shape=shape, inputs=inputs, data=data, seed=seed)
     if is_pair:
         _compare_pair((files[0], files[1]), (plan, source, extras), ledger=ledger, as_json=as_json)
     else:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from dwindle.cli.bench import AsJson, Batch, Engine, InputsFile, NetworkOf, ShapeOf, Threads
+from dwindle.cli.bench import AsJson, Batch, Engine, InputsFile, NetworkOf, ShapeOf, Threads, source_of
 from dwindle.cli.console import print_json, stdout
 
 if TYPE_CHECKING:
@@ -36,12 +36,10 @@ def profile(
     as_json: AsJson = False,
 ) -> None:
     """Show where the time of a file goes, by class of operation; of two files, why one is faster or is not."""
-    from dwindle.bench.any_file import Source
-    from dwindle.bench.made_inputs import Shapes, parse_shape
     from dwindle.bench.profiled import profile_file
     from dwindle.cli.engines import engine_named
 
-    source = Source(shapes=Shapes(batch=batch, by_name=dict(map(parse_shape, shape or ()))), inputs=inputs)
+    source = source_of(batch=batch, shape=shape, inputs=inputs)
     chosen = None if engine is None else engine_named(engine, network=network)
     paths = [file] if after is None else [file, after]
     found = [profile_file(path, source=source, engine=chosen, n_runs=runs, n_threads=threads) for path in paths]
