@@ -17,12 +17,14 @@ from dwindle.core.few_bits import Levels, round_activation
 from dwindle.errors import ExportError
 from dwindle.exporters.few_bits import round_inputs
 from dwindle.exporters.graph import build_graph
+from dwindle.exporters.graph_cache import GraphCache
 from dwindle.exporters.onnx import OnnxExporter
 from dwindle.network.activations import CallSite, LevelQuantizer
 from dwindle.network.compressed import CompressedModel
 from dwindle.network.simulate import simulate
 from dwindle.runtimes.onnxruntime import OnnxRuntime
 
+GRAPHS = GraphCache()
 EVERY = [Levels(n, kind) for n in (1, 2, 3, 4) for kind in ("full", "restricted") if (n, kind) != (1, "restricted")]
 
 
@@ -70,7 +72,8 @@ def rounded(network: nn.Module, **widths: int) -> CompressedModel:
 def parity(model: CompressedModel, x: Tensor, path: Path) -> float:
     with torch.no_grad():
         wanted = simulate(model, x[:2])(x).numpy()
-    with OnnxRuntime().load(OnnxExporter().export(model, x[:2], path)) as session:
+    graph = build_graph(model, x[:2], cache=GRAPHS)
+    with OnnxRuntime().load(OnnxExporter().export(model, x[:2], path, graph=graph)) as session:
         (found,) = session.run(x.numpy())
     return float(np.abs(found - wanted).max() / np.abs(wanted).max())
 
@@ -78,7 +81,7 @@ def parity(model: CompressedModel, x: Tensor, path: Path) -> float:
 def test_a_value_is_rounded_once_for_each_width_and_others_read_it_in_full(tmp_path: Path):
     model, x = rounded(Readers(), a=2, b=2, c=1), torch.randn(6, 8) * 2
     assert parity(model, x, tmp_path / "model.onnx") < 1e-6
-    nodes = Counter(node.op_type for node in build_graph(model, x[:2]).graph.node)
+    nodes = Counter(node.op_type for node in build_graph(model, x[:2], cache=GRAPHS).graph.node)
     assert (nodes["Clip"], nodes["Sign"]) == (1, 1)
 
 
