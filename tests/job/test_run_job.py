@@ -86,7 +86,8 @@ def test_an_interrupted_run_goes_on_where_it_was(job_folder: Path) -> None:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
+    # Where Ctrl-C met text that was being compiled, Python 3.11 ends by the signal itself, after our exit; shells say 130, too.
+    assert process.returncode in {130, -signal.SIGINT}, errors
     assert b"goes on where it was" in errors
     first_seen: list[int] = []
 
