@@ -438,6 +438,31 @@ def test_where_nothing_was_measured_the_command_fails(tmp_path):
     assert result.stdout.count("cannot load") == 3
 
 
+@pytest.mark.parametrize(
+    ("budget", "code"), [((), 1), (("--budget", "max_size=1MB"), 4), (("--budget", "max_size=1B"), 3)]
+)
+def test_a_file_that_cannot_be_loaded_is_no_pass(files, tmp_path, budget, code):
+    cut = tmp_path / "cut.onnx"
+    cut.write_bytes(files[0].read_bytes()[:40])
+    paths = map(str, (*files[:2], cut))
+    result = CliRunner().invoke(app, ["compare", *paths, "--seconds", "0.05", *budget, "--json"])
+    assert result.exit_code == code
+    found = json.loads(result.stdout)
+    assert "cannot load" in found["rows"][2]["problem"]
+    if budget:
+        last = found["budget"]["files"][-1]
+        assert (last["file"], last["verdict"]) == ("cut.onnx", "undecided")
+        assert last["bounds"]["size"]["words"] == "undecided: not measured"
+
+
+@pytest.mark.parametrize(("budget", "code"), [((), 0), (("--budget", "max_size=1MB"), 4)])
+def test_a_missing_engine_fails_nothing_but_keeps_no_bound(files, engines, budget, code):
+    engines(reason="gone")
+    result = CliRunner().invoke(app, ["compare", *map(str, files), "--seconds", "0.05", *budget])
+    assert result.exit_code == code
+    assert "small.tflite on fake: not measured, gone" in result.stdout
+
+
 def test_bench_runs_a_file_on_a_named_engine(files):
     found = json.loads(
         run("bench", str(files[0]), "--engine", "onnxruntime:spins=true", "--seconds", "0.05", "--no-memory", "--json")

@@ -47,6 +47,7 @@ class Row:
 
     Attributes:
         problem: why there are no figures, with the remedy; empty where there are.
+        is_failed: whether the problem is one of the file on an engine that is installed, not of a missing engine.
         remark: which of the figures are missing, and why.
         measured: None where there is a problem.
         baseline: number of the row that it was timed in turn with; None of the first one, and where there is a problem.
@@ -56,6 +57,7 @@ class Row:
     artifact: Artifact
     engine: str
     problem: str = ""
+    is_failed: bool = False
     remark: str = ""
     measured: Measured | None = None
     baseline: int | None = None
@@ -87,6 +89,11 @@ class AcrossEngines:
     def flagged(self) -> tuple[Row, ...]:
         """Rows whose engine answers otherwise than ONNX Runtime."""
         return tuple(row for row in self.rows if row.parity is not None and row.parity.is_flagged)
+
+    @property
+    def unmeasured(self) -> tuple[Row, ...]:
+        """Rows without figures."""
+        return tuple(row for row in self.rows if row.measured is None)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -309,7 +316,8 @@ def _find_others(side: _Side, inputs: tuple[Array, ...], plan: Plan, *, told: Pr
 
 def _row(side: _Side, sides: Sequence[_Side]) -> Row:
     if side.problem or side.answered is None:
-        return Row(artifact=side.artifact, engine=side.engine.name, problem=side.problem)
+        is_failed = side.engine.unavailable() is None
+        return Row(artifact=side.artifact, engine=side.engine.name, problem=side.problem, is_failed=is_failed)
     answered = side.answered
     reference = _reference(side, sides)
     parity = None if reference is side else measure_engine_parity(answered, reference and reference.answered)

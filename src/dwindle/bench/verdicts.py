@@ -97,6 +97,12 @@ def judge_files(
     return tuple(found)
 
 
+def unmeasured(budget: Budget, file: Artifact, engine: str) -> Judged:
+    """Return what came of `budget` for a file that `engine` did not run: every bound is undecided."""
+    rulings = tuple(Ruling(bound=name, limit=limit, verdict=Verdict.UNDECIDED) for name, limit in budget.bounds.items())
+    return Judged(artifact=file.sha256, name=file.path.name, runtime=engine, rulings=rulings)
+
+
 def _decisive(budget: Budget, own: Sequence[Measurement], *, wanted: tuple[str, Verdict]) -> Measurement | None:
     """Return the first measurement of a metric that by itself leads to the verdict."""
     name, verdict = wanted

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from dwindle.bench.plan import Plan
     from dwindle.bench.side_by_side import SideBySide
 
-NOTHING_MEASURED: Final = 1
+NOT_MEASURED: Final = 1
+"""Exit code where nothing was measured, or an engine that is here could not run a file."""
 Files = Annotated[
     list[Path],
     typer.Argument(help="Files that take the same inputs: .onnx, .dwn, .tflite, .pte, .xml.", metavar="FILE..."),
@@ -160,13 +161,15 @@ def _compare_many(asked: Asked, how: How, *, ledger: Path | None, as_json: bool)
         record_across(Ledger(ledger), found)
     measured = [row.measured for row in found.rows if row.measured is not None]
     if as_json:
-        print_json(plain_across(found) | how[2].plain(measured))
+        print_json(plain_across(found) | how[2].plain(measured, found.unmeasured))
     else:
         print_across(found)
-        how[2].show(measured)
+        how[2].show(measured, found.unmeasured)
     if not measured:
-        raise typer.Exit(NOTHING_MEASURED)
-    how[2].leave(measured)
+        raise typer.Exit(NOT_MEASURED)
+    how[2].leave(measured, found.unmeasured)
+    if any(row.is_failed for row in found.rows):
+        raise typer.Exit(NOT_MEASURED)
 
 
 def _tell(what: str) -> None:

@@ -12,6 +12,7 @@ import typer
 from dwindle.cli.console import stdout
 
 if TYPE_CHECKING:
+    from dwindle.bench.across_engines import Row
     from dwindle.bench.budget import Budget, Verdict
     from dwindle.bench.energy.estimate import EnergyParts
     from dwindle.bench.measure import Measured
@@ -57,25 +58,25 @@ class Extras:
         bounds = None if budget is None else Budget.read(budget)
         return cls(energy=energy, has_sensor=energy and bool(find_sensors()), budget=bounds)
 
-    def plain(self, measured: Sequence[Measured]) -> dict[str, Any]:
-        """Return the estimates and verdicts as JSON values."""
+    def plain(self, measured: Sequence[Measured], rows: Sequence[Row] = ()) -> dict[str, Any]:
+        """Return the estimates and verdicts as JSON values; `rows` are those without figures."""
         found: dict[str, Any] = {}
         if self.is_estimated:
             found["energy_estimates"] = {name: _plain_estimate(parts) for name, parts in _estimates(measured).items()}
         if self.budget is not None:
-            judged = self._judged(measured)
+            judged = self._judged(measured, rows)
             found["budget"] = {"verdict": _worst(judged).value, "files": [_plain_judged(one) for one in judged]}
         return found
 
-    def show(self, measured: Sequence[Measured]) -> None:
-        """Print the estimates and verdicts."""
+    def show(self, measured: Sequence[Measured], rows: Sequence[Row] = ()) -> None:
+        """Print the estimates and verdicts; `rows` are those without figures."""
         if self.is_estimated:
             for name, parts in _estimates(measured).items():
                 stdout.print(_words(name, parts), markup=False)
         if self.budget is not None:
-            print_judged(self._judged(measured))
+            print_judged(self._judged(measured, rows))
 
-    def leave(self, measured: Sequence[Measured]) -> None:
+    def leave(self, measured: Sequence[Measured], rows: Sequence[Row] = ()) -> None:
         """Leave with the exit code of the budget: 3 where a bound is violated, 4 where one is undecided.
 
         Raises:
@@ -83,18 +84,20 @@ class Extras:
         """
         from dwindle.cli.outcome import CODES
 
-        if self.budget is not None and (code := CODES[_worst(self._judged(measured))]):
+        if self.budget is not None and (code := CODES[_worst(self._judged(measured, rows))]):
             raise typer.Exit(code)
 
-    def _judged(self, measured: Sequence[Measured]) -> tuple[Judged, ...]:
+    def _judged(self, measured: Sequence[Measured], rows: Sequence[Row]) -> tuple[Judged, ...]:
         from dwindle.bench.budget import Budget
-        from dwindle.bench.verdicts import judge_files
+        from dwindle.bench.verdicts import judge_files, unmeasured
 
         files = {file.sha256: file for one in measured for file in one.artifacts}
         guesses = {one.artifacts[0].sha256: _estimate(one.artifacts[0].path) for one in measured if self.is_estimated}
         by_file = {file: [parts.estimate] for file, parts in guesses.items() if not isinstance(parts, str)}
         measurements = [m for one in measured for m in one.measurements]
-        return judge_files(self.budget or Budget({}), measurements, files=files.values(), estimates=by_file)
+        budget = self.budget or Budget({})
+        judged = judge_files(budget, measurements, files=files.values(), estimates=by_file)
+        return (*judged, *(unmeasured(budget, row.artifact, row.engine) for row in rows))
 
 
 def print_judged(judged: Sequence[Judged]) -> None:
