@@ -280,6 +280,14 @@ def test_inputs_without_examples_are_refused(file: Path, tmp_path: Path) -> None
         measure_file(file, plan=Plan(latency=QUICK), source=Source(inputs=tmp_path / "none.npz"))
 
 
+@pytest.mark.parametrize("place", ["labelled", "inputs"])
+def test_inputs_that_are_not_finite_are_refused(place: str, file: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.npz"
+    np.savez(bad, x=np.full((3, 4), np.nan, np.float32), targets=np.zeros(3, np.int64))
+    with pytest.raises(DataError, match=r"bad\.npz hold NaN or infinite values; repair the data"):
+        measure_file(file, plan=Plan(latency=None), source=Source(**{place: bad}))
+
+
 def test_a_broken_container_is_named(file: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.dwn").write_bytes(b"text" * 20)
     with pytest.raises(ContainerError, match=r"broken\.dwn: this is not a \.dwn file"):

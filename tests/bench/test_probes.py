@@ -212,8 +212,15 @@ def test_answers_that_are_not_finite_are_refused(bad: float) -> None:
     session = session_of(FakeRuntime(outputs=lambda x: (x * bad,)))
     with pytest.raises(MeasurementError, match="answers batch 0 with NaN or infinite values"):
         answer([("m", session)], batches(data, batch_size=2))
-    with pytest.raises(DataError, match="the inputs of batch 0 hold NaN or infinite values"):
-        answer([("m", session)], batches([(np.full((2, 3), bad), np.array([0, 1]))], batch_size=2))
+
+
+@pytest.mark.parametrize("bad", [np.nan, -np.inf])
+def test_inputs_that_are_not_finite_are_refused_whatever_the_file_answers(bad: float) -> None:
+    session = session_of(FakeRuntime(outputs=lambda x: (np.nan_to_num(x),)))  # as a quantizer does
+    inputs = np.eye(3)
+    inputs[2, 1] = bad
+    with pytest.raises(DataError, match="the inputs of batch 1 hold NaN or infinite values; repair the data"):
+        answer([("m", session)], batches(TensorDataset(torch.tensor(inputs), torch.arange(3)), batch_size=2))
 
 
 def test_several_targets_reach_the_metric_of_the_user() -> None:

@@ -29,7 +29,7 @@ from dwindle.bench.probes import accuracy
 from dwindle.bench.probes.size import measure_size
 from dwindle.bench.protocol import LatencyProtocol
 from dwindle.bench.side_by_side import LEVEL
-from dwindle.errors import DataError, DwindleError, SettingError
+from dwindle.errors import DwindleError, SettingError
 from dwindle.runtimes.catalogue import RUNTIMES
 from dwindle.runtimes.protocol import Array, Runtime, Session
 
@@ -241,13 +241,7 @@ def _answer(side: _Side, given: _Given | None, *, plan: Plan, source: Source) ->
 
 
 def _labelled(opened: Opened, source: Source) -> Batch | None:
-    """Return the labelled examples; an engine may answer NaN with a number, so they are looked at here."""
-    if source.labelled is None:
-        return None
-    batch = labelled_batch(source.labelled, specs_of(opened))
-    if not all(np.isfinite(array).all() for array in batch.inputs if array.dtype.kind == "f"):
-        raise DataError(f"the inputs in {source.labelled} hold NaN or infinite values; repair the data")
-    return batch
+    return None if source.labelled is None else labelled_batch(source.labelled, specs_of(opened))
 
 
 def _answered(opened: Opened, given: _Given, plan: Plan) -> Answered:

@@ -64,6 +64,11 @@ class Answering(Protocol):
         ...
 
 
+def is_finite(array: Array) -> bool:
+    """Return whether an array holds no NaN and nothing infinite; whole numbers and texts never do."""
+    return not np.issubdtype(array.dtype, np.floating) or bool(np.isfinite(array).all())
+
+
 def n_examples(inputs: tuple[Array, ...]) -> int:
     """Return the length of the first axis; 1 where the first input is a scalar, or where there is none."""
     return len(inputs[0]) if inputs and inputs[0].ndim else 1

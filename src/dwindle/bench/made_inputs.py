@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dwindle.bench.batches import Batch
+from dwindle.bench.batches import Batch, is_finite
 from dwindle.errors import DataError, SettingError
 from dwindle.runtimes.protocol import Array, InputSpec
 from dwindle.settings import nearest
@@ -98,10 +98,13 @@ def inputs_of(arrays: Mapping[str, Array], specs: Sequence[InputSpec], *, path: 
     """Return the arrays for the inputs of a file in its order; of a single one the name does not matter.
 
     Raises:
-        DataError: an input is missing.
+        DataError: an input is missing, or holds values that are not finite: quantizers turn NaN into a number, so the
+            answers of one file would tell and those of another would not.
     """
     given = {name: array for name, array in arrays.items() if name not in TARGETS}
     names = [spec.name for spec in specs]
+    if not all(map(is_finite, given.values())):
+        raise DataError(f"the inputs in {path} hold NaN or infinite values; repair the data")
     if len(names) == len(given) == 1:
         return tuple(given.values())
     if missing := [name for name in names if name not in given]:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from dwindle.bench.batches import Answering, Batch, run_batch
+from dwindle.bench.batches import Answering, Batch, is_finite, run_batch
 from dwindle.bench.measurement import Measurement, Metric, Subject, exactly
 from dwindle.bench.probes import resample
 from dwindle.bench.probes.scores import (
@@ -78,13 +78,10 @@ class _Tally:
     n: int = 0
 
     def add(self, outputs: tuple[Array, ...], batch: Batch, what: str) -> None:
-        for output in outputs:
-            if not _is_finite(output):
-                if not all(map(_is_finite, batch.inputs)):
-                    raise DataError(f"the inputs of batch {batch.number} hold NaN or infinite values; repair the data")
-                raise MeasurementError(
-                    f"{what} answers batch {batch.number} with NaN or infinite values; check training and export"
-                )
+        if not all(map(is_finite, outputs)):
+            raise MeasurementError(
+                f"{what} answers batch {batch.number} with NaN or infinite values; check training and export"
+            )
         self.n += len(batch)
         answer = outputs[0] if len(outputs) == 1 else outputs
         for score in self.scores:
@@ -127,11 +124,13 @@ def answer(
     With a `threshold`, one output above it names the second of two classes, for the metrics of classes.
 
     Raises:
-        DataError: labels out of range, inputs that a file cannot run, no data.
+        DataError: labels out of range, inputs that are not finite or that a file cannot run, no data.
         MeasurementError: answers or scores that are not finite.
     """
     tallies = [_Tally(scores, threshold) for _ in sessions]
     for batch in data:
+        if not all(map(is_finite, batch.inputs)):  # answers do not tell: quantizers turn NaN into a number
+            raise DataError(f"the inputs of batch {batch.number} hold NaN or infinite values; repair the data")
         for (what, session), tally in zip(sessions, tallies, strict=True):
             tally.add(run_batch(session, batch, what=what), batch, what)
     found = tuple(tally.answers() for tally in tallies)
@@ -197,10 +196,6 @@ def _interval(values: Array) -> Interval:
 def _scaled(interval: Interval, factor: float) -> Interval:
     low, high = factor * interval.low, factor * interval.high
     return Interval(value=factor * interval.value, low=low, high=high, n=interval.n)
-
-
-def _is_finite(array: Array) -> bool:
-    return not np.issubdtype(array.dtype, np.floating) or bool(np.isfinite(array).all())
 
 
 def _values(score: Score | MeansScore, answer: Any, batch: Batch, *, what: str) -> Array:
