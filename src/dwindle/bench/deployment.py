@@ -104,6 +104,14 @@ def deploy(  # ruff: ignore[too-many-arguments] (all but the first three have de
     )
 
 
+def obstacles_to(
+    model: CompressedModel, formats: Sequence[str], *, options: ExportOptions = DEFAULTS
+) -> dict[str, list[str]]:  # fmt: skip
+    """Return why `deploy` would refuse to write `model`, by format; those that nothing stands against are left out."""
+    found = {name: _obstacles(_exporter(name, {}, options), model) for name in formats}
+    return {name: reasons for name, reasons in found.items() if reasons}
+
+
 def model_outputs(model: CompressedModel, example: Inputs) -> tuple[Array, ...]:
     """Return our model's answer to `example`, its activation quantizers included: what parity is measured against.
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dwindle.cli.console import ProgressBars, print_json, stdout
-from dwindle.cli.outcome import exit_code, print_outcome
+from dwindle.cli.outcome import exit_code, print_failures, print_outcome
 
 JobFile = Annotated[
     Path, typer.Argument(help="The job: network, data, recipe, outputs, budget (TOML).", metavar="JOB.TOML")
@@ -41,4 +41,5 @@ def compress(job: JobFile, *, out: Out = None, as_json: AsJson = False, check_on
         print_json(outcome.summary)
     else:
         print_outcome(outcome)
+    print_failures(outcome)
     raise typer.Exit(exit_code(outcome))

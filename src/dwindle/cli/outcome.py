@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.table import Table
 
 from dwindle.bench.budget import Verdict
-from dwindle.cli.console import stdout
+from dwindle.cli.console import print_error, stderr, stdout
+from dwindle.errors import ExportError
 
 if TYPE_CHECKING:
     from dwindle.job.run import Outcome  # torch is heavy, and --help needs none
@@ -17,8 +18,8 @@ CODES: Final = {None: 0, Verdict.MET: 0, Verdict.VIOLATED: 3, Verdict.UNDECIDED:
 
 
 def exit_code(outcome: Outcome) -> int:
-    """Return the exit code: 0, or 3 for a violated and 4 for an undecided budget."""
-    return CODES[outcome.verdict]
+    """Return the exit code: 0, or 1 where a file is missing, 3 for a violated and 4 for an undecided budget."""
+    return 1 if outcome.failed else CODES[outcome.verdict]
 
 
 def print_outcome(outcome: Outcome) -> None:
@@ -34,19 +35,21 @@ def print_outcome(outcome: Outcome) -> None:
     )
     if "deployed" in s:
         table.add_row("in the files", s["deployed"])
-    for label, words in _quality_rows(s):
+    for label, words in (*_quality_rows(s), *_budget_rows(s)):
         table.add_row(label, words)
     if not s["parity_is_within_bound"]:
         table.add_row("parity", f"differs from our model by {s['parity']:.3g}, beyond the bound: see the report")
-    if outcome.verdict is not None:
-        table.add_row("budget", outcome.verdict.value)
-        for bound, words in s.get("budget_bounds", {}).items():
-            table.add_row("", f"{bound.replace('_', ' ')} {words}")
-        for file in s.get("budget_files", ())[1:]:
-            table.add_row("", f"{file['file']} on {file['runtime']}: {file['verdict']}")
     table.add_row("report", str(outcome.report))
     table.add_row("time", f"{s['seconds']:.0f} s")
     stdout.print(table, markup=False)  # a name in brackets is no markup
+
+
+def print_failures(outcome: Outcome) -> None:
+    """Say on stderr which files there are not."""
+    for name, reason in outcome.failed.items():
+        print_error(ExportError(f"model.{name} is not written: {reason}"))
+    if outcome.failed:
+        stderr.print("mend it or leave the format out, and call again: what was trained is kept")
 
 
 def _quality_rows(s: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -64,6 +67,17 @@ def _quality_rows(s: Mapping[str, Any]) -> list[tuple[str, str]]:
         (f"{label} drop, paired", f"{f'{drop:{digits}} {unit}'.rstrip()}, {interval}"),
         (label, f"{after} (dense {before})"),
     ]
+
+
+def _budget_rows(s: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the verdict with the file that it speaks of, its bounds, and what would be said of the other files."""
+    if s["budget"] is None:
+        return []
+    first, *others = s.get("budget_files") or [{}]
+    spoken_of = f" for {first['file']}, the first file" if others else ""
+    rows = [("budget", f"{s['budget']}{spoken_of}")]
+    rows += [("", f"{bound.replace('_', ' ')} {words}") for bound, words in s.get("budget_bounds", {}).items()]
+    return rows + [("beside it", f"{file['file']} on {file['runtime']}: {file['verdict']}") for file in others]
 
 
 def _value(value: float | None, unit: str) -> str:

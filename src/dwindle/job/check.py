@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from dwindle.bench.batches import as_arrays
 from dwindle.bench.budget import Budget
+from dwindle.bench.deployment import obstacles_to
 from dwindle.bench.measurement import ARENA, CPU_TIME, ENERGY, LOAD_TIME, MEMORY_ADDED, MEMORY_PEAK, THROUGHPUT
 from dwindle.bench.probes.planned_memory import READERS
 from dwindle.bench.probes.scores import (
@@ -25,7 +26,7 @@ from dwindle.bench.probes.scores import (
     classification,
     drop_of,
 )
-from dwindle.errors import DataError, DwindleError, RecipeError, SettingError
+from dwindle.errors import DataError, DwindleError, ExportError, RecipeError, SettingError
 from dwindle.exporters.preprocessing import Preprocessing
 from dwindle.job.inputs import BATCH_SIZE, context_of, first_inputs, length
 from dwindle.job.job import Job
@@ -59,7 +60,7 @@ def check_job(job: Job) -> None:
 
     Raises:
         DwindleError: an empty data set, rejected inputs, labels out of range, a loss or metric that does not fit the
-            answers, NaN weights, a recipe that cannot run.
+            answers, NaN weights, a format that cannot be written here, a recipe that cannot run.
     """
     trains = any(Needs.TRAINING in step.needs for step in job.recipe.steps)
     for part in ("train", "validation", "test"):
@@ -67,6 +68,7 @@ def check_job(job: Job) -> None:
     _check_distillation(job)
     if job.budget is not None:
         _check_budget(job, job.budget)
+    _check_formats(job)
     if (size := job.export.batch_size) is not None and length(job.data.test) < size:
         raise DataError(
             f"{job.data.name}: the files take {size} examples at a time and the test split holds "
@@ -168,6 +170,17 @@ def _remedies_for_costs(job: Job) -> dict[str, str]:
         planned = " or ".join(f'"{name}"' for name in READERS)
         remedies[ARENA.name] = f"an engine plans it for {planned}: add one to formats, an estimate decides nothing"
     return remedies
+
+
+def _check_formats(job: Job) -> None:
+    """Refuse formats that would fail after all the work, as far as the dense network tells."""
+    dense = CompressedModel.dense(job.network)
+    found = obstacles_to(dense, job.formats, options=job.export)
+    beside = obstacles_to(dense, ("onnx",), options=replace(job.export, float_type="float32")).get("onnx")
+    found |= {"dense.onnx, which they are compared with": beside} if beside else {}
+    if found:
+        listed = "\n".join(f"- {name}: {reason}" for name, reasons in found.items() for reason in reasons)
+        raise ExportError(f"files that this job asks for cannot be written:\n{listed}\nmend it, or change its formats")
 
 
 def _check_preprocessing(job: Job, preprocessing: Preprocessing) -> None:

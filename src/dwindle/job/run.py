@@ -5,22 +5,20 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from torch import nn
 
 from dwindle.artifact import Artifact
 from dwindle.bench.budget import Verdict
-from dwindle.bench.deployment import Deployment, deploy
+from dwindle.bench.deployment import Deployment
 from dwindle.bench.ledger import Ledger
 from dwindle.bench.machine import this_machine
 from dwindle.bench.measure import Measured
-from dwindle.bench.measurement import TOP1_AGREEMENT
 from dwindle.container.inspect import inspect_file
 from dwindle.errors import LedgerError
-from dwindle.exporters.graph_cache import GraphCache
 from dwindle.job.check import check_job
 from dwindle.job.control import control_recipe
 from dwindle.job.estimating import estimate_files
@@ -31,6 +29,7 @@ from dwindle.job.measuring import measure_files
 from dwindle.job.profiling import profile_files
 from dwindle.job.summary import summarize
 from dwindle.job.tensors import tensor_entries
+from dwindle.job.writing import write_files
 from dwindle.network.compressed import CompressedModel
 from dwindle.network.inputs import as_tuple
 from dwindle.network.train import Progress
@@ -41,13 +40,14 @@ from dwindle.report.page import write_report
 from dwindle.version import VERSION
 from dwindle.whole_file import write_whole
 
-N_PARITY: Final = 64
-"""Examples on which parity is measured."""
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Outcome:
-    """What a job led to: the compressed model, its files, what was measured, and the summary in plain values."""
+    """What a job led to: the compressed model, its files, what was measured, and the summary in plain values.
+
+    Attributes:
+        failed: format -> why there is no such file, though the job asks for it.
+    """
 
     model: CompressedModel
     deployment: Deployment
@@ -55,6 +55,7 @@ class Outcome:
     report: Path
     summary: Mapping[str, Any]
     verdict: Verdict | None
+    failed: Mapping[str, str]
 
 
 def run_job(job: Job, *, report_progress: Progress | None = None, started: float | None = None) -> Outcome:
@@ -81,37 +82,30 @@ def run_job(job: Job, *, report_progress: Progress | None = None, started: float
     model = job.recipe.run(dense, context, on_stage=note)
     baseline = control_recipe(job.recipe).run(dense, context) if job.baseline_trains_equally else dense
     _say(report_progress, "write the files", 0)
-    deployment, reference = _deploy(job, model, baseline)
+    written = write_files(job, model, baseline)
     _say(report_progress, "write the files", 1)
-    _record_tensors(ledger, model, deployment)
+    _record_tensors(ledger, model, written.deployment)
     _say(report_progress, "measure the files", 0)
-    measured, judgement = _measure(job, ledger, deployment, reference=reference)
+    measured, judgement = _measure(job, ledger, written.deployment, reference=written.reference)
     _say(report_progress, "measure the files", 1)
     verdict = None if judgement is None else judgement.verdict
     summary = summarize(measured, job.task, verdict=verdict, seconds=time.perf_counter() - started)
     judged = {} if judgement is None else {"budget_bounds": judgement.words, "budget_files": judgement.plain_files}
-    summary = {**summary, **judged, **_deployed(job)}
+    failed = {"not_written": dict(written.failed)} if written.failed else {}
+    summary = {**summary, **judged, **_deployed(job), **failed}
     ledger.append("summary", summary)
     _write(job.out / "summary.json", json.dumps(summary, indent=2) + "\n")
     _write(job.out / "recipe.toml", job.recipe.to_toml())
     report = write_report(ledger, job.out / "report.html")
     return Outcome(
-        model=model, deployment=deployment, measured=measured, report=report, summary=summary, verdict=verdict
+        model=model,
+        deployment=written.deployment,
+        measured=measured,
+        report=report,
+        summary=summary,
+        verdict=verdict,
+        failed=written.failed,
     )
-
-
-def _deploy(job: Job, model: CompressedModel, baseline: CompressedModel) -> tuple[Deployment, Artifact]:
-    """Return the files of `model`, and the dense file that they are compared with."""
-    example, graphs = first_inputs(job.data.test, N_PARITY), GraphCache()
-    deployment = deploy(
-        model, example, job.out, formats=job.formats, options=job.export, metadata=_metadata(job), graphs=graphs
-    )
-    if not job.task.counts_classes:  # the largest of several outputs is no answer then
-        parity = tuple(m for m in deployment.parity if m.metric != TOP1_AGREEMENT)
-        deployment = replace(deployment, parity=parity)
-    options = replace(job.export, float_type="float32")  # it takes the same inputs, and stays what it is
-    dense = deploy(baseline, example, job.out, formats=("onnx",), options=options, name="dense", graphs=graphs)
-    return deployment, dense.artifacts["onnx"]
 
 
 def _measure(
@@ -183,10 +177,6 @@ def _task_words(job: Job) -> dict[str, Any]:
 def _words(recipe: Recipe) -> str:
     steps = ", ".join(describe_step(step) for step in recipe.steps)
     return f"the dense network after as much training: {steps}" if steps else "the network as given"
-
-
-def _metadata(job: Job) -> dict[str, Any]:
-    return {**job.metadata, "name": job.name, "class_names": list(job.data.class_names)}
 
 
 def _say(report_progress: Progress | None, what: str, done: int) -> None:

@@ -15,7 +15,7 @@ from dwindle.report import comparison, confusion, curves, layers, story
 from dwindle.report.advised_run import advice_of
 from dwindle.report.bounds import budget_files_of, budget_of
 from dwindle.report.estimates import estimates_of
-from dwindle.report.facts import Facts, LedgerEntry, gather, items, text
+from dwindle.report.facts import Facts, LedgerEntry, gather, items, table, text
 from dwindle.report.operators import operations_of
 from dwindle.whole_file import write_whole
 
@@ -61,6 +61,7 @@ def _view(facts: Facts, n_torn: int) -> Mapping[str, Any]:
         "name": text(facts.run, "name"),
         "verdict": comparison.verdict_of(facts),
         "deployed": text(facts.run, "deployed"),
+        "not_written": dict(table(facts.summary, "not_written")),
         "budget_verdict": budget_verdict,
         "bounds": bounds,
         "budget_files": budget_files_of(facts),
