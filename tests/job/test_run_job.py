@@ -86,7 +86,7 @@ def test_an_interrupted_run_goes_on_where_it_was(job_folder: Path) -> None:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    # Where Ctrl-C met text that was being compiled, Python 3.11 ends by the signal itself, after our exit; shells say 130, too.
+    # Where Ctrl-C met text that was being executed, Python 3.11 ends by the signal, after our exit; shells say 130.
     assert process.returncode in {130, -signal.SIGINT}, errors
     assert b"goes on where it was" in errors
     first_seen: list[int] = []
