@@ -126,6 +126,22 @@ def test_a_single_file_is_measured_alone(files: dict[str, Artifact], engine: Per
     assert found.dense is None
 
 
+def test_a_dense_file_that_the_engine_does_not_load_answers_on_its_own(
+    files: dict[str, Artifact], engine: PerFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = replace(engine, name="other 1.0", formats=("onnx",))
+    monkeypatch.setattr("dwindle.bench.measure.engine_for", lambda file_format: engine)
+    found = measure(files["small.onnx"], DATA, runtime=other, dense=files["dense.dwn"], plan=plan_of(engine))
+    drop = found.find("accuracy_drop")
+    assert (drop.value, drop.n, drop.runtime) == (pytest.approx(100 * 4 / N), N, "other 1.0")
+    assert drop.conditions["baseline"] == files["dense.dwn"].sha256
+    assert drop.conditions["baseline_runtime"] == "fake"
+    assert found.find("latency").protocol == "latency"
+    assert found.dense is not None
+    assert {m.metric.name for m in found.dense.measurements}.isdisjoint({"latency", "latency_median", "speedup"})
+    assert "speedup" not in {m.metric.name for m in found.measurements}
+
+
 def test_latency_can_be_left_out(files: dict[str, Artifact], engine: PerFile) -> None:
     found = measure(files["small.dwn"], DATA, runtime=engine, dense=files["dense.dwn"], plan=Plan(latency=None))
     assert found.samples is None

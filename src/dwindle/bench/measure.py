@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,11 +22,13 @@ from dwindle.bench.plan import Plan
 from dwindle.bench.probes import accuracy
 from dwindle.bench.probes.size import measure_size
 from dwindle.errors import DataError, MeasurementError
-from dwindle.runtimes.catalogue import engine_of
+from dwindle.runtimes.catalogue import engine_for, engine_of
 from dwindle.runtimes.protocol import Array, Runtime
 from dwindle.settings import TAG, nearest, to_plain
 
 Role = Literal["dense", "compressed"]
+BASELINE_RUNTIME: Final = "baseline_runtime"
+"""Condition of a drop against a dense file that answered on another engine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -70,7 +72,8 @@ def measure(
     """Measure `target` on `data`; with a `dense` file also the drop against it and the speed-up over it.
 
     Of a deployment in several formats every file is weighed and the first one that `runtime` loads is run. `data` is
-    read once: both files see every batch, and their latencies are timed in turn.
+    read once: both files see every batch, and their latencies are timed in turn. A dense file that `runtime` does not
+    load answers on an engine of its own, and its times are not taken.
 
     Raises:
         RuntimeUnavailableError: the engine's package is missing.
@@ -79,10 +82,11 @@ def measure(
     """
     plan, engine = plan or Plan(), engine_of(runtime)
     artifacts = _run_first(target, engine)
-    files = artifacts[:1] if dense is None else (artifacts[0], *_run_first(dense, engine))
+    files = artifacts[:1] if dense is None else (artifacts[0], dense)
     n_dense_weights = target.n_dense_weights if isinstance(target, Deployment) else None
     weighed = [measure_size(file, n_dense_weights=n_dense_weights) for file in (*artifacts, *files[1:])]
-    found = _run(files, data, engine=engine, plan=plan)
+    engines = [engine if file.format in engine.formats else engine_for(file.format) for file in files]
+    found = _run(tuple(zip(files, engines, strict=True)), data, plan=plan)
     parity = target.parity if isinstance(target, Deployment) else ()
     baseline = None if dense is None else _with(found[1], (dense,), weighed[-1])
     before = (*itertools.chain(*weighed[: len(artifacts)]), *parity)
@@ -108,10 +112,10 @@ def record(ledger: Ledger, measured: Measured, *, role: Role = "compressed", cla
         ledger.append("confusion", {"role": role, "class_names": names, "counts": confusion})
 
 
-def _run(files: tuple[Artifact, ...], data: Data, *, engine: Runtime, plan: Plan) -> list[Measured]:
+def _run(files: tuple[tuple[Artifact, Runtime], ...], data: Data, *, plan: Plan) -> list[Measured]:
     """Run one file, or the compressed and the dense one; the comparison joins the first one's measurements."""
     with ExitStack() as stack:
-        sides = [open_file(stack, file, engine, plan=plan) for file in files]
+        sides = [open_file(stack, file, engine, plan=plan) for file, engine in files]
         first, every = _peek(batches(data, batch_size=plan.batch_size))
         answers = accuracy.answer(
             [(s.artifact.path.name, s.session) for s in sides], every, scores=plan.scores, threshold=plan.threshold
@@ -119,9 +123,13 @@ def _run(files: tuple[Artifact, ...], data: Data, *, engine: Runtime, plan: Plan
         inputs = _inputs(sides, first, plan)
         if len(sides) == 1:
             return [_found(sides[0], answers[0], costs_alone(sides[0], inputs, plan))]
-        costs = costs_in_turn((sides[0], sides[1]), inputs, plan)
+        is_shared = files[0][1] is files[1][1]  # times of two engines are not compared
+        pair = (sides[0], sides[1])
+        costs = costs_in_turn(pair, inputs, plan) if is_shared else (costs_alone(pair[0], inputs, plan), Costs())
     found = list(itertools.starmap(_found, zip(sides, answers, costs, strict=True)))
-    drop = accuracy.measure_drop(sides[0].subject, *answers[::-1], baseline=files[1].sha256)
+    drop = accuracy.measure_drop(sides[0].subject, *answers[::-1], baseline=files[1][0].sha256)
+    if not is_shared:
+        drop = tuple(replace(m, conditions={**m.conditions, BASELINE_RUNTIME: files[1][1].name}) for m in drop)
     found[0] = replace(found[0], measurements=(*found[0].measurements, *drop))
     return found
 

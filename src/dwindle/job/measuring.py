@@ -30,8 +30,9 @@ BESIDE = "beside"
 def measure_files(job: Job, ledger: Ledger, deployment: Deployment, *, reference: Artifact) -> tuple[Measured, ...]:
     """Measure the first file of onnxruntime in full; of the others what is their own: their answers and their speed.
 
-    A dense file is timed anew beside each compressed one: what was timed in turn belongs together. Files of other
-    engines are measured alone, each on the first engine for it: the dense file is none of theirs.
+    A dense file is timed anew beside each compressed one: what was timed in turn belongs together. A file of another
+    engine is run by the first engine for it; where that does not load the dense file, this answers on onnxruntime, so
+    that the drop is paired all the same, and nothing is timed in turn.
     """
     names, data = job.data.class_names, as_files_take(job.data.test, job.export)
     plan = replace(job.plan, energy=job.measures_energy and bool(find_sensors()))
@@ -42,8 +43,7 @@ def measure_files(job: Job, ledger: Ledger, deployment: Deployment, *, reference
         if artifact == measured.artifacts[0]:
             continue
         engine = engine_for(artifact.format)
-        beside = reference if reference.format in engine.formats else None
-        found = _beside(measure(artifact, data, runtime=engine, dense=beside, plan=plan))
+        found = _beside(measure(artifact, data, runtime=engine, dense=reference, plan=plan))
         own = tuple(m for m in found.measurements if m.metric not in {SIZE, COMPRESSION_RATIO})
         dense = None if found.dense is None else _only_times(found.dense)
         record(ledger, replace(found, measurements=own, confusion=None, dense=dense), class_names=names)
