@@ -80,6 +80,12 @@ def test_a_table_names_bounds_with_their_direction() -> None:
         ({"max_accuracy_drop": "half"}, "'half' is no quantity in points"),
         ({"max_latency": float("nan")}, "bounds latency by nan"),
         ({"max_size": 10**400}, "bounds size by inf"),
+        (
+            {"min_accuracy": 85},
+            r"job\.toml\.min_accuracy = 85 is no share from 0 to 1; for 85 % write 0.85, or \"85%\"",
+        ),
+        ({"min_f1_macro": -0.1}, "is no share from 0 to 1"),
+        ({"min_top5_accuracy": "101 %"}, "is no share from 0 to 1"),
     ],
 )
 def test_a_table_that_cannot_work_is_refused(table: dict[str, object], message: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from dwindle.artifact import Artifact
 from dwindle.bench.budget import Budget, Verdict, parse_quantity, worst
-from dwindle.bench.measurement import ARENA, ENERGY, LATENCY, SIZE, Estimate, Measurement, Metric
+from dwindle.bench.measurement import ACCURACY, ARENA, ENERGY, LATENCY, SIZE, Estimate, Measurement, Metric
 from dwindle.bench.verdicts import judge_files
 from dwindle.errors import SettingError
 
@@ -63,6 +63,18 @@ def test_rulings_say_what_they_rest_on() -> None:
     assert alone.rulings[1].words() == "undecided: not measured"
 
 
+def test_a_bound_is_told_with_its_unit() -> None:
+    budget = Budget.from_plain({"max_size": "60KB", "min_accuracy": "85%", "max_latency": 5}, where="budget")
+    found = [measured(ACCURACY, 0.87, 0.89), measured(LATENCY, 4, 4)]
+    (judged,) = judge_files(budget, found)
+    assert [ruling.asked for ruling in judged.rulings] == [
+        "size at most 60,000 bytes",
+        "accuracy at least 85 %",
+        "latency at most 5 ms",
+    ]
+    assert judged.rulings[1].words() == "met: 88 % [87, 89]"
+
+
 def test_an_estimate_never_decides_however_clear_it_is() -> None:
     for value in (1e-9, 1e9):
         estimate = Estimate(metric=ENERGY, value=value, method="a model")
@@ -95,7 +107,9 @@ def test_a_budget_is_read_from_a_command_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "neither a bound"),
+        ("", "bounds nothing"),
+        (" , ", "bounds nothing"),
+        ("min_accuracy=85", "budget.min_accuracy = '85' is no share from 0 to 1; for 85 % write 0.85, or \"85%\""),
         ("=", "is no bound"),
         ("max_size", "neither a bound"),
         ("max_size=", "is no bound"),

@@ -41,6 +41,8 @@ _OF_FILES: Final = (
     ARENA, COMPRESSION_RATIO, CPU_TIME, ENERGY, LATENCY, LATENCY_MEDIAN, LATENCY_P90, LOAD_TIME, MEMORY_ADDED,
     MEMORY_PEAK, PARITY, SIZE, SPEEDUP, THROUGHPUT, TOP1_AGREEMENT,
 )  # fmt: skip
+_ANSWERS: Final = tuple(score.metric for score in SCORES.values())
+_KNOWN: Final = {metric.name: metric for metric in (*_OF_FILES, *_ANSWERS, *map(drop_of, _ANSWERS))}
 _UNITS: Final[Mapping[str, Mapping[str, Decimal]]] = {
     metric_unit: {unit: Decimal(factor) for unit, factor in factors.items()}
     for metric_unit, factors in {
@@ -89,8 +91,8 @@ class Budget:
         Raises:
             SettingError: an unknown key (the nearest known one is named), or a value that is no quantity.
         """
-        answers = (*(score.metric for score in SCORES.values()), *metrics)
-        known = (*_OF_FILES, *answers, *map(drop_of, answers))
+        own = tuple(metrics)
+        known = (*_KNOWN.values(), *own, *map(drop_of, own))
         keys = {("max_" if m.better < 0 else "min_") + m.name: m for m in known}
         with_units = {f"{key}_{m.unit}": m for key, m in keys.items() if m.unit in {"bytes", "mJ", "ms", "points"}}
         bounds: dict[str, float] = {}
@@ -112,7 +114,7 @@ class Budget:
         Raises:
             SettingError: as `from_plain`; the file cannot be read; a part without "="; nothing at all.
         """
-        is_file = "=" not in text
+        is_file = "=" not in text and bool(text.strip(" ,"))
         plain = _table(Path(text)) if is_file else _pairs(text)
         if not plain:
             raise SettingError(f"the budget {text!r} bounds nothing; give max_size=250KB, say, or a TOML file")
@@ -162,14 +164,19 @@ def worst(verdicts: Iterable[Verdict]) -> Verdict:
     return next((v for v in (Verdict.VIOLATED, Verdict.UNDECIDED) if v in seen), Verdict.MET)
 
 
+def metric_of(name: str) -> Metric | None:
+    """Return the built-in metric called `name`, or the drop of one; None of those of yours."""
+    return _KNOWN.get(name)
+
+
 def parse_quantity(value: Any, metric: Metric, *, where: str) -> float:
     """Return `value`, a number or text such as "250KB", in the unit of `metric`.
 
     KB, MB and GB are powers of 1000, KiB, MiB and GiB powers of 1024; microseconds are `us`, microjoules `uJ`. The case
-    of letters does not matter, so `mJ` and `MJ` are both millijoules.
+    of letters does not matter, so `mJ` and `MJ` are both millijoules. A share is a number from 0 to 1, or text with %.
 
     Raises:
-        SettingError: it is neither a number nor a quantity of that unit.
+        SettingError: it is neither a number nor a quantity of that unit, or no share where the metric is one.
 
     >>> parse_quantity("250KB", SIZE, where="budget")
     250000.0
@@ -178,7 +185,7 @@ def parse_quantity(value: Any, metric: Metric, *, where: str) -> float:
     """
     if isinstance(value, int | float) and not isinstance(value, bool):
         try:
-            return float(value)
+            return _as_share(float(value), metric, given=f"{where} = {value!r}")
         except OverflowError:
             return math.inf  # which no budget takes
     units = _UNITS.get(metric.unit, {})
@@ -187,7 +194,14 @@ def parse_quantity(value: Any, metric: Metric, *, where: str) -> float:
     if match is None or factor is None:
         known = ", ".join(units) or "no unit"
         raise SettingError(f"{where} = {value!r} is no quantity in {metric.unit}; give a number, or text with {known}")
-    return float(Decimal(match[1]) * factor)
+    return _as_share(float(Decimal(match[1]) * factor), metric, given=f"{where} = {value!r}")
+
+
+def _as_share(bound: float, metric: Metric, *, given: str) -> float:
+    if metric.unit == "fraction" and not 0 <= bound <= 1 and math.isfinite(bound):
+        meant = f'; for {bound:g} % write {bound / 100:g}, or "{bound:g}%"' if 1 < bound <= 100 else ""
+        raise SettingError(f"{given} is no share from 0 to 1{meant}")
+    return bound
 
 
 def _pairs(text: str) -> dict[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dwindle.artifact import Artifact
-from dwindle.bench.budget import Budget, Verdict, worst
+from dwindle.bench.budget import Budget, Verdict, metric_of, worst
 from dwindle.bench.measurement import AT_LEAST, NO_ENGINE, Estimate, Measurement
 
 
@@ -28,14 +28,22 @@ class Ruling:
     measured: Measurement | None = None
     estimate: Estimate | None = None
 
+    @property
+    def asked(self) -> str:
+        """What is asked for, with its unit: `latency at most 5 ms`; without it for a metric of yours."""
+        metric = metric_of(self.bound)
+        if metric is None:
+            return f"{self.bound} {self.limit:g}"
+        return f"{self.bound} at {'most' if metric.better < 0 else 'least'} {_with_unit(self.limit, metric.unit)}"
+
     def words(self) -> str:
         """Return the verdict with its figures: `met: 3.1 ms [3, 3.2]`."""
         if self.measured is not None:
             m = self.measured
-            digits = ",.0f" if m.metric.unit == "bytes" else ".4g"
-            interval = "" if m.low == m.high else f" [{m.low:{digits}}, {m.high:{digits}}]"
+            unit = m.metric.unit
+            interval = "" if m.low == m.high else f" [{_bare(m.low, unit)}, {_bare(m.high, unit)}]"
             least = "at least " if m.conditions.get(AT_LEAST) == "yes" else ""
-            return f"{self.verdict.value}: {least}{m.value:{digits}} {m.metric.unit}{interval}"
+            return f"{self.verdict.value}: {least}{_with_unit(m.value, unit)}{interval}"
         if self.estimate is not None:
             figure = f"{self.estimate.value:.3g} {self.estimate.metric.unit}"
             return f"{self.verdict.value}: not measured; an estimate ({figure}) decides nothing"
@@ -101,6 +109,16 @@ def unmeasured(budget: Budget, file: Artifact, engine: str) -> Judged:
     """Return what came of `budget` for a file that `engine` did not run: every bound is undecided."""
     rulings = tuple(Ruling(bound=name, limit=limit, verdict=Verdict.UNDECIDED) for name, limit in budget.bounds.items())
     return Judged(artifact=file.sha256, name=file.path.name, runtime=engine, rulings=rulings)
+
+
+def _bare(value: float, unit: str) -> str:
+    if unit == "bytes":
+        return f"{value:,.0f}"
+    return f"{100 * value if unit == 'fraction' else value:.4g}"
+
+
+def _with_unit(value: float, unit: str) -> str:
+    return f"{_bare(value, unit)} {'%' if unit == 'fraction' else unit}".rstrip()
 
 
 def _decisive(budget: Budget, own: Sequence[Measurement], *, wanted: tuple[str, Verdict]) -> Measurement | None:
