@@ -63,6 +63,11 @@ def test_without_a_threshold_the_error_says_what_is_missing():
         answered(OUTPUT, threshold=None)
 
 
+def test_a_threshold_for_several_outputs_is_refused():
+    with pytest.raises(SettingError, match=r"the threshold 0.5 .* gives several for each example; leave the threshold"):
+        answered(np.eye(5, 3, dtype=np.float32))
+
+
 def test_two_outputs_have_no_threshold():
     outputs = np.array([[1.0, 0.9], [0.0, 0.1]], dtype=np.float32)
     assert as_scores(outputs, 0.5) is outputs

@@ -119,6 +119,21 @@ def test_a_comparison_judges_both_files(file: Path, tmp_path: Path) -> None:
     assert [one["bounds"]["size"]["verdict"] for one in found["files"]] == ["violated"] * len(found["files"])
 
 
+def test_a_drop_is_judged_on_the_file_that_may_have_lost_something(file: Path, tmp_path: Path) -> None:
+    data, other = tmp_path / "data.npz", tmp_path / "other.onnx"
+    model = onnx.load(file)
+    model.producer_name = "another"
+    onnx.save(model, other)
+    np.savez(data, x=np.random.default_rng(0).standard_normal((400, 8)).astype(np.float32), targets=np.arange(400) % 3)
+    bounds = "max_accuracy_drop=90,min_accuracy=1%,max_size=60KB"
+    done = ("compare", str(file), str(other), *QUICK, "--data", str(data), "--budget", bounds)
+    code, output = run(*done)
+    assert code == 0
+    assert "the reference" in output
+    assert "accuracy_drop at most 90 points" in " ".join(output.split())
+    assert "size at most 60,000 bytes" in " ".join(output.split())
+
+
 def test_names_in_brackets_are_shown_as_they_are(measured: Measured, capsys: pytest.CaptureFixture[str]) -> None:
     print_measurements({"net[red].onnx": measured.measurements})
     assert "net[red].onnx" in capsys.readouterr().out

@@ -93,7 +93,6 @@ def test_inputs_of_a_file_of_arrays(call, tmp_path):
         (("net.txt",), "export the network first"),
         (("fp32.onnx", "--runs", 1), "a profile takes 2 to 10,000 runs"),
         (("fp32.onnx", "--runs", 1_000_000), "a profile takes 2 to 10,000 runs"),
-        (("fp32.onnx", "--threads", 0), "must be at least 1"),
         (("fp32.onnx", "--engine", "nonsense"), "unknown engine"),
         (("fp32.onnx", "--shape", "input=1x3x9x9"), "input"),
         (("broken.onnx",), "cannot load"),

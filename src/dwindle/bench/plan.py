@@ -56,12 +56,9 @@ class Plan:
     clock: Clock = time.perf_counter
 
     def __post_init__(self) -> None:
-        throughput_batch = 1 if self.throughput_batch is None else self.throughput_batch
-        if min(self.n_threads, self.batch_size, self.latency_batch, throughput_batch) < 1:
-            raise SettingError(
-                f"n_threads, batch_size, latency_batch and throughput_batch must be at least 1; got {self.n_threads}, "
-                f"{self.batch_size}, {self.latency_batch}, {self.throughput_batch}"
-            )
+        for name in ("n_threads", "batch_size", "latency_batch", "throughput_batch"):
+            if (number := getattr(self, name)) is not None and number < 1:
+                raise SettingError(f"{name} must be at least 1, got {number}")
         if self.n_threads > MAX_THREADS:
             raise SettingError(
                 f"n_threads must be at most {MAX_THREADS}, got {self.n_threads}; more never compute faster"

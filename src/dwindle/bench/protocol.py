@@ -62,11 +62,11 @@ class LatencyProtocol:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.level < 1 or not self.relative_width > 0 or not self.seconds > 0:
-            raise SettingError(
-                f"level must lie between 0 and 1, relative_width and seconds must be positive; got {self.level}, "
-                f"{self.relative_width}, {self.seconds}"
-            )
+        if not 0 < self.level < 1:
+            raise SettingError(f"level must lie between 0 and 1, such as 0.95, got {self.level}")
+        for name in ("relative_width", "seconds"):
+            if not getattr(self, name) > 0:
+                raise SettingError(f"{name} must be positive, got {getattr(self, name)}")
         if self.n_warmup < 0 or self.block < 1 or not _FEWEST <= self.min_repeats <= self.max_repeats:
             raise SettingError(
                 f"n_warmup must be at least 0, block at least 1 and {_FEWEST} <= min_repeats <= max_repeats; got "

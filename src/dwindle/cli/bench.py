@@ -9,15 +9,49 @@ import typer
 
 from dwindle.cli.console import print_json, stdout
 from dwindle.cli.extras import BudgetText, Extras, WithEnergy
+from dwindle.cli.told import ALONE, told_by
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from dwindle.bench.any_file import Source
     from dwindle.bench.measure import Measured
 
 File = Annotated[Path, typer.Argument(help="A .onnx, .dwn, .tflite, .pte or .xml file.", metavar="FILE")]
-Batch = Annotated[int | None, typer.Option(help="Examples in one call; 1, or what the file fixes.")]
+
+
+def at_least(least: int) -> Callable[[int | None], int | None]:
+    """Return what refuses an option's whole number below `least`, with a `typer.BadParameter` that tells the number."""
+
+    def checked(value: int | None) -> int | None:
+        if value is not None and value < least:
+            raise typer.BadParameter(f"{value} is below {least}")
+        return value
+
+    return checked
+
+
+def positive(value: float) -> float:
+    """Return `value`, an option's.
+
+    Raises:
+        typer.BadParameter: it is no number above 0.
+    """
+    if not value > 0:
+        raise typer.BadParameter(f"{value:g} is no number above 0")
+    return value
+
+
+def _in_a_folder(path: Path | None) -> Path | None:
+    """Return `path`; a ledger grows with each call, so a mistyped folder must not be made."""
+    if path is not None and not path.parent.is_dir():
+        raise typer.BadParameter(f"there is no folder {path.parent}; make it, or name another")
+    return path
+
+
+Batch = Annotated[
+    int | None, typer.Option(help="Examples in one call; 1, or what the file fixes.", callback=at_least(1))
+]
 ShapeOf = Annotated[
     list[str] | None, typer.Option("--shape", help="Shape of an input whose sizes are open: name=1x3x224x224.")
 ]
@@ -30,10 +64,13 @@ Threshold = Annotated[
     float | None,
     typer.Option(help="Above which one output names the second of two classes: 0 for logits, 0.5 for probabilities."),
 ]
-Threads = Annotated[int, typer.Option(help="Threads of the engine.")]
-Seconds = Annotated[float, typer.Option(help="Time limit of each latency measurement.")]
+Threads = Annotated[int, typer.Option(help="Threads of the engine.", callback=at_least(1))]
+Seconds = Annotated[float, typer.Option(help="Time limit of each latency measurement.", callback=positive)]
 ThroughputBatch = Annotated[
-    int | None, typer.Option(help="Examples in one call for the throughput; 32 where the file's batch is open.")
+    int | None,
+    typer.Option(
+        help="Examples in one call for the throughput; 32 where the file's batch is open.", callback=at_least(1)
+    ),
 ]
 WithMemory = Annotated[bool, typer.Option("--memory/--no-memory", help="Measure the memory of fresh processes.")]
 Engine = Annotated[
@@ -42,7 +79,9 @@ Engine = Annotated[
 NetworkOf = Annotated[
     str | None, typer.Option("--network", help="What builds the network for --engine torch: package.module:function.")
 ]
-LedgerFile = Annotated[Path | None, typer.Option("--ledger", help="Append the measurements to this ledger.")]
+LedgerFile = Annotated[
+    Path | None, typer.Option("--ledger", help="Append the measurements to this ledger.", callback=_in_a_folder)
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -78,7 +117,9 @@ def bench(
     from dwindle.bench.protocol import LatencyProtocol
     from dwindle.cli.engines import engine_named
 
-    extras = Extras.of(energy=energy, budget=budget)
+    require_data(data, metric=metric, threshold=threshold)
+    told = told_by(ALONE, memory=memory, energy=energy, scores=(metric or ("accuracy",)) if data else ())
+    extras = Extras.of(energy=energy, budget=budget, told=told)
     plan = Plan(
         n_threads=threads,
         scores=scores_named(metric or ("accuracy",)),
@@ -96,6 +137,17 @@ def bench(
         record(Ledger(ledger), measured)
     _tell(measured, extras, as_json=as_json)
     extras.leave((measured,))
+
+
+def require_data(data: Path | None, *, metric: Sequence[str] | None, threshold: float | None) -> None:
+    """Refuse options that score answers where there are no examples.
+
+    Raises:
+        typer.BadParameter: there are none.
+    """
+    if data is None and (metric or threshold is not None):
+        option = "--metric" if metric else "--threshold"
+        raise typer.BadParameter(f"{option} scores answers, which needs examples with targets: give --data FILE.npz")
 
 
 def source_of(

@@ -20,10 +20,13 @@ from dwindle.cli.bench import (
     ShapeOf,
     Threads,
     Threshold,
+    at_least,
+    require_data,
     source_of,
 )
 from dwindle.cli.console import print_json, stderr, stdout
 from dwindle.cli.extras import BudgetText, Extras, WithEnergy
+from dwindle.cli.told import ACROSS, PAIRED, told_by
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,8 +51,19 @@ Memory = Annotated[
         "--memory/--no-memory", help="Measure the memory of fresh processes; of two files, unless told not to."
     ),
 ]
-Level = Annotated[float, typer.Option(help="Of the intervals: 0.99 calls one pair of equal files in 100 different.")]
-Seed = Annotated[int, typer.Option(help="Of made inputs, and of who goes first.")]
+
+
+def _level(value: float) -> float:
+    if not 0 < value < 1:
+        raise typer.BadParameter(f"{value:g} does not lie between 0 and 1; write 0.99 for 99 %")
+    return value
+
+
+Level = Annotated[
+    float,
+    typer.Option(help="Of the intervals: 0.99 calls one pair of equal files in 100 different.", callback=_level),
+]
+Seed = Annotated[int, typer.Option(help="Of made inputs, and of who goes first.", callback=at_least(0))]
 
 
 def compare(
@@ -82,15 +96,19 @@ def compare(
     from dwindle.bench.probes.scores import scores_named
     from dwindle.bench.protocol import LatencyProtocol
 
-    extras = Extras.of(energy=energy, budget=budget)
+    require_data(data, metric=metric, threshold=threshold)
     files = _without_second_files(files)
     is_pair = not engine and _are_a_pair(files)
+    memory = is_pair if memory is None else memory
+    scores = (metric or ("accuracy",)) if data else ()
+    told = told_by(PAIRED if is_pair else ACROSS, memory=memory, energy=energy, scores=scores)
+    extras = Extras.of(energy=energy, budget=budget, told=told)
     plan = Plan(
         n_threads=threads,
         scores=scores_named(metric or ("accuracy",)),
         threshold=threshold,
         latency=LatencyProtocol(seconds=seconds, level=level, seed=seed),
-        memory=is_pair if memory is None else memory,
+        memory=memory,
         energy=extras.has_sensor,
     )
     source = source_of(batch=batch, shape=shape, inputs=inputs, data=data, seed=seed)

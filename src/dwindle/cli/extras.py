@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from dwindle.cli.console import stdout
+from dwindle.cli.told import require_told
 
 if TYPE_CHECKING:
     from dwindle.bench.across_engines import Row
@@ -24,6 +25,9 @@ WithEnergy = Annotated[
 BudgetText = Annotated[
     str | None, typer.Option("--budget", help="Bounds to judge by: max_size=250KB,max_latency=5ms, or a TOML file.")
 ]
+
+REFERENCE: Final = "the reference"
+"""Stands where a bound is on what the other files lose or gain against this one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,16 +50,18 @@ class Extras:
         return self.energy and not self.has_sensor
 
     @classmethod
-    def of(cls, *, energy: bool, budget: str | None) -> Extras:
-        """Return what the options say.
+    def of(cls, *, energy: bool, budget: str | None, told: Sequence[str]) -> Extras:
+        """Return what the options say; `told` are the metrics that the call measures.
 
         Raises:
-            SettingError: the budget cannot be understood.
+            SettingError: the budget cannot be understood, or bounds what is not measured.
         """
         from dwindle.bench.budget import Budget
         from dwindle.bench.energy.find import find_sensors
 
         bounds = None if budget is None else Budget.read(budget)
+        if bounds is not None:
+            require_told(bounds, told)
         return cls(energy=energy, has_sensor=energy and bool(find_sensors()), budget=bounds)
 
     def plain(self, measured: Sequence[Measured], rows: Sequence[Row] = ()) -> dict[str, Any]:
@@ -91,12 +97,16 @@ class Extras:
         from dwindle.bench.budget import Budget
         from dwindle.bench.verdicts import judge_files, unmeasured
 
-        files = {file.sha256: file for one in measured for file in one.artifacts}
         guesses = {one.artifacts[0].sha256: _estimate(one.artifacts[0].path) for one in measured if self.is_estimated}
         by_file = {file: [parts.estimate] for file, parts in guesses.items() if not isinstance(parts, str)}
-        measurements = [m for one in measured for m in one.measurements]
         budget = self.budget or Budget({})
-        judged = judge_files(budget, measurements, files=files.values(), estimates=by_file)
+        judged = [
+            ruled
+            for one in measured
+            for ruled in judge_files(
+                _own_bounds(budget, one, measured), one.measurements, files=one.artifacts, estimates=by_file
+            )
+        ]
         return (*judged, *(unmeasured(budget, row.artifact, row.engine) for row in rows))
 
 
@@ -109,12 +119,22 @@ def print_judged(judged: Sequence[Judged]) -> None:
     from dwindle.cli.figures import WIDEST
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    bounds = judged[0].rulings if judged else ()
-    for title in ("budget", "engine", *(f"{ruling.bound} {ruling.limit:g}" for ruling in bounds), "verdict"):
+    asked = {ruling.bound: ruling.asked for one in judged for ruling in one.rulings}
+    for title in ("budget", "engine", *asked.values(), "verdict"):
         table.add_column(title, overflow="fold")
     for one in judged:
-        table.add_row(one.name, one.runtime, *(ruling.words() for ruling in one.rulings), one.verdict.value)
+        words = {ruling.bound: ruling.words() for ruling in one.rulings}
+        table.add_row(one.name, one.runtime, *(words.get(bound, REFERENCE) for bound in asked), one.verdict.value)
     Console(width=WIDEST, highlight=False, markup=False).print(table, crop=False)
+
+
+def _own_bounds(budget: Budget, one: Measured, measured: Sequence[Measured]) -> Budget:
+    """Return the bounds that hold for one file: what others lose or gain against it says nothing about itself."""
+    own = {m.metric.name for m in one.measurements}
+    sha256 = one.artifacts[0].sha256
+    every = (m for each in measured for m in each.measurements)
+    against = {m.metric.name for m in every if sha256 in {m.conditions.get("baseline"), m.conditions.get("reference")}}
+    return type(budget)({name: bound for name, bound in budget.bounds.items() if name in own or name not in against})
 
 
 def _worst(judged: Sequence[Judged]) -> Verdict:
@@ -172,5 +192,8 @@ def _plain_judged(one: Judged) -> dict[str, Any]:
         "sha256": one.artifact,
         "runtime": one.runtime,
         "verdict": one.verdict.value,
-        "bounds": {r.bound: {"limit": r.limit, "verdict": r.verdict.value, "words": r.words()} for r in one.rulings},
+        "bounds": {
+            r.bound: {"limit": r.limit, "asked": r.asked, "verdict": r.verdict.value, "words": r.words()}
+            for r in one.rulings
+        },
     }

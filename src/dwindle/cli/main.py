@@ -71,11 +71,18 @@ def run() -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except UsageError as error:
-        stderr.print(f"[bold red]wrong call:[/] {error}; see --help")
+        stderr.print("[bold red]wrong call:[/] ", end="")
+        stderr.print(f"{_words_of(error)}; see --help", markup=False)
         sys.exit(WRONG_CALL)
     if code == INTERRUPTED:  # typer itself turns Ctrl-C inside a command into this code
         stderr.print("interrupted; the same call goes on where it was")
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _words_of(error: Exception) -> str:
+    """Return the message with the name of the option, which the plain text of such an error leaves out."""
+    told = getattr(error, "format_message", None)
+    return (str(error) if told is None else str(told())).rstrip(".")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from dwindle.bench.probes.scores import (
     top5,
 )
 from dwindle.core.statistics import Interval, mean_interval, paired_drop_interval, wilson_interval
-from dwindle.errors import DataError, DwindleError, MeasurementError
+from dwindle.errors import DataError, DwindleError, MeasurementError, SettingError
 from dwindle.runtimes.protocol import Array
 
 BOOTSTRAP: Final = "bootstrap"
@@ -94,7 +94,14 @@ class _Tally:
             self._classify(self._as_scores(answer), batch.targets)
 
     def _as_scores(self, answer: Any) -> Any:
-        return answer if self.threshold is None else as_scores(answer, self.threshold)
+        if self.threshold is None:
+            return answer
+        if (scores := as_scores(answer, self.threshold)) is answer:
+            raise SettingError(
+                f"the threshold {self.threshold:g} says what one output names, but the network gives several for each "
+                "example; leave the threshold out"
+            )
+        return scores
 
     def _classify(self, answer: Any, targets: Any) -> None:
         logits, classes = classification(answer, targets)
@@ -124,6 +131,7 @@ def answer(
     With a `threshold`, one output above it names the second of two classes, for the metrics of classes.
 
     Raises:
+        SettingError: a threshold for a network of several outputs.
         DataError: labels out of range, inputs that are not finite or that a file cannot run, no data.
         MeasurementError: answers or scores that are not finite.
     """
