@@ -245,8 +245,12 @@ def test_a_regression_is_summed_up_by_its_own_metric(tmp_path: Path, capsys: pyt
     printed = capsys.readouterr().out
     assert "within drop, paired" in printed
     assert "accuracy" not in printed
+    narrow = "".join(printed.split())  # cells are folded
+    assert "violatedformodel.dwn" in narrow
+    assert re.search(r"besideitmodel\.onnxononnxruntime[\d.]+:violated", narrow)
     page = outcome.report.read_text()
     assert "within drop" in page
+    assert "Budget violated for model.dwn" in page
     assert "What is mistaken for what" not in page
     assert "mm</span>" in page
     assert "accuracy drop" not in page.partition("<main>")[0]

@@ -74,7 +74,7 @@ def _budget_rows(s: Mapping[str, Any]) -> list[tuple[str, str]]:
     if s["budget"] is None:
         return []
     first, *others = s.get("budget_files") or [{}]
-    spoken_of = f" for {first['file']}, the first file" if others else ""
+    spoken_of = f" for {first['file']}" if others else ""
     rows = [("budget", f"{s['budget']}{spoken_of}")]
     rows += [("", f"{bound.replace('_', ' ')} {words}") for bound, words in s.get("budget_bounds", {}).items()]
     return rows + [("beside it", f"{file['file']} on {file['runtime']}: {file['verdict']}") for file in others]

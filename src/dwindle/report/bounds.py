@@ -33,10 +33,20 @@ def budget_of(facts: Facts) -> tuple[str, list[Bound]]:
     return verdict.upper(), bounds
 
 
+def judged_file(facts: Facts) -> str:
+    """Return the name of the file that the verdict speaks of; empty where there is only one."""
+    files = _files(facts)
+    return text(files[0], "file") if len(files) > 1 else ""
+
+
 def budget_files_of(facts: Facts) -> list[Bound]:
     """Return the verdict on each file and engine, in words; empty where there is only one."""
-    files: list[Data] = [file for file in items(facts.budget, "files") if isinstance(file, Mapping)]
+    files = _files(facts)
     return [_budget_file(file) for file in files] if len(files) > 1 else []
+
+
+def _files(facts: Facts) -> list[Data]:
+    return [file for file in items(facts.budget, "files") if isinstance(file, Mapping)]
 
 
 def _budget_file(file: Data) -> Bound:

@@ -13,7 +13,7 @@ from dwindle.bench.ledger import Ledger
 from dwindle.errors import LedgerError
 from dwindle.report import comparison, confusion, curves, layers, story
 from dwindle.report.advised_run import advice_of
-from dwindle.report.bounds import budget_files_of, budget_of
+from dwindle.report.bounds import budget_files_of, budget_of, judged_file
 from dwindle.report.estimates import estimates_of
 from dwindle.report.facts import Facts, LedgerEntry, gather, items, table, text
 from dwindle.report.operators import operations_of
@@ -65,6 +65,7 @@ def _view(facts: Facts, n_torn: int) -> Mapping[str, Any]:
         "budget_verdict": budget_verdict,
         "bounds": bounds,
         "budget_files": budget_files_of(facts),
+        "judged_file": judged_file(facts),
         "tiles": comparison.tiles_of(facts),
         "rows": comparison.rows_of(facts),
         "estimates": estimates_of(facts),
