@@ -6,6 +6,8 @@ import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,7 @@ from dwindle.bench.protocol import Timing
 from dwindle.errors import MeasurementError, SettingError
 from dwindle.runtimes.fake import FakeClock, FakeRuntime
 from dwindle.runtimes.onnxruntime import OnnxRuntime
-from dwindle.runtimes.protocol import Array
+from dwindle.runtimes.protocol import Array, Session
 
 SUBJECT = Subject(artifact="f" * 64, runtime="fake", machine="m")
 ANY_FILE = Artifact(path=Path("any.dwn"), format="dwn", sha256="f" * 64, size_bytes=1)
@@ -165,6 +167,20 @@ def test_throughput_is_the_batch_over_the_latency() -> None:
     )
     assert wild.low < wild.value < wild.high == pytest.approx(1000)
     assert wild.conditions["unstable"] == "yes"
+
+
+def test_no_time_has_an_interval_below_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = iter([1.0, 1.0, 1.0, 1.0, 1.0, 900.0])
+    clock = FakeClock()
+
+    @contextmanager
+    def load() -> Generator[Session]:
+        clock.advance(next(waits) / 1e3)
+        yield None  # type: ignore[misc]
+
+    found = measure_load_time(SUBJECT, load, clock=clock)
+    assert found.value == pytest.approx(904 / 5)
+    assert found.low == 0
 
 
 @pytest.mark.parametrize("latency_ms", [0.01, 3.0, 400.0])

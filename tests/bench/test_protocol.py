@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dwindle.artifact import Artifact
-from dwindle.bench.protocol import LatencyProtocol, quantile_interval, time_action
+from dwindle.bench.protocol import LatencyProtocol, Timing, quantile_interval, time_action
+from dwindle.core.statistics import mean_interval
 from dwindle.errors import MeasurementError, SettingError
 from dwindle.runtimes.fake import FakeClock, FakeRuntime
 
@@ -37,6 +38,13 @@ def test_the_interval_covers_the_true_latency_at_its_level(noise: float) -> None
     # Four binomial standard deviations below 0.95, and 0.02 for the skew of the noise and for stopping early.
     assert n_covered / n_trials >= 0.95 - 0.02 - 4 * math.sqrt(0.05 * 0.95 / n_trials)
     assert n_covered < n_trials
+
+
+@given(st.lists(st.floats(0.01, 1000), min_size=3, max_size=40))
+def test_the_interval_of_a_mean_ends_at_the_shortest_run(samples: list[float]) -> None:
+    timing = Timing(samples_ms=tuple(samples), level=0.95, stopped_by="time")
+    assert timing.mean.low == max(min(samples), mean_interval(samples).low)
+    assert timing.mean.high == mean_interval(samples).high
 
 
 @given(latency=st.floats(1e-3, 1e3), n_warmup=st.integers(0, 20), min_repeats=st.integers(3, 50))

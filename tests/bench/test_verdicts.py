@@ -8,7 +8,9 @@ import pytest
 
 from dwindle.artifact import Artifact
 from dwindle.bench.budget import Budget, Verdict, parse_quantity, worst
-from dwindle.bench.measurement import ACCURACY, ARENA, ENERGY, LATENCY, SIZE, Estimate, Measurement, Metric
+from dwindle.bench.measurement import ACCURACY, ARENA, ENERGY, LATENCY, SIZE, Estimate, Measurement, Metric, Subject
+from dwindle.bench.probes.latency import measure_latency
+from dwindle.bench.protocol import Timing
 from dwindle.bench.verdicts import judge_files
 from dwindle.errors import SettingError
 
@@ -73,6 +75,19 @@ def test_a_bound_is_told_with_its_unit() -> None:
         "latency at most 5 ms",
     ]
     assert judged.rulings[1].words() == "met: 88 % [87, 89]"
+
+
+def test_a_mean_that_slow_runs_pull_up_points_to_the_median() -> None:
+    subject = Subject(artifact="a", runtime="r", machine="m")
+    timing = Timing(samples_ms=(*[0.08] * 20, 30.0), level=0.95, stopped_by="time")
+    found = measure_latency(subject, timing)
+    (mean, median) = (judge_files(Budget({name: 4.0}), found)[0].rulings[0] for name in ("latency", "latency_median"))
+    assert mean.words() == (
+        "undecided: 1.505 ms [0.08, 4.477]; unstable: bound max_latency_median, which single slow runs do not move"
+    )
+    assert median.words() == "met: 0.08 ms"
+    (zero,) = judge_files(Budget({"latency": 0.0}), found)
+    assert zero.verdict is Verdict.VIOLATED
 
 
 def test_an_estimate_never_decides_however_clear_it_is() -> None:

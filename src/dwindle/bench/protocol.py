@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -103,8 +103,13 @@ class Timing:
 
     @property
     def mean(self) -> Interval:
-        """Mean latency in ms with its t-interval."""
-        return mean_interval(self.samples_ms, level=self.level)
+        """Mean latency in ms with its t-interval, which ends at the shortest run: the mean run is no shorter.
+
+        Other work only adds time, so a run is longer than the true mean at most every second time, and all n are in at
+        most 2^-n of the measurements: of 30 runs never, of the 3 that stand after a time limit in 1 of 8.
+        """
+        found = mean_interval(self.samples_ms, level=self.level)
+        return replace(found, low=max(found.low, min(self.samples_ms)))
 
 
 def time_action(action: Action, protocol: LatencyProtocol, *, clock: Clock = time.perf_counter) -> Timing:

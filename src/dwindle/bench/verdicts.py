@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from dwindle.artifact import Artifact
 from dwindle.bench.budget import Budget, Verdict, metric_of, worst
-from dwindle.bench.measurement import AT_LEAST, NO_ENGINE, Estimate, Measurement
+from dwindle.bench.measurement import AT_LEAST, LATENCY, NO_ENGINE, Estimate, Measurement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,11 +43,20 @@ class Ruling:
             unit = m.metric.unit
             interval = "" if m.low == m.high else f" [{_bare(m.low, unit)}, {_bare(m.high, unit)}]"
             least = "at least " if m.conditions.get(AT_LEAST) == "yes" else ""
-            return f"{self.verdict.value}: {least}{_with_unit(m.value, unit)}{interval}"
+            return f"{self.verdict.value}: {least}{_with_unit(m.value, unit)}{interval}{self._hint}"
         if self.estimate is not None:
             figure = f"{self.estimate.value:.3g} {self.estimate.metric.unit}"
             return f"{self.verdict.value}: not measured; an estimate ({figure}) decides nothing"
         return f"{self.verdict.value}: not measured"
+
+    @property
+    def _hint(self) -> str:
+        """What decides a bound on a mean that a few slow runs pull up."""
+        m = self.measured
+        is_pulled = m is not None and m.metric == LATENCY and m.conditions.get("unstable") == "yes"
+        if not is_pulled or self.verdict is not Verdict.UNDECIDED:
+            return ""
+        return "; unstable: bound max_latency_median, which single slow runs do not move"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

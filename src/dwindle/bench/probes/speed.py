@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from dwindle.bench.measurement import CPU_TIME, LOAD_TIME, THROUGHPUT, Measurement, Subject
@@ -32,15 +34,13 @@ def measure_cpu_time(
     n_runs = _runs_of_a_block(session, inputs, clock)
     blocks = [_block(session, inputs, n_runs, clock=clock) for _ in range(N_BLOCKS)]
     conditions: dict[str, str | float] = {"batch": batch, "runs_in_a_block": n_runs}
-    return subject.measured(CPU_TIME, mean_interval(blocks), protocol="cpu time", conditions=conditions)
+    return subject.measured(CPU_TIME, _mean_time(blocks), protocol="cpu time", conditions=conditions)
 
 
 def measure_throughput(subject: Subject, timing: Timing, *, batch: int, protocol: str) -> Measurement:
     """Return examples per second: `batch` over the mean latency of a call, whose interval it takes over."""
     mean = timing.mean
-    # Half an interval as wide as the mean says nothing about the upper end but that no run was faster than the fastest.
-    shortest = mean.low if mean.low > 0 else min(timing.samples_ms)
-    value, low, high = (1e3 * batch / ms for ms in (mean.value, mean.high, shortest))
+    value, low, high = (1e3 * batch / ms for ms in (mean.value, mean.high, mean.low))
     interval = Interval(value=value, low=low, high=max(high, value), n=mean.n)
     return subject.measured(THROUGHPUT, interval, protocol=protocol, conditions={"batch": batch, **stability(timing)})
 
@@ -51,7 +51,13 @@ def measure_load_time(subject: Subject, load: Load, *, clock: Clock = time.perf_
     The file was read before, so that the disk is not measured; a load before the timed ones sees to it.
     """
     samples = [_load_once(load, clock) for _ in range(N_LOADS + 1)][1:]
-    return subject.measured(LOAD_TIME, mean_interval(samples), protocol="load time")
+    return subject.measured(LOAD_TIME, _mean_time(samples), protocol="load time")
+
+
+def _mean_time(samples_ms: Sequence[float]) -> Interval:
+    """Return the mean with its t-interval, which knows nothing of times: none is below 0."""
+    found = mean_interval(samples_ms)
+    return replace(found, low=max(found.low, 0.0))
 
 
 def _load_once(load: Load, clock: Clock) -> float:
