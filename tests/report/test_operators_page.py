@@ -65,6 +65,18 @@ def test_bars_words_and_the_slowest():
     assert [slow.file for slow in found.slowest] == ["dense", "dense", "compressed", "compressed"]
 
 
+def test_a_speedup_that_was_timed_in_turn_is_the_one_answer_of_the_page():
+    speedup = {
+        "role": "compressed", "metric": {"name": "speedup", "unit": "x", "better": 1}, "value": 0.7, "low": 0.65,
+        "high": 0.75, "artifact": "c", "runtime": "r",
+    }  # fmt: skip
+    sides = entries(dense=plain(BEFORE), compressed=plain(AFTER))
+    page = render([*sides, Entry(kind="measurement", data=speedup, time=sides[0].time)])
+    assert "Timed in turn, the compressed file is 0.700\u00d7 [0.650, 0.750] as fast as the dense one." in page
+    assert "A call took about" not in page
+    assert "A call took about" in render(sides)
+
+
 def test_a_ledger_without_profiles_has_no_such_part():
     assert operations_of(gather([])) is None
     assert "Where the time goes" not in render([])

@@ -271,3 +271,17 @@ def test_long_decisions_are_cut_and_say_so(make_entry):
     (stage,) = story.stages_of(gather([make_entry("stage", technique="T", decisions={"found": "x" * 5_000})]))
     assert len(stage.decisions[0][1][0]) < 2_100
     assert stage.decisions[0][1][0].endswith("the ledger has all of it)")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "word"), [(1.2, 1.4, "faster"), (0.6, 0.8, "slower"), (0.9, 1.1, "neither faster nor slower")]
+)
+def test_the_tile_of_the_latency_says_which_is_faster(entries, low, high, word):
+    faster = [
+        replace(e, data={**e.data, "value": (low + high) / 2, "low": low, "high": high})
+        if e.kind == "measurement" and e.data["metric"]["name"] == "speedup"
+        else e
+        for e in entries
+    ]
+    (tile,) = (tile for tile in comparison.tiles_of(gather(faster)) if tile.label == "Latency, median")
+    assert tile.note.startswith(f"{word}: ")

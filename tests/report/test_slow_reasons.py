@@ -55,6 +55,13 @@ INT8 = facts(
 )
 
 
+def test_the_time_of_products_is_told_once():
+    zeros = facts(layer(zeros=0.9), layer("Gemm", weights="int8", inputs="uint8"))
+    found = reasons(Pair(before=profile(CONV, GEMM), after=profile(CONV, GEMM8), facts_before=DENSE, facts_after=zeros))
+    assert {"zeros", "floats"} <= {one.kind for one in found}
+    assert " ".join(one.words for one in found).count("what multiplies takes") == 1
+
+
 def said(pair):
     return {reason.kind: reason.words for reason in reasons(pair)}
 

@@ -127,8 +127,19 @@ def tiles_of(facts: Facts) -> list[Tile]:
         before = _partner(facts, after) if after else best(facts, "dense", name)
         if before or after:
             note = _protocol_words(after or before or {}) if name != "size" else ""
+            note = f"{_pace(facts)}{note}" if name == "latency_median" and before and after else note
             tiles.append(Tile(label, _cell(before), _cell(after), note))
     return tiles
+
+
+def _pace(facts: Facts) -> str:
+    """Say whether the compressed file is the faster one, by the speed-up, which is timed in turn."""
+    speedup = best(facts, "compressed", "speedup") or {}
+    value, low, high = (number(speedup, key) for key in ("value", "low", "high"))
+    if value is None or low is None or high is None:
+        return ""
+    word = "faster" if low > 1 else "slower" if high < 1 else "neither faster nor slower"
+    return f"{word}: {metric_value(value, 'x')} {interval_of(speedup)}; "
 
 
 def rows_of(facts: Facts) -> list[Row]:

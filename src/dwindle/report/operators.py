@@ -10,9 +10,10 @@ from typing import Any, cast
 from dwindle.bench.probes.operator_times import OperatorProfile
 from dwindle.bench.profiled import Profiled
 from dwindle.errors import DwindleError
-from dwindle.report.facts import Data, Facts, items, table, text
+from dwindle.report.comparison import best, interval_of
+from dwindle.report.facts import Data, Facts, items, number, table, text
 from dwindle.report.layers import Bar
-from dwindle.report.slow_reasons import headline, pair_of, reasons
+from dwindle.report.slow_reasons import Pair, headline, pair_of, reasons
 from dwindle.report.words import fixed, metric_value
 from dwindle.settings import from_plain
 
@@ -63,11 +64,21 @@ def operations_of(facts: Facts) -> Operations | None:
     pair = pair_of(before, after, cpu_features=features)
     return Operations(
         bars=bars_of(before.profile, after.profile),
-        headline=headline(pair),
+        headline=_headline(facts, pair),
         words=tuple(reason.words for reason in reasons(pair)),
         about=_about(before.profile, after.profile),
         slowest=(*_slowest("dense", before.profile), *_slowest("compressed", after.profile)),
     )
+
+
+def _headline(facts: Facts, pair: Pair) -> str:
+    """Say what became of a call: as it was timed in turn, where it was, which a few calls beside a profile are not."""
+    speedup = best(facts, "compressed", "speedup")
+    value = number(speedup or {}, "value")
+    if speedup is None or value is None:
+        return headline(pair)
+    timed = f"Timed in turn, the compressed file is {metric_value(value, 'x')} {interval_of(speedup)}".rstrip()
+    return f"{timed} as fast as the dense one. The profile, taken of other calls, says where the time goes."
 
 
 def bars_of(before: OperatorProfile, after: OperatorProfile) -> tuple[Bar, ...]:

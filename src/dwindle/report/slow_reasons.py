@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from dwindle.bench.layer_facts import FileFacts, LayerFacts, is_byte
@@ -93,8 +93,14 @@ def pair_of(before: Profiled, after: Profiled, *, cpu_features: Sequence[str] = 
 
 
 def reasons(pair: Pair) -> tuple[Reason, ...]:
-    """Return what the figures say, the reasons that weigh most first in the order of the rules."""
-    return tuple(reason for rule in _RULES for reason in rule(pair))
+    """Return what the figures say, the reasons that weigh most first in the order of the rules.
+
+    The first that speaks of the time of all products tells it for the others.
+    """
+    found = [reason for rule in _RULES for reason in rule(pair)]
+    times = f": {_products(pair)}"
+    telling = next((reason for reason in found if times in reason.words), None)
+    return tuple(r if r is telling else replace(r, words=r.words.replace(times, "")) for r in found)
 
 
 def _zeros(pair: Pair) -> Iterator[Reason]:
