@@ -143,6 +143,26 @@ def test_kinds_of_damage(contents, tmp_path):
             read(path)
 
 
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        (b"\x08\x0a\x12\x07pytorch", "this is an ONNX file, no .dwn; give a .dwn file"),
+        (b"\x08\x08:\x10", "this is an ONNX file, no .dwn"),
+        (b"\x1c\x00\x00\x00TFL3", "this is a LiteRT file"),
+        (b"\x1c\x00\x00\x00ET12", "this is an ExecuTorch file"),
+        (b"PK\x03\x04", "this is a zip archive"),
+        (b"<?xml version", "this is an XML file"),
+        (b"hello, world", "this is not a .dwn file \\(its first bytes are others\\); give a .dwn file"),
+        (MAGIC.replace(b"\r\n", b"\n"), "whose first bytes were changed, as a transfer as text does"),
+        (b"\x09" + MAGIC[1:], "whose first bytes were changed, as a transfer as text does"),
+    ],
+)
+def test_another_file_is_named(tmp_path, start, words):
+    (tmp_path / "m.dwn").write_bytes(start + bytes(100))
+    with pytest.raises(HeaderError, match=words):
+        read(tmp_path / "m.dwn")
+
+
 def test_a_later_version_is_named(contents):
     body = bytearray(serialize(contents)[: PREAMBLE_BYTES - 4])
     body[len(MAGIC)] = 9

@@ -20,6 +20,8 @@ from dwindle.settings import nearest
 
 TARGETS = ("targets", "target", "labels", "y")
 """Names under which a .npz may hold what is true."""
+_ARRAY = b"\x93NUMPY"
+"""First bytes of a single array."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,13 +87,34 @@ def read_npz(path: Path) -> dict[str, Array]:
     """
     try:
         with path.open("rb") as file:
-            stored = np.load(file, allow_pickle=False)
-            if not isinstance(stored, np.lib.npyio.NpzFile):
-                raise DataError(f"{path} is a single array; save it with numpy.savez and a name for each array")
-            with stored:
-                return {name: stored[name] for name in stored.files}
+            _require_archive(file.read(len(_ARRAY)), path)
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as stored:
+                return {name: _numbers(stored, name, path) for name in stored.files}
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
         raise DataError(f"{path} cannot be read as .npz ({error}); write it with numpy.savez") from error
+
+
+def _require_archive(start: bytes, path: Path) -> None:
+    """Say what a file is that is no archive: NumPy takes everything unknown for a pickle."""
+    if start.startswith(_ARRAY):
+        raise DataError(f"{path} is a single array; save it with numpy.savez and a name for each array")
+    if not start.startswith(b"PK"):
+        raise DataError(
+            f"{path} cannot be read as .npz: it is no archive of arrays (its first bytes are {start!r}); write it with "
+            "numpy.savez"
+        )
+
+
+def _numbers(stored: Mapping[str, Array], name: str, path: Path) -> Array:
+    try:
+        return stored[name]
+    except ValueError as error:
+        if "pickle" not in str(error):
+            raise
+        raise DataError(
+            f"{path}: {name!r} holds Python objects, not numbers (rows of several lengths, say); save an array of numbers"
+        ) from error
 
 
 def inputs_of(arrays: Mapping[str, Array], specs: Sequence[InputSpec], *, path: Path) -> tuple[Array, ...]:

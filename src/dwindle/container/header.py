@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 import zlib
 from collections.abc import Mapping
@@ -20,6 +21,15 @@ FORMAT_VERSIONS: Final = (1, 2)
 """Version 2 adds records of kind `half`; a file without one is of version 1, which older readers know."""
 _FIELDS: Final = struct.Struct("<HBBIIIIQIII")
 PREAMBLE_BYTES: Final = len(MAGIC) + _FIELDS.size + 4
+_OTHERS: Final = (
+    (re.compile(rb"\x08[\x01-\x1f][\x12\x1a\x22\x2a\x32\x3a\x42]", re.DOTALL), "an ONNX file"),
+    (re.compile(rb"....TFL3", re.DOTALL), "a LiteRT file (.tflite)"),
+    (re.compile(rb"....ET[0-9][0-9]", re.DOTALL), "an ExecuTorch file (.pte)"),
+    (re.compile(rb"PK\x03\x04"), "a zip archive, such as a PyTorch checkpoint or a .npz"),
+    (re.compile(rb"\s*<[?a-z]"), "an XML file, such as OpenVINO's"),
+)
+"""First bytes of what is mistaken for a .dwn file: the field `ir_version` of a model and the key of its next field;
+identifiers of flatbuffers behind four bytes of an offset; signatures."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +69,7 @@ class Preamble:
             VersionError: written by a later version.
         """
         if not MAGIC.startswith(data[: len(MAGIC)]):
-            raise HeaderError("this is not a .dwn file (its first bytes are others); was it transferred as text?")
+            raise HeaderError(_other_file(data))
         if len(data) < PREAMBLE_BYTES:
             raise TruncatedError(
                 f"a .dwn file has at least {PREAMBLE_BYTES} bytes, this one {len(data)}; copy it again"
@@ -163,3 +173,12 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{text[:40]} is not finite")
     return value
+
+
+def _other_file(data: bytes) -> str:
+    """Return what a file seems to be whose first bytes are not those of a .dwn file."""
+    if b"DWN" in data[: len(MAGIC)]:  # the other bytes of the signature do not survive such a transfer
+        return "this is a .dwn file whose first bytes were changed, as a transfer as text does; copy it as binary"
+    known = next((name for start, name in _OTHERS if start.match(data)), None)
+    is_other = "this is not a .dwn file (its first bytes are others)" if known is None else f"this is {known}, no .dwn"
+    return f"{is_other}; give a .dwn file, which dwindle compress writes"
