@@ -259,7 +259,9 @@ class TestToml:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            ("steps = [", "this is not TOML"),
+            ("steps = [", "the recipe is not TOML"),
+            ("steps = " + "1" * 5_000, "the recipe is not TOML: .*digits"),
+            ("steps = " + "[" * 20_000, "the recipe is not TOML"),
             ("step = []", "recipe: unknown key 'step'; the nearest known one is 'steps'"),
             ("", r"write each step as a table \[\[steps\]\], got steps = None"),
             ("steps = 3", r"got steps = 3"),

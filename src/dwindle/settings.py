@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import enum
+import tomllib
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -40,6 +41,18 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     return value
+
+
+def toml_table(text: str, *, where: str) -> dict[str, Any]:
+    """Return the table that `text` is in TOML; `where` names the place in messages.
+
+    Raises:
+        SettingError: it is not TOML, or nests or counts beyond what can be read.
+    """
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits is no TOMLDecodeError
+        raise SettingError(f"{where} is not TOML: {error}") from error
 
 
 def from_plain(cls: type[T], plain: Mapping[str, Any], *, where: str) -> T:

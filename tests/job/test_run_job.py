@@ -13,6 +13,7 @@ import pytest
 from dwindle.bench.ledger import Ledger
 from dwindle.cli.main import run
 from dwindle.container.reader import read
+from dwindle.errors import SettingError
 from dwindle.job.check import check_job
 from dwindle.job.load import load_job
 from dwindle.job.run import run_job
@@ -193,6 +194,13 @@ def test_a_network_that_cannot_be_captured_names_its_line(
     errors = capsys.readouterr().err
     assert "mine.py" in errors
     assert "x.sum() > 0" in errors or "line" in errors
+
+
+@pytest.mark.parametrize("value", ["1" * 5_000, "[" * 20_000, "\udcff", "["])
+def test_a_file_that_is_no_toml_is_one_clear_error(tmp_path: Path, value: str) -> None:
+    (tmp_path / "job.toml").write_bytes(f"seed = {value}".encode(errors="surrogateescape"))
+    with pytest.raises(SettingError, match=r"job\.toml is not (TOML|UTF-8 text)"):
+        load_job(tmp_path / "job.toml")
 
 
 def test_checking_costs_no_work(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.resources
 import re
-import tomllib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any, Final, Literal, cast
 from urllib.parse import urlsplit
 
 from dwindle.errors import SettingError
-from dwindle.settings import TAG, from_plain, nearest
+from dwindle.settings import TAG, from_plain, nearest, toml_table
 
 Kind = Literal["microcontroller", "board", "watch", "phone"]
 CATALOGUE: Final = "devices.toml"
@@ -103,10 +102,7 @@ def parse_devices(text: str, *, where: str) -> tuple[Device, ...]:
     Raises:
         SettingError: as `devices`.
     """
-    try:
-        table = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits is no TOMLDecodeError
-        raise SettingError(f"{where} is not TOML: {error}") from error
+    table = toml_table(text, where=where)
     for key in table:
         if key != _TABLE:
             raise SettingError(f"{where}: unknown key {key!r}; {nearest(key, (_TABLE,))}")

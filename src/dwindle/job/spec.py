@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, Final, Literal, cast
 from dwindle.errors import SettingError
 from dwindle.exporters.options import OPSETS, ExportOptions, FloatType
 from dwindle.exporters.preprocessing import Preprocessing
-from dwindle.settings import from_plain
+from dwindle.settings import from_plain, toml_table
 
 STUDENT: Final = "student"
 """Name of the network in the table of this name."""
@@ -201,9 +200,9 @@ def read_job(path: Path) -> JobSpec:
         SettingError: the file is absent or no TOML, a key is unknown, missing, or of the wrong type.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise SettingError(f"{path} cannot be read ({error.strerror}); name an existing job.toml") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingError(f"{path} is not valid TOML: {error}") from error
-    return from_plain(JobSpec, table, where=str(path))
+    except UnicodeDecodeError as error:
+        raise SettingError(f"{path} is not UTF-8 text ({error.reason}); a job is a TOML file") from error
+    return from_plain(JobSpec, toml_table(text, where=str(path)), where=str(path))

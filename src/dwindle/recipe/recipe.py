@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Self, cast
@@ -19,7 +18,7 @@ from dwindle.recipe.check import find_problems, traits_of
 from dwindle.recipe.named import answer_problems
 from dwindle.recipe.plain import describe_step, step_from_plain, step_to_plain
 from dwindle.recipe.significant import SKIPPED, Choices, Settled, explained, skipped
-from dwindle.settings import TAG, nearest
+from dwindle.settings import TAG, nearest, toml_table
 from dwindle.technique import Context, Needs, Technique, Trait
 
 Techniques = Mapping[str, type[Technique]]
@@ -183,11 +182,7 @@ class Recipe:
         Raises:
             SettingError: not TOML, an unknown key or technique, or a value that does not fit.
         """
-        try:
-            plain = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise SettingError(f"recipe: this is not TOML ({error})") from error
-        return cls.from_plain(plain, techniques=techniques)
+        return cls.from_plain(toml_table(text, where="the recipe"), techniques=techniques)
 
 
 def _apply(

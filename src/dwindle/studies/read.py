@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib import resources
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from dwindle.errors import SettingError
-from dwindle.settings import from_plain, nearest
+from dwindle.settings import from_plain, nearest, toml_table
 from dwindle.studies.problems import problems_of
 from dwindle.studies.study import Preset, Study
 
@@ -46,13 +45,7 @@ def read_study(text: str, *, where: str) -> Study:
     Raises:
         SettingError: it is no TOML, or something in it does not fit together.
     """
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise SettingError(f"{where} is not valid TOML: {error}") from error
-    except RecursionError as error:
-        raise SettingError(f"{where} nests lists or tables too deeply; a study needs a few levels") from error
-    study = from_plain(Study, table, where=where)
+    study = from_plain(Study, toml_table(text, where=where), where=where)
     presets = {name: _preset(name, plain, where) for name, plain in study.presets.items()}
     study = replace(study, presets=presets)
     for problem in problems_of(study):
