@@ -285,3 +285,16 @@ def test_the_tile_of_the_latency_says_which_is_faster(entries, low, high, word):
     ]
     (tile,) = (tile for tile in comparison.tiles_of(gather(faster)) if tile.label == "Latency, median")
     assert tile.note.startswith(f"{word}: ")
+
+
+@pytest.mark.parametrize(("first", "size", "ratio"), [("onnx", "6.02 MB", 7.44), ("dwn", "1.20 MB", 37.19)])
+def test_the_page_speaks_of_the_file_that_was_written_first(entries, first, size, ratio):
+    """As the summary does, whichever format it is and in whatever order it was measured."""
+    files = [e for e in entries if e.kind == "artifact"]
+    others = [e for e in entries if e.kind != "artifact"]
+    files.sort(key=lambda e: e.data["format"] != first)
+    facts = gather([*others, *files])
+    (tile,) = (tile for tile in comparison.tiles_of(facts) if tile.label == "File size")
+    assert tile.after is not None
+    assert tile.after.value.replace("\N{NO-BREAK SPACE}", " ") == size
+    assert comparison.verdict_of(facts).size.startswith(f"{metric_value(ratio, 'x')} smaller")
