@@ -121,11 +121,8 @@ def test_what_is_no_npz_is_one_clear_error(content: bytes, tmp_path: Path) -> No
 
 def test_pickles_and_single_arrays_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "objects.npz", x=np.array([{}, None], dtype=object))
-    with pytest.raises(
-        DataError, match=r"objects\.npz: 'x' holds Python objects, not numbers .*; save an array"
-    ) as told:
+    with pytest.raises(DataError, match=r"objects\.npz: 'x' holds Python objects, not numbers .*; save numbers$"):
         read_npz(tmp_path / "objects.npz")
-    assert "pickle" not in str(told.value)
     with (tmp_path / "single.npz").open("wb") as stream:
         np.save(stream, np.zeros(3))
     with pytest.raises(DataError, match="is a single array"):

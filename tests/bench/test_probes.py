@@ -183,10 +183,12 @@ def test_top5_of_five_classes_says_nothing_and_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("outputs", "targets", "message"),
     [
-        (np.zeros((2, 10)), np.array([0, 10]), "labels from 0 to 10 are out of range: the network has 10 classes"),
-        (np.zeros((2, 10)), np.array([-1, 3]), "labels from -1 to 3 are out of range"),
-        (np.zeros((2, 10)), np.array([0.0, 1.0]), r"whole class numbers, got shape \(2,\) float64"),
-        (np.zeros((2, 10)), np.array([[0], [1]]), r"whole class numbers, got shape \(2, 1\) int64"),
+        (np.zeros((2, 10)), np.array([0, 10]), "the label 10 is out of range: the network has 10 classes, numbered"),
+        (np.zeros((2, 10)), np.array([-1, 3]), "the label -1 is out of range"),
+        (np.zeros((2, 10)), np.array([0.0, 1.0]), "these targets are float64: save them as int64, if they are class"),
+        (np.zeros((2, 10)), np.array([[0], [1]]), r"the shape \(1,\) for each: save one number for each"),
+        (np.zeros((2, 10)), np.eye(10)[:2], r"10 values for each: save argmax\(axis=1\) of them, if they are one-hot"),
+        (np.zeros((2, 10)), np.array(["cat", "dog"]), "these targets are texts: number the classes from 0"),
         (np.zeros((2, 10, 4)), np.array([0, 1]), r"one output \(examples, classes\), the network gives \(2, 10, 4\)"),
     ],
 )  # fmt: skip
@@ -198,7 +200,7 @@ def test_targets_that_are_no_classes_of_the_network_are_an_error(outputs: Array,
 def test_several_outputs_need_a_metric_of_ones_own() -> None:
     data = [(np.zeros((2, 3)), np.array([0, 1]))]
     session = session_of(FakeRuntime(outputs=lambda x: (x, x)))
-    with pytest.raises(DataError, match=r"the network gives \[\(2, 3\), \(2, 3\)\]; pass scores= of your own"):
+    with pytest.raises(DataError, match=r"the network gives \[\(2, 3\), \(2, 3\)\]; name another metric"):
         answer([("m", session)], batches(data, batch_size=2))
     own = Score(Metric("error", "m", -1), lambda outputs, targets: outputs[0][:, 0] + outputs[1][:, 1] + targets)
     (found,) = answer([("m", session)], batches(data, batch_size=2), scores=(own,))

@@ -202,8 +202,8 @@ def test_the_interval_of_r2_holds_the_truth() -> None:
         (np.zeros((3, 1)), np.array([1, np.nan, 2]), ("r2",), "targets hold NaN"),
         (np.zeros((3, 1)), np.ones(3), ("r2",), "these targets are all equal"),
         (np.zeros((1, 1)), np.ones(1), ("root_mean_squared_error",), "1 example says nothing about the spread"),
-        (np.zeros((3, 4)), np.ones(3), ("f1_macro",), "whole class numbers"),
-        (np.zeros((3, 4)), np.array([0, 4, 1]), ("f1_macro",), "labels from 0 to 4 are out of range"),
+        (np.zeros((3, 4)), np.ones(3), ("f1_macro",), "a class number, 0 to 3, for each example"),
+        (np.zeros((3, 4)), np.array([0, 4, 1]), ("f1_macro",), "the label 4 is out of range"),
     ],
 )
 def test_targets_that_do_not_fit_are_one_clear_error(

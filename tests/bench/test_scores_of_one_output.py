@@ -48,7 +48,7 @@ def test_errors_are_those_of_the_output_itself():
 
 
 def test_labels_beyond_two_classes_are_refused():
-    with pytest.raises(DataError, match="labels from 0 to 2 are out of range"):
+    with pytest.raises(DataError, match="the label 2 is out of range"):
         answered(OUTPUT, truth=np.array([0, 1, 2, 0, 1]))
 
 

@@ -113,7 +113,7 @@ def _numbers(stored: Mapping[str, Array], name: str, path: Path) -> Array:
         if "pickle" not in str(error):
             raise
         raise DataError(
-            f"{path}: {name!r} holds Python objects, not numbers (rows of several lengths, say); save an array of numbers"
+            f"{path}: {name!r} holds Python objects, not numbers (rows of several lengths, say); save numbers"
         ) from error
 
 

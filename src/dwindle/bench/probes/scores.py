@@ -64,6 +64,7 @@ class MeansScore:
 
 
 AnyScore = Score | SetScore | MeansScore
+_OTHER_METRIC: Final = "name another metric, such as mean_squared_error, or in Python give scores= of your own"
 
 
 def top1(outputs: Any, targets: Array) -> Array:
@@ -159,17 +160,15 @@ def classification(outputs: Any, targets: Any) -> tuple[Array, npt.NDArray[np.in
     """
     if isinstance(outputs, tuple) or outputs.ndim != 2:
         shape = [o.shape for o in outputs] if isinstance(outputs, tuple) else outputs.shape
-        raise DataError(
-            f"accuracy needs one output (examples, classes), the network gives {shape}; pass scores= of your own"
-        )
+        raise DataError(f"accuracy needs one output (examples, classes), the network gives {shape}; {_OTHER_METRIC}")
     if isinstance(targets, tuple):
-        raise DataError("accuracy needs one target, the data give several; pass scores= of your own")
+        raise DataError(f"accuracy needs one target, the data give several; {_OTHER_METRIC}")
+    n_classes = outputs.shape[1]
     if targets.ndim != 1 or not np.issubdtype(targets.dtype, np.integer):
         raise DataError(
-            f"accuracy needs targets (examples,) of whole class numbers, got shape {targets.shape} {targets.dtype}; "
-            "pass scores= of your own for other tasks"
+            f"accuracy needs a class number, 0 to {n_classes - 1}, for each example; {_other_targets(targets)}; "
+            f"for another task {_OTHER_METRIC}"
         )
-    n_classes = outputs.shape[1]
     low, high = int(targets.min()), int(targets.max())
     if n_classes == 1 and high == 1 and low >= 0:
         raise DataError(
@@ -178,10 +177,21 @@ def classification(outputs: Any, targets: Any) -> tuple[Array, npt.NDArray[np.in
         )
     if low < 0 or high >= n_classes:
         raise DataError(
-            f"labels from {low} to {high} are out of range: the network has {n_classes} classes, numbered 0 to "
-            f"{n_classes - 1}; give another network or renumber the labels"
+            f"the label {high if high >= n_classes else low} is out of range: the network has {n_classes} classes, "
+            f"numbered 0 to {n_classes - 1}; give another network or renumber the labels"
         )
     return outputs, targets.astype(np.int64)
+
+
+def _other_targets(targets: Array) -> str:
+    """Return what targets are that are no class numbers, and how they become such, whatever the batch holds."""
+    if targets.dtype.kind in "USO":
+        return "these targets are texts: number the classes from 0"
+    if targets.ndim == 2 and targets.shape[1] > 1:
+        return f"these targets are {targets.shape[1]} values for each: save argmax(axis=1) of them, if they are one-hot"
+    if targets.ndim != 1:
+        return f"these targets have the shape {targets.shape[1:]} for each: save one number for each"
+    return f"these targets are {targets.dtype}: save them as int64, if they are class numbers"
 
 
 def as_scores(outputs: Any, threshold: float) -> Any:
