@@ -10,13 +10,21 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 from dwindle.bench.deployment import deploy
+from dwindle.cli.main import app
 from dwindle.container.integer import integer_form
 from dwindle.errors import ExportError
 from dwindle.exporters import litert, litert_environment
 from dwindle.exporters.litert import LiteRtExporter
-from dwindle.exporters.litert_environment import INSTALL, VARIABLE, converter_python, install_converter
+from dwindle.exporters.litert_environment import (
+    INSTALL,
+    VARIABLE,
+    converter_python,
+    install_converter,
+    working_converter,
+)
 from dwindle.exporters.native import to_record
 from dwindle.exporters.options import ExportOptions
 from dwindle.exporters.preprocessing import Preprocessing
@@ -153,8 +161,8 @@ def test_the_environment_counts_once_it_is_whole(home, monkeypatch):
         commands.append(tuple(command))
         assert not {"PIP_CONSTRAINT", "PYTHONPATH"} & set(settings["env"])
         if "venv" in command:
-            home.joinpath("bin").mkdir(parents=True)
-            litert_environment.own_python().touch()
+            Path(command[-1]).joinpath("bin").mkdir()
+            Path(command[-1]).joinpath("bin/python").touch()
         assert converter_python() is None
         return subprocess.CompletedProcess(command, 0, "", "")
 
@@ -189,11 +197,12 @@ def test_weights_are_halves_only_where_all_of_them_are(dense):
 
 def test_an_environment_that_fails_does_not_count(home, monkeypatch):
     def refuse(command, **settings):
-        home.mkdir(parents=True, exist_ok=True)
         return subprocess.CompletedProcess(command, 1, "", "one\ntwo\nERROR: No matching distribution\nhint")
 
     monkeypatch.setattr(subprocess, "run", refuse)
-    with pytest.raises(ExportError, match=r"-m venv --clear failed \(1\): two; ERROR: No matching distribution; hint"):
+    with pytest.raises(
+        ExportError, match=r"-m venv .*litert.new failed \(1\): two; ERROR: No matching distribution; hint"
+    ):
         install_converter()
     assert converter_python() is None
 
@@ -203,6 +212,71 @@ def test_an_environment_that_fails_does_not_count(home, monkeypatch):
     monkeypatch.setattr(subprocess, "run", full)
     with pytest.raises(ExportError, match="No space left on device; free disk space and try again"):
         install_converter()
+
+
+def finished(home: Path) -> Path:
+    """Return the Python of an environment that was made before."""
+    home.joinpath("bin").mkdir(parents=True)
+    litert_environment.own_python().touch()
+    home.joinpath("ready").write_text(litert_environment._contents(), encoding="utf-8")
+    return litert_environment.own_python()
+
+
+def test_an_earlier_environment_serves_until_the_new_one_is_whole(home, monkeypatch):
+    python = finished(home)
+    home.joinpath("mark").touch()
+    fails = [False, True]
+
+    def run(command, **settings):
+        if "venv" in command:
+            Path(command[-1]).joinpath("bin").mkdir()
+            Path(command[-1]).joinpath("bin/python").touch()
+        assert converter_python() == python
+        return subprocess.CompletedProcess(command, int(fails[-1] and "pip" in command), "", "no")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(ExportError, match="-m pip install failed"):
+        install_converter()
+    assert converter_python() == python
+    assert home.joinpath("mark").exists()
+    fails.pop()
+    assert install_converter() == converter_python() == python
+    assert not home.joinpath("mark").exists()
+    assert [path.name for path in home.parent.iterdir()] == ["litert"]
+
+
+def test_two_installations_at_once_are_one_error(home):
+    home.with_name("litert.new").mkdir(parents=True)
+    with pytest.raises(ExportError, match=r"litert\.new is there: another installation is at work; wait for it"):
+        install_converter()
+    assert home.with_name("litert.new").exists()
+
+
+def test_a_converter_works_where_it_can_be_imported(home, monkeypatch, tmp_path):
+    assert working_converter() is None
+    python, codes = finished(home), [1, 0]
+    monkeypatch.setattr(
+        subprocess, "run", lambda command, **settings: subprocess.CompletedProcess(command, codes.pop(), "", "no")
+    )
+    assert working_converter() == python
+    assert working_converter() is None
+    named = script(tmp_path, "")
+    monkeypatch.setenv(VARIABLE, str(named))
+    codes.append(1)
+    with pytest.raises(ExportError, match=f"cannot import the converter .*unset {VARIABLE}"):
+        working_converter()
+
+
+def test_what_works_is_not_installed_again(home, monkeypatch):
+    python = finished(home)
+    monkeypatch.setattr(litert_environment, "working_converter", lambda: python)
+    monkeypatch.setattr(litert_environment, "install_converter", lambda: pytest.fail("it was there"))
+    result = CliRunner().invoke(app, ["doctor", "--install", "litert"])
+    assert result.exit_code == 0
+    assert "already there, nothing to do: " in result.output
+    monkeypatch.setattr(litert_environment, "working_converter", lambda: None)
+    monkeypatch.setattr(litert_environment, "install_converter", lambda: python)
+    assert str(home) in CliRunner().invoke(app, ["doctor", "--install", "litert"]).output.replace("\n", "")
 
 
 def test_its_place_is_the_users_data_folder():

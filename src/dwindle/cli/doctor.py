@@ -38,14 +38,19 @@ def doctor(*, self_test: SelfTest = True, install: Install = None, as_json: AsJs
 
 def _install(name: str) -> None:
     from dwindle.errors import SettingError
-    from dwindle.exporters.litert_environment import install_converter
+    from dwindle.exporters.litert_environment import install_converter, own_folder, working_converter
 
     if name != "litert":
         raise SettingError(
             f"--install knows litert, not {name!r}; other engines are extras: pip install 'dwindle[...]'"
         )
+    if (there := working_converter()) is not None:
+        stdout.print(f"already there, nothing to do: {there}", markup=False)
+        return
     stdout.print(
-        "LiteRT's converter pins packages that cannot live beside others; it gets an environment (1 to 3 minutes)"
+        "LiteRT's converter pins packages that cannot live beside others; it gets an environment, shared by all that "
+        f"you do with this torch: {own_folder()} (1 to 3 minutes)",
+        markup=False,
     )
     stdout.print(f"ready: {install_converter()}", markup=False)
 

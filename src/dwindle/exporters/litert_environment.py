@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -18,6 +19,8 @@ from dwindle.errors import ExportError
 VARIABLE: Final = "DWINDLE_LITERT_PYTHON"
 INSTALL: Final = "dwindle doctor --install litert"
 CONVERTER: Final = "litert-torch>=0.10,<0.11"
+IMPORT: Final = "import litert_torch"
+_PYTHON: Final = "Scripts/python.exe" if os.name == "nt" else "bin/python"
 _MINUTES: Final = 30
 
 
@@ -61,22 +64,68 @@ def own_folder() -> Path:
 
 def own_python() -> Path:
     """Return the Python in that folder."""
-    return own_folder() / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    return own_folder() / _PYTHON
+
+
+def working_converter() -> Path | None:
+    """Return the Python that does import LiteRT's converter; None if there is none, or ours is broken.
+
+    Raises:
+        ExportError: `DWINDLE_LITERT_PYTHON` names no file, or a Python that has no converter.
+    """
+    python = converter_python()
+    if python is None:
+        return None
+    try:
+        _run(str(python), "-c", IMPORT)
+    except ExportError as error:
+        if python == own_python():
+            return None
+        raise ExportError(f"{python} cannot import the converter ({error}); mend it, or unset {VARIABLE}") from error
+    return python
 
 
 def install_converter() -> Path:
     """Make an environment with LiteRT's converter and the torch that runs here, and return its Python.
 
+    It is made beside its place and moved there when it is whole, so an earlier one serves meanwhile.
+
     Raises:
-        ExportError: pip failed; its last words are in the message.
+        ExportError: pip failed, and its last words are in the message; or another process makes one.
     """
-    ready = own_folder() / "ready"
-    ready.unlink(missing_ok=True)
-    _run(sys.executable, "-m", "venv", "--clear", str(own_folder()))
-    _run(str(own_python()), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", _torch(), CONVERTER)
-    _run(str(own_python()), "-c", "import litert_torch")
-    ready.write_text(_contents(), encoding="utf-8")
+    place = own_folder()
+    made = place.with_name(f"{place.name}.new")
+    try:
+        made.mkdir(parents=True)
+    except FileExistsError as error:
+        raise ExportError(
+            f"{made} is there: another installation is at work; wait for it, or remove the folder where there is none"
+        ) from error
+    except OSError as error:
+        raise ExportError(f"{made} cannot be made ({error.strerror}); free disk space, or mend its rights") from error
+    try:
+        python = str(made / _PYTHON)
+        _run(sys.executable, "-m", "venv", str(made))
+        _run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", _torch(), CONVERTER)
+        _run(python, "-c", IMPORT)
+        (made / "ready").write_text(_contents(), encoding="utf-8")
+        _put(made, place)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
     return own_python()
+
+
+def _put(made: Path, place: Path) -> None:
+    """Move a finished environment to its place; Python finds its packages from where it lies."""
+    earlier = place.with_name(f"{place.name}.old")
+    shutil.rmtree(earlier, ignore_errors=True)
+    try:
+        if place.exists():
+            place.rename(earlier)
+        made.rename(place)
+    except OSError as error:
+        raise ExportError(f"{made} cannot be moved to {place} ({error.strerror}); remove {place}") from error
+    shutil.rmtree(earlier, ignore_errors=True)
 
 
 def _run(*command: str) -> None:
