@@ -131,3 +131,8 @@ def test_one_possible_class_needs_no_type():
 
 def test_nearest_of_nothing_says_so():
     assert nearest("x", []) == "none is known here"
+
+
+def test_where_nothing_is_near_what_there_is_is_listed():
+    assert nearest("tensorrt", ["litert", "torch"]) == "known: litert, torch"
+    assert nearest("lttert", ["litert", "torch"]) == "the nearest known one is 'litert' (known: litert, torch)"

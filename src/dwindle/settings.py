@@ -85,10 +85,12 @@ def default_of(field: dataclasses.Field[Any]) -> Any:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return "did you mean" words for a misspelled `name`."""
-    options = sorted(known)
-    close = difflib.get_close_matches(name, options, n=1, cutoff=0.0)
-    return f"the nearest known one is {close[0]!r} (known: {', '.join(options)})" if close else "none is known here"
+    """Return "did you mean" words for a misspelled `name`; where nothing is like it, what there is."""
+    if not (options := sorted(known)):
+        return "none is known here"
+    close = difflib.get_close_matches(name, options, n=1)
+    every = f"known: {', '.join(options)}"
+    return f"the nearest known one is {close[0]!r} ({every})" if close else every
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:

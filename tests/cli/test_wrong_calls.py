@@ -43,6 +43,7 @@ def call(tmp_path, monkeypatch, capfd):
         ("profile net.onnx --threads 0", "'--threads': 0 is below 1"),
         ("bench net.onnx --throughput-batch 0", "'--throughput-batch': 0 is below 1"),
         ("bench net.onnx --batch 0", "'--batch': 0 is below 1"),
+        ("export net.dwn --batch-size 0", "'--batch-size': 0 is below 1"),
         ("bench net.onnx --seconds 0", "'--seconds': 0 is no number above 0"),
         ("bench net.onnx --seconds nan", "'--seconds': nan is no number above 0"),
         ("compare net.onnx net.onnx --level 95", "'--level': 95 does not lie between 0 and 1; write 0.99 for 99 %"),
@@ -62,6 +63,12 @@ def test_a_wrong_call_names_the_option_and_its_value(call, words, told):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
+        ("bench net.onnx --engine tensorrt", "unknown engine; known: executorch, litert, onnxruntime, openvino, torch"),
+        ("bench net.onnx --data data.npz --metric nonsense", "unknown metric 'nonsense'; known: accuracy, f1_macro"),
+        ("bench net.onnx --engine torch --network nofile.py:network", "nofile.py; give its path from /"),
+        ("bench net.onnx --budget max_sise=1", "the nearest known one is 'max_size'"),
+        ("bench net.onnx --budget=", "the budget '' bounds nothing; give max_size=250KB, say, or a TOML file"),
+        ("inspect net.onnx", "this is an ONNX file, no .dwn"),
         ("bench net.onnx --data data.npz --threshold 0.5", "gives several for each example; leave the threshold out"),
         ("bench net.onnx --budget max_accuracy_drop=1", "dwindle compare FILE DENSE does"),
         ("bench net.onnx --budget min_speedup=2", "dwindle compare FILE OTHER does"),

@@ -163,6 +163,17 @@ def test_the_command_writes_beside_the_file_and_tells_what(folder, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["firmware", "net.c", "net.dwn", "net.h", "net.onnx"]
 
 
+def test_a_folder_to_write_to_takes_the_files(folder, tmp_path):
+    (tmp_path / "there").mkdir()
+    assert invoke("export", folder / "model.dwn", "--to", "c", "--out", f"{tmp_path}/c/")[0] == 0
+    assert invoke("export", folder / "model.dwn", "--out", tmp_path / "there")[0] == 0
+    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.*")) == [
+        "c/model.c",
+        "c/model.h",
+        "there/model.onnx",
+    ]
+
+
 def test_wrong_calls_say_why(folder, tmp_path):
     code, told = invoke("export", folder / "model.dwn", "--to", "c", "--opset", "17")
     assert code == 2

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
+from dwindle.cli.bench import at_least
 from dwindle.cli.console import print_json, stdout
 
 File = Annotated[Path, typer.Argument(help="A .dwn file.", metavar="FILE.DWN")]
@@ -19,14 +21,18 @@ To = Annotated[
         "arrays."
     ),
 ]
-Out = Annotated[Path | None, typer.Option(help="File to write; beside FILE.DWN by default.", metavar="PATH")]
+Out = Annotated[
+    str | None, typer.Option(help="File to write, or a folder; beside FILE.DWN by default.", metavar="PATH")
+]
 NetworkOf = Annotated[
     str | None,
     typer.Option("--network", help="What builds the network, for tflite and pte: package.module:function."),
 ]
 Opset = Annotated[int | None, typer.Option(help="ONNX operators, 15 to 21; as in the file by default.")]
 IrVersion = Annotated[int | None, typer.Option(help="Version of ONNX's file format; the oldest that does by default.")]
-BatchSize = Annotated[int | None, typer.Option(help="Fix the batch size; free by default, 1 in tflite and pte.")]
+BatchSize = Annotated[
+    int | None, typer.Option(help="Fix the batch size; free by default, 1 in tflite and pte.", callback=at_least(1))
+]
 FloatType = Annotated[
     Literal["float32", "float16"] | None, typer.Option(help="What floats are computed in; as in the file by default.")
 ]
@@ -60,13 +66,22 @@ def export(
     options = {"opset": opset, "ir_version": ir_version, "batch_size": batch_size, "float_type": float_type}
     given = {name: value for name, value in options.items() if value is not None}
     _require_fitting(to, given, network)
-    written = export_file(file, to, out, network=None if network is None else _builder(network), **given)
+    target = None if out is None else _target(out, file, to)
+    written = export_file(file, to, target, network=None if network is None else _builder(network), **given)
     if as_json:
         files = [{"path": str(a.path), "size_bytes": a.size_bytes, "sha256": a.sha256} for a in written]
         print_json({"from": str(file), "to": to, "files": files})
         return
     for artifact in written:
         stdout.print(f"{artifact.path}  {artifact.size_bytes:,} bytes", markup=False)
+
+
+def _target(out: str, file: Path, to: str) -> Path:
+    """Return the file to write: `out`, or the name of `file` in it where it is a folder or ends as one (`c/`)."""
+    path = Path(out)
+    if not (path.is_dir() or out.endswith(("/", os.sep))):
+        return path
+    return path / (file.stem if to in {"c", "c-int8"} else f"{file.stem}.{to}")
 
 
 def _require_fitting(to: str, given: Mapping[str, object], network: str | None) -> None:

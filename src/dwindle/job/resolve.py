@@ -29,7 +29,7 @@ def resolve(reference: str, folder: Path, *, where: str) -> Callable[..., Any]:
     if not colon or not module_name or not function_name.isidentifier():
         raise SettingError(f"{where} = {reference!r}: write it as path/to/file.py:function")
     module = (
-        _import_file(folder / module_name, where) if module_name.endswith(".py") else _import_module(module_name, where)
+        _import_file(module_name, folder, where) if module_name.endswith(".py") else _import_module(module_name, where)
     )
     function = getattr(module, function_name, None)
     if not callable(function):
@@ -38,11 +38,11 @@ def resolve(reference: str, folder: Path, *, where: str) -> Callable[..., Any]:
     return function
 
 
-def _import_file(path: Path, where: str) -> Any:
+def _import_file(name_of_file: str, folder: Path, where: str) -> Any:
     """Import a file once, as Python would if it were started from its folder: its neighbours can be imported, too."""
-    path = path.resolve()
+    path = (folder / name_of_file).resolve()
     if not path.is_file():
-        raise SettingError(f"{where}: there is no file {path}; paths are relative to the job file")
+        raise SettingError(f"{where}: there is no file {path}; give its path from {folder.resolve()}")
     name = f"dwindle_job_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     with _IMPORTS:
         if name in sys.modules:
