@@ -178,7 +178,7 @@ OWN = '[task]\nloss = "mine.py:loss"\n[[task.metrics]]\nfunction = "mine.py:{}"'
             "the loss mse needs as many targets",
         ),
         ("[task]\nloss = 'bce_with_logits'\n" + named("r2"), {}, r"needs targets in \[0, 1\]"),
-        ("[task]\nloss = 'mse'\n" + named("accuracy"), {}, "accuracy needs targets"),
+        ("[task]\nloss = 'mse'\n" + named("accuracy"), {}, "accuracy needs a class number"),
         (
             "[task]\nloss = 'mse'\n" + named("r2"),
             {"data": '{target = "nan"}', "arguments": "{n_outputs = 1}"},

@@ -80,7 +80,7 @@ def test_costs_are_measured_where_they_are_asked_for(study_file: Path, tmp_path:
         ("[measures]\nspeedup_seconds = 1\n", r"set measures\.onnx = true"),
         ("[measures]\nmemory = true\n", r"memory, energy and whole_set are about the \.onnx"),
         ("[measures]\nonnx = true\nprofile_runs = 1\n", "profile_runs = 1; give a whole number of at least 2"),
-        ("[measures]\nonnx = true\nscores = ['f2']\n", r"measures\.scores names 'f2'; the nearest known"),
+        ("[measures]\nonnx = true\nscores = ['f2']\n", r"measures\.scores names 'f2'; known: "),
     ],
 )
 def test_what_cannot_be_measured_is_said_before_any_work(
