@@ -181,6 +181,14 @@ def test_a_broken_package_is_an_engine_that_is_not_there(monkeypatch, tmp_path):
             engine_package("broken_engine", extra="litert")
 
 
+def test_what_a_package_says_while_it_is_imported_is_not_shown(tmp_path, monkeypatch, capfd):
+    body = "import os, warnings\nos.write(2, b'Failed to load x.so')\nwarnings.warn('this is old')\n"
+    (tmp_path / "loud_engine.py").write_text(body)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert engine_package("loud_engine", extra="litert").__name__ == "loud_engine"
+    assert capfd.readouterr().err == ""
+
+
 # What engines print
 
 

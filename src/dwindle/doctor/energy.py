@@ -24,5 +24,5 @@ def check_energy(root: Path) -> Finding:
             f"sudo chmod a+r {root / 'sys/class/powercap'}/intel-rapl:*/energy_uj (until the next start), or run the "
             f"daemon of zeus and set {DAEMON}",
         )
-    more = f"; a Jetson's rails need {missing}" if (missing := unavailable()) else ""
+    more = f"; for a Jetson's rails, {missing}" if (missing := unavailable()) else ""
     return fine(SUBJECT, f"none that can be read: energy is estimated, not measured{more}")

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, packages_distributions, ver
 from typing import Any
 
 from dwindle.errors import RuntimeUnavailableError
+from dwindle.runtimes.chatter import caught_chatter
 
 
 def version_of(module: str, *, distribution: str) -> str:
@@ -32,8 +33,8 @@ def engine_package(name: str, *, extra: str) -> Any:
         RuntimeUnavailableError: it cannot be imported.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what a package says of itself while it is imported
+        with warnings.catch_warnings(), caught_chatter():  # what a package says of itself while it is imported
+            warnings.simplefilter("ignore")
             return import_module(name)
     except Exception as error:  # a broken build fails in many ways
         raise RuntimeUnavailableError(
