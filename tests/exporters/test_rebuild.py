@@ -143,6 +143,7 @@ def test_the_command_makes_the_model_again_in_the_network(to, files, tmp_path, m
     assert result.exit_code == 0
     assert out.read_text() == f"{model.digest()} (1, 2, 6, 6) 3"
     assert f"new.{to}" in result.output
+    assert "compiling for " in result.stderr
 
 
 def test_wrong_calls_say_why(files, tmp_path):

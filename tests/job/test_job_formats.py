@@ -12,6 +12,7 @@ import pytest
 
 from dwindle.artifact import Artifact
 from dwindle.bench import deployment
+from dwindle.cli import outcome
 from dwindle.cli.main import run
 from dwindle.errors import ExportError
 from dwindle.exporters import litert
@@ -97,3 +98,10 @@ def test_where_no_file_is_left_to_compare_the_run_ends_with_every_reason(
     monkeypatch.setattr(deployment, "engine_for", lambda file_format: OnnxRuntime())
     with pytest.raises(ExportError, match=r"dwn: LiteRT's .* Monday; tflite: LiteRT's .* Monday"):
         run_job(load_job(job_file))
+
+
+def test_of_a_format_of_several_files_each_is_weighed(tmp_path: Path) -> None:
+    (tmp_path / "model.xml").write_bytes(bytes(4_000))
+    (tmp_path / "model.bin").write_bytes(bytes(50))
+    assert outcome._parts(Artifact.of(tmp_path / "model.xml")) == " (model.xml 4,000, model.bin 50)"
+    assert not outcome._parts(Artifact.of(tmp_path / "model.bin"))

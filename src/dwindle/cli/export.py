@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from dwindle.cli.bench import at_least
-from dwindle.cli.console import print_json, stdout
+from dwindle.cli.console import print_json, stderr, stdout
 
 File = Annotated[Path, typer.Argument(help="A .dwn file.", metavar="FILE.DWN")]
 To = Annotated[
@@ -46,6 +46,8 @@ TAKEN: Mapping[str, tuple[str, ...]] = {
     "pte": ("batch_size",),
 }
 """Options that a format takes."""
+COMPILED: Mapping[str, str] = {"tflite": "LiteRT", "pte": "ExecuTorch"}
+"""Formats that an engine's compiler writes, which takes its time."""
 
 
 def export(
@@ -67,6 +69,8 @@ def export(
     given = {name: value for name, value in options.items() if value is not None}
     _require_fitting(to, given, network)
     target = None if out is None else _target(out, file, to)
+    if to in COMPILED:
+        stderr.print(f"compiling for {COMPILED[to]}: some seconds, or minutes for a large network or on a busy machine")
     written = export_file(file, to, target, network=None if network is None else _builder(network), **given)
     if as_json:
         files = [{"path": str(a.path), "size_bytes": a.size_bytes, "sha256": a.sha256} for a in written]
@@ -91,7 +95,7 @@ def _require_fitting(to: str, given: Mapping[str, object], network: str | None) 
         options = others[0].replace("_", "-")
         formats = " or ".join(f"--to {name}" for name, known in TAKEN.items() if others[0] in known)
         raise typer.BadParameter(f"--{options} is for {formats}, not for --to {to}")
-    if network is not None and to not in {"tflite", "pte"}:
+    if network is not None and to not in COMPILED:
         raise typer.BadParameter(f"--network is for --to tflite or --to pte, not for --to {to}, which needs none")
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rich.table import Table
 
+from dwindle.artifact import Artifact, files_of
 from dwindle.bench.budget import Verdict
 from dwindle.cli.console import print_error, stderr, stdout
 from dwindle.errors import ExportError
@@ -29,7 +30,7 @@ def print_outcome(outcome: Outcome) -> None:
     table.add_column(overflow="fold")
     table.add_column(overflow="fold")
     for artifact in outcome.deployment.artifacts.values():
-        table.add_row(str(artifact.path), f"{artifact.size_bytes:,} bytes")
+        table.add_row(str(artifact.path), f"{artifact.size_bytes:,} bytes{_parts(artifact)}")
     table.add_row(
         "smaller than the fp32 weights", f"{s['compression_ratio']:.1f}x ({outcome.measured.artifacts[0].path.name})"
     )
@@ -42,6 +43,12 @@ def print_outcome(outcome: Outcome) -> None:
     table.add_row("report", str(outcome.report))
     table.add_row("time", f"{s['seconds']:.0f} s")
     stdout.print(table, markup=False)  # a name in brackets is no markup
+
+
+def _parts(artifact: Artifact) -> str:
+    """Return the sizes of the files of an artifact that has several: a graph as text may outweigh its weights."""
+    files = files_of(artifact.path)
+    return f" ({', '.join(f'{file.name} {file.stat().st_size:,}' for file in files)})" if len(files) > 1 else ""
 
 
 def print_failures(outcome: Outcome) -> None:

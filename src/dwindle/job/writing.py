@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from dwindle.artifact import Artifact
+from dwindle.artifact import Artifact, files_of
 from dwindle.bench.deployment import Deployment, deploy
 from dwindle.bench.measurement import TOP1_AGREEMENT
 from dwindle.errors import DwindleError, ExportError
@@ -18,8 +18,6 @@ from dwindle.network.inputs import Inputs
 
 N_PARITY: Final = 64
 """Examples on which parity is measured."""
-_PARTS: Final = {"xml": ("xml", "bin")}
-"""Formats of several files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,16 +71,12 @@ def _deploy(
             made.append(write(name))
         except DwindleError as error:
             failed[name] = str(error).removeprefix("the model cannot be written: ").removeprefix(f"{name}: ")
-            _remove(job, name)  # of an earlier run, or one whose parity nobody knows
+            for file in files_of(job.out / f"model.{name}"):
+                file.unlink(missing_ok=True)  # of an earlier run, or one whose parity nobody knows
     if not COMPARED & (set(job.formats) - failed.keys()):
         raise ExportError("the model cannot be written: " + "; ".join(f"{n}: {why}" for n, why in failed.items()))
     artifacts = {name: artifact for one in made for name, artifact in one.artifacts.items()}
     return replace(made[0], artifacts=artifacts, parity=tuple(m for one in made for m in one.parity)), failed
-
-
-def _remove(job: Job, name: str) -> None:
-    for suffix in _PARTS.get(name, (name,)):
-        (job.out / f"model.{suffix}").unlink(missing_ok=True)
 
 
 def _metadata(job: Job) -> dict[str, Any]:
