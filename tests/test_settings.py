@@ -135,4 +135,6 @@ def test_nearest_of_nothing_says_so():
 
 def test_where_nothing_is_near_what_there_is_is_listed():
     assert nearest("tensorrt", ["litert", "torch"]) == "known: litert, torch"
+    assert nearest("f1", ["accuracy", "f1_macro"]) == "the nearest known one is 'f1_macro' (known: accuracy, f1_macro)"
+    assert nearest("", ["litert"]) == "known: litert"
     assert nearest("lttert", ["litert", "torch"]) == "the nearest known one is 'litert' (known: litert, torch)"

@@ -88,7 +88,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """Return "did you mean" words for a misspelled `name`; where nothing is like it, what there is."""
     if not (options := sorted(known)):
         return "none is known here"
-    close = difflib.get_close_matches(name, options, n=1)
+    starts = [option for option in options if name and (option.startswith(name) or name.startswith(option))]
+    close = difflib.get_close_matches(name, options, n=1) or starts
     every = f"known: {', '.join(options)}"
     return f"the nearest known one is {close[0]!r} ({every})" if close else every
 

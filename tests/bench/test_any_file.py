@@ -79,7 +79,7 @@ def test_inputs_have_the_declared_shapes(
         ((4, 3), Shapes(batch=2), "fixed to a batch of 4, not 2"),
         ((4, 3), Shapes(by_name={"x": (4, 2)}), r"cannot take the shape \(4, 2\)"),
         ((4, 3), Shapes(by_name={"x": (4, 3, 1)}), "cannot take the shape"),
-        ((4, 3), Shapes(by_name={"z": (4, 3)}), "no input 'z'; the nearest known one is 'x'"),
+        ((4, 3), Shapes(by_name={"z": (4, 3)}), "no input 'z'; known: x"),
     ],
 )
 def test_shapes_that_do_not_fit_are_an_error(shape: tuple[int | str | None, ...], shapes: Shapes, message: str) -> None:

@@ -154,7 +154,7 @@ def test_wrong_files_and_wrong_targets(tmp_path):
         export_file(tmp_path / "net.dwn", "c")
     with pytest.raises(ContainerError, match="cannot read"):
         export_file(tmp_path / "absent.dwn", "c")
-    with pytest.raises(SettingError, match="cannot become 'cpp'; known: c, c-int8"):
+    with pytest.raises(SettingError, match="cannot become 'cpp'; the nearest known one is 'c'"):
         export_file(tmp_path / "net.dwn", "cpp")
 
 
