@@ -63,7 +63,7 @@ def test_only_who_rewinds_has_another_key(study_file: Path) -> None:
     ("early", "message"),
     [
         ("", r"needs EARLY, which the context does not offer; .*a study: early = a stage"),
-        ('early = "pruned"\n', "rewinds to 'pruned', which it does not come from; the nearest known one is"),
+        ('early = "pruned"\n', "rewinds to 'pruned', which it does not come from; known: dense, longer"),
         ('early = "rewound"\n', "rewinds to 'rewound', which it does not come from"),
     ],
 )
