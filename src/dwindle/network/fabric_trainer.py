@@ -33,6 +33,7 @@ from dwindle.network.batches import (
 )
 from dwindle.network.identity import identify
 from dwindle.network.inputs import as_tuple, n_examples
+from dwindle.network.small_maps import small_maps_as_products
 from dwindle.network.train import AfterStep, Batch, Loss, Progress
 from dwindle.network.train_state import read_state, write_state
 from dwindle.network.two_classes import as_scores
@@ -51,7 +52,10 @@ WARM_UP: Final = 0.05
 
 def sgd(groups: list[dict[str, Any]], learning_rate: float) -> torch.optim.Optimizer:
     """Return stochastic gradient descent with Nesterov momentum 0.9 and weight decay 5e-4."""
-    return torch.optim.SGD(groups, lr=learning_rate, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    is_fusible = all(p.device.type in {"cpu", "cuda"} and p.is_floating_point() for g in groups for p in g["params"])
+    return torch.optim.SGD(
+        groups, lr=learning_rate, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=is_fusible or None
+    )
 
 
 def warm_up_cosine(progress: float) -> float:
@@ -152,7 +156,7 @@ class FabricTrainer:
         if steps < 0:
             raise SettingError(f"steps must not be negative, got {steps}")
         job = _Job(steps=steps, seed=seed, stage=stage, rate=rate, loss=loss, after_step=after_step)
-        with left_as_found(network), torch.random.fork_rng():
+        with left_as_found(network), torch.random.fork_rng(), small_maps_as_products():
             return _Run(self, network, job).finish() if steps else ()
 
 

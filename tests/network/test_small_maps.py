@@ -1,0 +1,107 @@
+"""Tests of convolutions on small maps as products."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dwindle.network import small_maps
+from dwindle.network.small_maps import small_maps_as_products
+
+
+def made(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def outcome(is_product: bool, **settings: object) -> tuple[Tensor, ...]:  # ruff: ignore[boolean-type-hint-positional-argument]
+    """Return the answer of one convolution, and the gradients of its input, weight and bias."""
+    inputs, weight, bias = made(3, 192, 3, 2, seed=0), made(5, 192, 3, 2, seed=1), made(5, seed=2)
+    values = [tensor.requires_grad_() for tensor in (inputs, weight, bias)]
+    with torch.autocast("cpu", torch.bfloat16):
+        if is_product:
+            with small_maps_as_products():
+                answer = functional.conv2d(*values, **settings)  # type: ignore[arg-type]
+        else:
+            answer = functional.conv2d(*values, **settings)  # type: ignore[arg-type]
+    answer.float().square().sum().backward()
+    return answer.detach(), *(value.grad for value in values if value.grad is not None)
+
+
+@pytest.fixture
+def products(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Return the sizes of the maps that were computed as products."""
+    sizes: list[tuple[int, int]] = []
+    original = small_maps._product
+
+    def spied(*arguments: object) -> Tensor:
+        sizes.append(arguments[-1])  # type: ignore[arg-type]
+        return original(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(small_maps, "_product", spied)
+    return sizes
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"padding": 1}, {"padding": (1, 0)}, {"stride": 2, "padding": (1, 1)}, {"stride": (1, 2), "padding": [1, 1]}],
+)
+def test_the_product_is_the_convolution_but_for_rounding(
+    settings: dict[str, object], products: list[tuple[int, int]]
+) -> None:
+    expected = outcome(False, **settings)
+    assert products == []
+
+    found = outcome(True, **settings)
+
+    assert len(products) == 1
+    assert len(found) == len(expected) == 4
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.shape == theirs.shape
+        assert ours.dtype == theirs.dtype
+        assert float((ours - theirs).norm() / theirs.norm()) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("shape", "weight", "settings"),
+    [
+        ((2, 192, 4, 4), (4, 192, 3, 3), {"padding": 1}),  # 16 positions are too many for 192 channels
+        ((2, 64, 1, 1), (4, 64, 3, 3), {"padding": 1}),  # few channels
+        ((2, 192, 2, 2), (4, 192, 1, 1), {}),  # a product already
+        ((2, 384, 2, 2), (4, 192, 3, 3), {"padding": 1, "groups": 2}),
+        ((2, 192, 3, 3), (4, 192, 2, 2), {"dilation": 2}),
+        ((2, 192, 2, 2), (4, 192, 3, 3), {"padding": "same"}),
+    ],
+)
+def test_other_convolutions_are_untouched(
+    shape: tuple[int, ...],
+    weight: tuple[int, ...],
+    settings: dict[str, object],
+    products: list[tuple[int, int]],
+) -> None:
+    values = made(*shape, seed=0), made(*weight, seed=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = functional.conv2d(*values, **settings)  # type: ignore[arg-type]
+        with small_maps_as_products():
+            found = functional.conv2d(*values, **settings)  # type: ignore[arg-type]
+    assert torch.equal(found, expected)
+    assert products == []
+
+
+def test_without_autocast_nothing_changes(products: list[tuple[int, int]]) -> None:
+    values = made(2, 192, 2, 2, seed=0), made(4, 192, 2, 2, seed=1)
+    with small_maps_as_products():
+        found = functional.conv2d(*values)
+    assert torch.equal(found, functional.conv2d(*values))
+    assert products == []
+
+
+def test_an_input_that_does_not_fit_gets_the_error_of_torch() -> None:
+    values = made(2, 191, 2, 2, seed=0), made(4, 192, 2, 2, seed=1)
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        small_maps_as_products(),
+        pytest.raises(RuntimeError, match="to have 192 channels"),
+    ):
+        functional.conv2d(*values)
