@@ -89,8 +89,8 @@ def _product(  # ruff: ignore[too-many-arguments] (those of a convolution)
     padding: tuple[int, int],
     size: tuple[int, int],
 ) -> Tensor:
-    """Return (n, out, height, width): the input's patches as rows, times the weights as columns."""
-    n_out, _, n_rows, n_columns = weight.shape
+    """Return (n, out, height, width): the input's patches times the weights, both as rows."""
+    n_rows, n_columns = weight.shape[2:]
     last = input.to(torch.bfloat16).permute(0, 2, 3, 1)
     padded = functional.pad(last, (0, 0, padding[1], padding[1], padding[0], padding[0]))
     taps = [
@@ -99,10 +99,9 @@ def _product(  # ruff: ignore[too-many-arguments] (those of a convolution)
         for j in range(n_columns)
     ]
     patches = torch.cat(taps, -1).flatten(0, 2)
-    found = patches @ weight.permute(2, 3, 1, 0).reshape(-1, n_out)  # autocast rounds both to bfloat16
-    if bias is not None:
-        found = found + bias.to(found.dtype)
-    return found.reshape(len(input), *size, n_out).permute(0, 3, 1, 2)
+    rows = weight.permute(0, 2, 3, 1).flatten(1)  # a view of weights in channels_last
+    found = functional.linear(patches, rows, bias)  # autocast rounds all to bfloat16
+    return found.unflatten(0, (len(input), *size)).permute(0, 3, 1, 2)
 
 
 def _pair(value: Any) -> tuple[int, int]:
