@@ -2,7 +2,7 @@
 
 oneDNN's backward pass of a convolution with many channels on a map of a few positions is several times slower than
 that product: 86 ms against 17 ms for 512 to 512 channels on 2 by 2 positions, batch 64, one core with AMX. These are
-the last layers of ResNets and VGGs on small images. `benchmarks/training.py` has the ratio for a whole step.
+the last layers of ResNets and VGGs on small images. `benchmarks/small_maps.py` has the ratio for a whole step.
 """
 
 from __future__ import annotations
