@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dwindle.network import small_maps
 from dwindle.network.small_maps import small_maps_as_products
 
 
@@ -15,7 +14,7 @@ def made(*shape: int, seed: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def outcome(is_product: bool, **settings: object) -> tuple[Tensor, ...]:  # ruff: ignore[boolean-type-hint-positional-argument]
+def outcome(is_product: bool, **settings: object) -> tuple[Tensor, ...]:
     """Return the answer of one convolution, and the gradients of its input, weight and bias."""
     inputs, weight, bias = made(3, 192, 3, 2, seed=0), made(5, 192, 3, 2, seed=1), made(5, seed=2)
     values = [tensor.requires_grad_() for tensor in (inputs, weight, bias)]
@@ -30,17 +29,17 @@ def outcome(is_product: bool, **settings: object) -> tuple[Tensor, ...]:  # ruff
 
 
 @pytest.fixture
-def products(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """Return the sizes of the maps that were computed as products."""
-    sizes: list[tuple[int, int]] = []
-    original = small_maps._product
+def products(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
+    """Return the shapes of the inputs of all products of matrices."""
+    shapes: list[torch.Size] = []
+    original = functional.linear
 
-    def spied(*arguments: object) -> Tensor:
-        sizes.append(arguments[-1])  # type: ignore[arg-type]
-        return original(*arguments)  # type: ignore[arg-type]
+    def spied(inputs: Tensor, *others: Tensor) -> Tensor:
+        shapes.append(inputs.shape)
+        return original(inputs, *others)
 
-    monkeypatch.setattr(small_maps, "_product", spied)
-    return sizes
+    monkeypatch.setattr(functional, "linear", spied)
+    return shapes
 
 
 @pytest.mark.parametrize(
@@ -48,7 +47,7 @@ def products(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     [{}, {"padding": 1}, {"padding": (1, 0)}, {"stride": 2, "padding": (1, 1)}, {"stride": (1, 2), "padding": [1, 1]}],
 )
 def test_the_product_is_the_convolution_but_for_rounding(
-    settings: dict[str, object], products: list[tuple[int, int]]
+    settings: dict[str, object], products: list[torch.Size]
 ) -> None:
     expected = outcome(False, **settings)
     assert products == []
@@ -78,7 +77,7 @@ def test_other_convolutions_are_untouched(
     shape: tuple[int, ...],
     weight: tuple[int, ...],
     settings: dict[str, object],
-    products: list[tuple[int, int]],
+    products: list[torch.Size],
 ) -> None:
     values = made(*shape, seed=0), made(*weight, seed=1)
     with torch.autocast("cpu", torch.bfloat16):
@@ -89,7 +88,7 @@ def test_other_convolutions_are_untouched(
     assert products == []
 
 
-def test_without_autocast_nothing_changes(products: list[tuple[int, int]]) -> None:
+def test_without_autocast_nothing_changes(products: list[torch.Size]) -> None:
     values = made(2, 192, 2, 2, seed=0), made(4, 192, 2, 2, seed=1)
     with small_maps_as_products():
         found = functional.conv2d(*values)

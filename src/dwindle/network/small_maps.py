@@ -7,8 +7,9 @@ the last layers of ResNets and VGGs on small images. `benchmarks/small_maps.py` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
@@ -30,82 +31,72 @@ def small_maps_as_products() -> AbstractContextManager[Any]:
 
 
 class _SmallMaps(TorchFunctionMode):
-    def __torch_function__(
+    def __torch_function__(  # ruff: ignore[too-many-positional-arguments] (torch's own)
         self,
         func: Callable[..., Any],
         types: Iterable[type],
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if func is torch.conv2d:
-            return _conv2d(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+        given = dict(kwargs or {})
+        if func is torch.conv2d and (call := _Convolution(*args, **given)).is_faster_as_product():
+            return call.product()
+        return func(*args, **given)
 
 
-def _conv2d(  # ruff: ignore[too-many-arguments] (torch's own)
-    input: Tensor,  # ruff: ignore[builtin-argument-shadowing] (torch's own)
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Tensor:
-    if groups == 1 and not isinstance(padding, str) and _pair(dilation) == (1, 1) and _is_mixed(input, weight):
-        strides, paddings = _pair(stride), _pair(padding)
-        size = _output_size(input, weight, strides, paddings)
-        if _is_small(size, weight):
-            return _product(input, weight, bias, strides, paddings, size)
-    return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
+@dataclass
+class _Convolution:
+    """The arguments of `torch.conv2d`, under its names and in its order."""
 
+    input: Tensor
+    weight: Tensor
+    bias: Tensor | None = None
+    stride: Any = 1
+    padding: Any = 0
+    dilation: Any = 1
+    groups: int = 1
 
-def _is_mixed(input: Tensor, weight: Tensor) -> bool:  # ruff: ignore[builtin-argument-shadowing]
-    is_plain = input.device.type == "cpu" and input.ndim == 4 and input.shape[1] == weight.shape[1]
-    is_on = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
-    return is_plain and is_on and input.is_floating_point() and input.dtype != torch.float64
+    def is_faster_as_product(self) -> bool:
+        is_plain = self.groups == 1 and not isinstance(self.padding, str) and _pair(self.dilation) == (1, 1)
+        return is_plain and self._is_mixed() and self._is_small()
 
+    def product(self) -> Tensor:
+        """Return (n, out, height, width): the input's patches times the weights, both as rows."""
+        patches = torch.cat([*self._taps()], -1).flatten(0, 2)
+        rows = self.weight.permute(0, 2, 3, 1).flatten(1)  # a view of weights in channels_last
+        found = functional.linear(patches, rows, self.bias)  # autocast rounds all to bfloat16
+        return found.unflatten(0, (len(self.input), *self._size())).permute(0, 3, 1, 2)
 
-def _output_size(
-    input: Tensor,  # ruff: ignore[builtin-argument-shadowing]
-    weight: Tensor,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-) -> tuple[int, int]:
-    height, width = ((input.shape[2 + i] + 2 * padding[i] - weight.shape[2 + i]) // stride[i] + 1 for i in (0, 1))
-    return height, width
+    def _taps(self) -> Iterator[Tensor]:
+        """Yield (n, height, width, channels) for each position of the kernel: what it meets."""
+        (height, width), (down, right), (above, beside) = self._size(), _pair(self.stride), _pair(self.padding)
+        last = self.input.to(torch.bfloat16).permute(0, 2, 3, 1)
+        padded = functional.pad(last, (0, 0, beside, beside, above, above))
+        for row in range(self.weight.shape[2]):
+            for column in range(self.weight.shape[3]):
+                rows = slice(row, row + (height - 1) * down + 1, down)
+                yield padded[:, rows, column : column + (width - 1) * right + 1 : right]
 
+    def _is_mixed(self) -> bool:
+        fits = self.input.ndim == 4 and self.input.shape[1] == self.weight.shape[1]
+        is_on = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        is_rounded = self.input.dtype in {torch.float32, torch.bfloat16}
+        return fits and is_on and is_rounded and self.input.device.type == "cpu"
 
-def _is_small(size: tuple[int, int], weight: Tensor) -> bool:
-    n_positions, channels = size[0] * size[1], weight.shape[1]
-    is_wide = channels >= MIN_CHANNELS and channels >= MIN_CHANNELS_PER_POSITION * n_positions
-    return min(size) > 0 and is_wide and weight.shape[2:].numel() > 1
+    def _is_small(self) -> bool:
+        size, channels = self._size(), self.weight.shape[1]
+        is_wide = channels >= MIN_CHANNELS and channels >= MIN_CHANNELS_PER_POSITION * size[0] * size[1]
+        return min(size) > 0 and is_wide and self.weight.shape[2:].numel() > 1
 
-
-def _product(  # ruff: ignore[too-many-arguments] (those of a convolution)
-    input: Tensor,  # ruff: ignore[builtin-argument-shadowing]
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    size: tuple[int, int],
-) -> Tensor:
-    """Return (n, out, height, width): the input's patches times the weights, both as rows."""
-    n_rows, n_columns = weight.shape[2:]
-    last = input.to(torch.bfloat16).permute(0, 2, 3, 1)
-    padded = functional.pad(last, (0, 0, padding[1], padding[1], padding[0], padding[0]))
-    taps = [
-        padded[:, i : i + (size[0] - 1) * stride[0] + 1 : stride[0], j : j + (size[1] - 1) * stride[1] + 1 : stride[1]]
-        for i in range(n_rows)
-        for j in range(n_columns)
-    ]
-    patches = torch.cat(taps, -1).flatten(0, 2)
-    rows = weight.permute(0, 2, 3, 1).flatten(1)  # a view of weights in channels_last
-    found = functional.linear(patches, rows, bias)  # autocast rounds all to bfloat16
-    return found.unflatten(0, (len(input), *size)).permute(0, 3, 1, 2)
+    def _size(self) -> tuple[int, int]:
+        """Return the (height, width) of the answer."""
+        shape = zip(self.input.shape[2:], self.weight.shape[2:], _pair(self.stride), _pair(self.padding), strict=True)
+        height, width = ((length + 2 * pad - kernel) // stride + 1 for length, kernel, stride, pad in shape)
+        return height, width
 
 
 def _pair(value: Any) -> tuple[int, int]:
     if isinstance(value, int):
         return value, value
-    first, second = value if len(value) == 2 else (value[0], value[0])
-    return first, second
+    first, last = value[0], value[-1]
+    return first, last

@@ -94,9 +94,9 @@ class LearnedRange(nn.Module):
         """Return `x` as its codes say it; any shape (batch, ...)."""
         step = self.step.abs().clamp(min=TINY)
         if _is_only_asked(self, x):
-            return fake_quantize(
-                x.float(), step.detach(), self.zero_point, n_bits=self.n_bits, signed=self.signed
-            ).to(x.dtype)
+            return fake_quantize(x.float(), step.detach(), self.zero_point, n_bits=self.n_bits, signed=self.signed).to(
+                x.dtype
+            )
         kept = _Learned.apply(x.float(), step, self.zero_point, code_range(self.n_bits, signed=self.signed))
         return cast("Tensor", kept).to(x.dtype)
 
