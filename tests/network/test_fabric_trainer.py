@@ -176,6 +176,20 @@ def test_a_loss_can_replace_the_base_loss():
     assert torch.equal(before["5.weight"], net[5].weight)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_loss_may_ask_for_gradients_of_its_own(precision):
+    net, norms = network(), []
+
+    def loss(output, batch, base_loss):
+        assert output.dtype == torch.float32
+        norms.append(float(torch.autograd.grad(base_loss, net[0].weight, retain_graph=True)[0].norm()))
+        return base_loss
+
+    trainer(precision=precision)(net, steps=2, seed=0, stage="s", loss=loss)
+    assert len(norms) == 2
+    assert min(norms) > 0
+
+
 def test_zero_steps_change_nothing():
     net = network()
     before = state(net)

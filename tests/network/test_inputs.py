@@ -169,7 +169,9 @@ def test_augmentation_gets_all_inputs() -> None:
 
 def test_early_stopping_without_classes_goes_by_the_loss() -> None:
     network = Two()
-    curve = trainer(patience=1, learning_rate=5.0, optimizer=unsteady)(network, steps=60, seed=0, stage="s")
+    curve = trainer(patience=1, learning_rate=5.0, optimizer=unsteady, precision="fp32")(
+        network, steps=60, seed=0, stage="s"
+    )
     losses = [figures["validation_loss"] for figures in curve]
     assert len(losses) < 20
     network.eval()

@@ -189,7 +189,7 @@ class _Run:
         put_channels_last(network, trainer.train_batches.first(2)[0])
         self.optimizer = trainer.optimizer(_groups(network), job.rate)
         self.rates = [group["lr"] / job.rate for group in self.optimizer.param_groups]
-        self.model, self.stepper = self.fabric.setup(network, self.optimizer)
+        _, self.stepper = self.fabric.setup(network, self.optimizer)
         self.n_classes = self._check_data()
 
     def finish(self) -> tuple[Mapping[str, float], ...]:
@@ -241,7 +241,7 @@ class _Run:
         factor = self._factor(self.step)
         for group, ratio in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = self.job.rate * ratio * factor
-        output = self.model(*as_tuple(inputs))
+        output = self._answer(inputs)
         loss = self.trainer.base_loss(output, targets)
         if self.job.loss is not None:
             with self.fabric.autocast():  # a loss may run a network of its own
@@ -265,6 +265,15 @@ class _Run:
             self.trainer.report_progress(self.job.stage, self.step, self.job.steps)
         return value
 
+    def _answer(self, inputs: Any) -> Any:
+        """Return what the network says, in float32.
+
+        Not through Fabric's wrapper, which forbids a loss to ask for gradients of its own, as Taylor scores do.
+        """
+        with self.fabric.autocast():
+            output = self.network(*as_tuple(_in_float32(inputs)))
+        return _in_float32(output)
+
     def _n_right(self, output: Any, targets: Any) -> int | None:
         """Return how many answers are right; None where they are no classes."""
         scores = as_scores(output, self.trainer.threshold)
@@ -283,7 +292,7 @@ class _Run:
         right: list[int | None] = []
         for batch in batches.ordered():
             inputs, targets = self.fabric.to_device(batch)
-            output = self.model(*as_tuple(inputs))
+            output = self._answer(inputs)
             total += float(self.trainer.base_loss(output, targets)) * n_examples(inputs)
             n += n_examples(inputs)
             right.append(self._n_right(output, targets))
@@ -383,6 +392,16 @@ def _fabric(trainer: FabricTrainer) -> Any:
     probe = Fabric(accelerator=trainer.accelerator, devices=1)
     uses_bf16 = trainer.precision == "bf16" or (trainer.precision == "auto" and has_fast_bfloat16(probe.device))
     return Fabric(accelerator=trainer.accelerator, devices=1, precision="bf16-mixed") if uses_bf16 else probe
+
+
+def _in_float32(value: Any) -> Any:
+    """Return `value` with every floating-point tensor in it as float32, however it is nested."""
+    from lightning_utilities.core.apply_func import apply_to_collection
+
+    def convert(tensor: Tensor) -> Tensor:
+        return tensor.float() if tensor.is_floating_point() else tensor
+
+    return apply_to_collection(value, Tensor, convert)
 
 
 def _groups(network: nn.Module) -> list[dict[str, Any]]:
