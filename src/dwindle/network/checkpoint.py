@@ -48,8 +48,8 @@ def load_tensors(network: nn.Module, stored: Mapping[str, Tensor], *, origin: st
     """
     wanted = network.state_dict(keep_vars=True)
     _require_names(stored, wanted, origin)
-    for name, tensor in stored.items():
-        _require_fit(name, tensor, wanted[name])
+    for name in filter(stored.__contains__, wanted):  # in the network's order; that of a file may be anyone's
+        _require_fit(name, stored[name], wanted[name])
     with torch.no_grad():
         for name, tensor in stored.items():
             wanted[name].copy_(tensor)
