@@ -32,7 +32,7 @@ from dwindle.network.batches import (
     try_loss,
 )
 from dwindle.network.identity import identify
-from dwindle.network.inputs import as_tuple, n_examples
+from dwindle.network.inputs import as_tuple, in_float32, n_examples
 from dwindle.network.small_maps import small_maps_as_products
 from dwindle.network.train import AfterStep, Batch, Loss, Progress
 from dwindle.network.train_state import read_state, write_state
@@ -271,8 +271,8 @@ class _Run:
         Not through Fabric's wrapper, which forbids a loss to ask for gradients of its own, as Taylor scores do.
         """
         with self.fabric.autocast():
-            output = self.network(*as_tuple(_in_float32(inputs)))
-        return _in_float32(output)
+            output = self.network(*as_tuple(in_float32(inputs)))
+        return in_float32(output)
 
     def _n_right(self, output: Any, targets: Any) -> int | None:
         """Return how many answers are right; None where they are no classes."""
@@ -392,16 +392,6 @@ def _fabric(trainer: FabricTrainer) -> Any:
     probe = Fabric(accelerator=trainer.accelerator, devices=1)
     uses_bf16 = trainer.precision == "bf16" or (trainer.precision == "auto" and has_fast_bfloat16(probe.device))
     return Fabric(accelerator=trainer.accelerator, devices=1, precision="bf16-mixed") if uses_bf16 else probe
-
-
-def _in_float32(value: Any) -> Any:
-    """Return `value` with every floating-point tensor in it as float32, however it is nested."""
-    from lightning_utilities.core.apply_func import apply_to_collection
-
-    def convert(tensor: Tensor) -> Tensor:
-        return tensor.float() if tensor.is_floating_point() else tensor
-
-    return apply_to_collection(value, Tensor, convert)
 
 
 def _groups(network: nn.Module) -> list[dict[str, Any]]:

@@ -82,3 +82,13 @@ def tensors_in(tree: Any) -> list[Tensor]:
             return [tensor for item in cast("list[Any]", tree) for tensor in tensors_in(item)]
         case _:
             return []
+
+
+def in_float32(value: Any) -> Any:
+    """Return `value` with every floating-point tensor in it as float32, however it is nested."""
+    from lightning_utilities.core.apply_func import apply_to_collection
+
+    def convert(tensor: Tensor) -> Tensor:
+        return tensor.float() if tensor.is_floating_point() else tensor
+
+    return apply_to_collection(value, Tensor, convert)
