@@ -1,8 +1,8 @@
 """This file computes convolutions of small maps in bfloat16 on a CPU as one product of matrices, for training.
 
 oneDNN's backward pass of a convolution with many channels on a map of a few positions is several times slower than
-that product. These are the last layers of ResNets and VGGs on small images; `benchmarks/small_maps.py` has the ratio for
-a whole step.
+that product. These are the last layers of ResNets and VGGs on small images; `benchmarks/small_maps.py` has the ratio
+for a whole step.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 MIN_CHANNELS: Final = 192
 MIN_CHANNELS_PER_POSITION: Final = 20
-"""With fewer channels, or on larger maps, the copies of the input cost more than the product saves, on one Xeon with AMX."""
+"""With fewer channels, or on larger maps, copies of the input cost more than the product saves (on one Xeon with AMX)."""
 
 
 def small_maps_as_products() -> AbstractContextManager[Any]:
