@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 MIN_CHANNELS: Final = 192
 MIN_CHANNELS_PER_POSITION: Final = 20
-"""With fewer channels, or on larger maps, copies of the input cost more than the product saves (on one Xeon with AMX)."""
+"""With fewer channels, or on larger maps, copying the input costs more than the product saves (one Xeon with AMX)."""
 
 
 def small_maps_as_products() -> AbstractContextManager[Any]:
