@@ -218,3 +218,14 @@ def test_check_job_lists_every_problem(job_folder: Path) -> None:
     replace_in(job_folder, "[output]", extra)
     with pytest.raises(RecipeError, match=r"(?s)step 5.*Cluster.*step 6.*FineTune"):
         check_job(load_job(job_folder / "job.toml"))
+
+
+def test_a_job_names_optimizer_and_schedule(job_folder: Path) -> None:
+    path = replace_in(job_folder, "[training]", '[training]\noptimizer = "adamw"\nschedule = "mine.py:constant"')
+    with (job_folder / "mine.py").open("a") as mine:
+        mine.write("\n\ndef constant(progress):\n    return 1.0\n")
+    (curve,) = [record.curve for record in run_job(load_job(path)).model.history if record.curve]
+    assert [figures["learning_rate"] for figures in curve] == [0.02, 0.02]
+    unknown = replace_in(job_folder, '"adamw"', '"adam"')
+    with pytest.raises(SettingError, match=r"training.optimizer = 'adam': .*adamw.*file.py:function"):
+        load_job(unknown)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import torch
 from torch import nn
@@ -14,14 +16,21 @@ from dwindle.bench.probes.scores import CLASSIFICATION, SCORES, AnyScore, Score
 from dwindle.errors import DataError, NetworkError, SettingError
 from dwindle.job.job import Data, Job
 from dwindle.job.losses import loss_of, threshold_of
-from dwindle.job.resolve import call_with, resolve
+from dwindle.job.resolve import call_with, resolve, resolve_known
 from dwindle.job.spec import FurtherSpec, JobSpec, MetricSpec, NetworkSpec, TaskSpec, read_job
 from dwindle.job.task import Task
 from dwindle.network.checkpoint import load_checkpoint
-from dwindle.network.fabric_trainer import BaseLoss, FabricTrainer
+from dwindle.network.fabric_trainer import BaseLoss, FabricTrainer, OptimizerFactory, Schedule, sgd, warm_up_cosine
+from dwindle.network.optimizers import adamw, long_warm_up_cosine
 from dwindle.network.train import Progress
 from dwindle.recipe import Recipe
 from dwindle.settings import nearest
+
+OPTIMIZERS: Final[Mapping[str, OptimizerFactory]] = {"sgd": sgd, "adamw": adamw}
+SCHEDULES: Final[Mapping[str, Schedule]] = {
+    "warm_up_cosine": warm_up_cosine,
+    "long_warm_up_cosine": long_warm_up_cosine,
+}
 
 
 def load_job(path: Path, *, out: Path | None = None, report_progress: Progress | None = None) -> Job:
@@ -72,16 +81,19 @@ def load_job(path: Path, *, out: Path | None = None, report_progress: Progress |
 def _trainer(
     spec: JobSpec, folder: Path, *, data: Data, loss: BaseLoss, target: Path, report_progress: Progress | None
 ) -> FabricTrainer:
-    augment = resolve(spec.training.augment, folder, where="training.augment") if spec.training.augment else None
+    training = spec.training
+    augment = resolve(training.augment, folder, where="training.augment") if training.augment else None
     return FabricTrainer(
         train=data.train,
         validation=data.validation,
-        batch_size=spec.training.batch_size,
-        learning_rate=spec.training.learning_rate,
+        batch_size=training.batch_size,
+        learning_rate=training.learning_rate,
         base_loss=loss,
+        optimizer=resolve_known(training.optimizer, OPTIMIZERS, folder, where="training.optimizer"),
+        schedule=resolve_known(training.schedule, SCHEDULES, folder, where="training.schedule"),
         augment=augment,
-        precision=spec.training.precision,
-        patience=spec.training.patience,
+        precision=training.precision,
+        patience=training.patience,
         threshold=threshold_of(loss),
         workdir=target / "work",
         report_progress=report_progress,

@@ -9,11 +9,10 @@ from typing import Any, Final
 from torch import Tensor
 from torch.nn import functional
 
-from dwindle.errors import DataError, SettingError
-from dwindle.job.resolve import resolve
+from dwindle.errors import DataError
+from dwindle.job.resolve import resolve_known
 from dwindle.network.fabric_trainer import BaseLoss
 from dwindle.network.inputs import as_inputs, describe
-from dwindle.settings import nearest
 
 
 def mse(output: Any, target: Any) -> Tensor:
@@ -89,11 +88,7 @@ def loss_of(name: Any, folder: Path, *, where: str) -> BaseLoss:
     Raises:
         SettingError: there is none.
     """
-    if isinstance(name, str) and ":" in name:
-        return resolve(name, folder, where=where)
-    if not isinstance(name, str) or name not in LOSSES:
-        raise SettingError(f"{where} = {name!r}: {nearest(str(name), LOSSES)}; or name your own as file.py:function")
-    return LOSSES[name]
+    return resolve_known(name, LOSSES, folder, where=where)
 
 
 def threshold_of(loss: BaseLoss) -> float | None:

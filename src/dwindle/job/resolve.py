@@ -11,10 +11,12 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar, cast
 
 from dwindle.errors import DwindleError, SettingError
+from dwindle.settings import nearest
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 _IMPORTS: Final = threading.RLock()
 """A file has its name among the modules before it is imported to its end; another thread must wait for that."""
 
@@ -36,6 +38,19 @@ def resolve(reference: str, folder: Path, *, where: str) -> Callable[..., Any]:
         known = sorted(name for name, value in vars(module).items() if callable(value) and not name.startswith("_"))
         raise SettingError(f"{where} = {reference!r}: {module_name} has no function {function_name!r}; it has {known}")
     return function
+
+
+def resolve_known(name: Any, known: Mapping[str, _Function], folder: Path, *, where: str) -> _Function:
+    """Return what is `known` by this name, or the function that `name` refers to, as `resolve` reads it.
+
+    Raises:
+        SettingError: it is neither.
+    """
+    if isinstance(name, str) and ":" in name:
+        return cast("_Function", resolve(name, folder, where=where))
+    if not isinstance(name, str) or name not in known:
+        raise SettingError(f"{where} = {name!r}: {nearest(str(name), known)}; or name your own as file.py:function")
+    return known[name]
 
 
 def _import_file(name_of_file: str, folder: Path, where: str) -> Any:

@@ -96,12 +96,15 @@ class TaskSpec:
 class TrainingSpec:
     """`[training]`: how the recipe's training steps train.
 
-    `augment` names `file.py:function`, called with (inputs, generator); `patience` stops a step after so many epochs
-    without a better validation result.
+    `optimizer` is sgd or adamw, `schedule` (of the learning rate) warm_up_cosine or long_warm_up_cosine; each may be a
+    `file.py:function` as `FabricTrainer` takes it. `augment` names `file.py:function`, called with (inputs, generator);
+    `patience` stops a step after so many epochs without a better validation result.
     """
 
     batch_size: int = 128
     learning_rate: float = 0.01
+    optimizer: str = "sgd"
+    schedule: str = "warm_up_cosine"
     augment: str | None = None
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     patience: int | None = None

@@ -1,7 +1,6 @@
-"""This file holds what `FabricTrainer` takes in place of its defaults: an optimizer for networks without norms, and a
-schedule for high rates.
+"""This file holds an optimizer and a schedule that `FabricTrainer` takes in place of its defaults.
 
-    FabricTrainer(train, optimizer=adamw, schedule=long_warm_up_cosine, learning_rate=1e-3)
+`FabricTrainer(train=train, optimizer=adamw, schedule=long_warm_up_cosine, learning_rate=0.001)`.
 """
 
 from __future__ import annotations
