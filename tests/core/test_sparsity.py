@@ -11,6 +11,7 @@ from dwindle.core.sparsity import (
     NOfM,
     find_std_multiplier,
     global_magnitude_supports,
+    lamp_supports,
     magnitude_support,
     n_of_m_support,
     n_pruned,
@@ -49,6 +50,38 @@ def test_global_supports_are_one_ranking(first, second, sparsity):
     assert list(supports) == ["b", "a"]
     pooled = magnitude_support(torch.cat([first.flatten(), second.flatten()]), sparsity)
     assert torch.equal(torch.cat([supports["a"].flatten(), supports["b"].flatten()]), pooled)
+
+
+def lamp_scores_by_definition(values: torch.Tensor, within: torch.Tensor) -> list[tuple[float, int]]:
+    """Return (score, place) of each weight, from equation 4 of Lee et al. (2021), one weight after the other."""
+    ranked = sorted((abs(float(v)), i) for i, (v, w) in enumerate(zip(values, within, strict=True)) if w)
+    scores = [(-1.0, i) for i in range(len(values)) if not within[i]]
+    for place, (magnitude, i) in enumerate(ranked):
+        rest = sum(other * other for other, _ in reversed(ranked[place:]))
+        scores.append((magnitude * magnitude / rest if rest else 0.0, i))
+    return scores
+
+
+@given(WEIGHTS, WEIGHTS, SHARES, st.data())
+def test_lamp_is_its_definition(first, second, sparsity, data):
+    weights = {"a": first.flatten(), "b": second.flatten()}
+    within = {n: torch.from_numpy(data.draw(hnp.arrays(np.bool_, len(v)))) for n, v in weights.items()}
+    supports = lamp_supports({"b": weights["b"], "a": weights["a"]}, sparsity, within=within)
+    ranked = sorted(
+        (score, name, i)
+        for name, values in weights.items()
+        for score, i in lamp_scores_by_definition(values, within[name])
+    )
+    gone = {(name, i) for _, name, i in ranked[: n_pruned(len(ranked), sparsity)]}
+    for name, support in supports.items():
+        expected = [bool(within[name][i]) and (name, i) not in gone for i in range(len(support))]
+        assert support.tolist() == expected
+
+
+def test_lamp_leaves_no_layer_empty_while_another_can_give():
+    weights = {"large": torch.randn(4000), "tiny": 1e-3 * torch.randn(40)}
+    assert int(global_magnitude_supports(weights, 0.99)["tiny"].sum()) == 0
+    assert int(lamp_supports(weights, 0.99)["tiny"].sum()) > 10
 
 
 def test_global_supports_respect_earlier_zeros():

@@ -94,6 +94,7 @@ def test_settings_come_back_from_plain_values() -> None:
         {"std_multiplier": 1.0},
         {"sparsity": 0.5, "scope": "global"},
         {"sparsity": 0.5, "criterion": "std"},
+        {"sparsity": 0.5, "scope": "lamp"},
         {"pattern": dw.NOfM(n=2, m=4)},
         {"sparsity": 0.5, "rewind": dw.Rewind(), "epochs": 1.0},
     ],

@@ -254,7 +254,12 @@ class TestRewinding:
 
     @pytest.mark.parametrize(
         "amount",
-        [{"sparsity": 0.75, "scope": "global"}, {"sparsity": 0.75, "criterion": "std"}, {"pattern": dw.NOfM(n=1)}],
+        [
+            {"sparsity": 0.75, "scope": "global"},
+            {"sparsity": 0.75, "criterion": "std"},
+            {"sparsity": 0.75, "scope": "lamp"},
+            {"pattern": dw.NOfM(n=1)},
+        ],
     )
     def test_rounds_with_every_rule(self, amount):
         recipe = dw.PruneWeights(**amount, rewind=dw.Rewind(rounds=3), epochs=0.1)
@@ -353,7 +358,9 @@ def test_settings_that_came_later_do_not_rename_earlier_checkpoints():
         ({"std_multiplier": -1.0}, r"at least 0 and finite, got -1\.0"),
         ({"std_multiplier": float("inf")}, "got inf"),
         ({"sparsity": 0.5, "criterion": "size"}, "criterion is 'magnitude' or 'std'"),
-        ({"sparsity": 0.5, "scope": "network"}, "scope 'layer' or 'global'"),
+        ({"sparsity": 0.5, "criterion": "std", "scope": "lamp"}, "leave scope out"),
+        ({"std_multiplier": 1.0, "scope": "lamp"}, "scope='lamp' ranks magnitudes"),
+        ({"sparsity": 0.5, "scope": "network"}, "scope 'layer', 'global' or 'lamp'"),
         ({"std_multiplier": 1.0, "scope": "global"}, "leave scope out"),
         ({"sparsity": 0.5, "epochs": 2}, r"to train afterwards add FineTune"),
         ({"sparsity": 0.5, "learning_rate": 0.1}, r"belong to a schedule"),

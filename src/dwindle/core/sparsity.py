@@ -1,4 +1,4 @@
-"""This file chooses which weights stay: by rank of magnitude, by the spread of their layer, or n of every m neighbours.
+"""This file chooses which weights stay: by rank, by the spread of their layer, or n of every m neighbours.
 
 A support is a bool tensor of the weights' shape, True where a weight stays.
 """
@@ -6,7 +6,7 @@ A support is a bool tensor of the weights' shape, True where a weight stays.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,10 @@ from torch import Tensor
 
 from dwindle.core.finite import require_finite
 from dwindle.errors import SettingError
+
+Magnitudes = NDArray[np.float32]
+Scores = NDArray[np.float32] | NDArray[np.float64]
+"""What weights are ranked by, flat; -1 where a weight is gone already."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,12 +103,35 @@ def global_magnitude_supports(
     earlier = within or {}
     names = sorted(tensors)
     parts = [_magnitudes(tensors[n], earlier.get(n), f"global_magnitude_supports: {n}") for n in names]
-    pooled = np.concatenate(parts) if parts else np.empty(0, np.float32)
-    kept = _keep_largest(pooled, n_pruned(pooled.size, sparsity))
-    ends = np.cumsum([part.size for part in parts])
-    split = np.split(kept, ends[:-1]) if parts else []
-    by_name = dict(zip(names, split, strict=True))
-    return {n: torch.from_numpy(by_name[n].copy()).reshape(values.shape) for n, values in tensors.items()}
+    kept = _together(parts, n_pruned(sum(part.size for part in parts), sparsity))
+    by_name = dict(zip(names, kept, strict=True))
+    return {n: torch.from_numpy(by_name[n]).reshape(values.shape) for n, values in tensors.items()}
+
+
+def lamp_supports(
+    tensors: Mapping[str, Tensor], sparsity: float, *, within: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """Return supports that drop the lowest LAMP scores of all `tensors` together (Lee et al. 2021, equation 4).
+
+    The score of a weight is its square over the sum of squares of all weights of its tensor that are not smaller: what
+    share of the rest would go with it. The largest weight of a tensor has 1, so no tensor is emptied while another has
+    anything else to give, and large tensors give most. Arguments, ties and errors as in `global_magnitude_supports`;
+    weights outside `within` count in no sum.
+
+    >>> weights = {"large": torch.full((8,), 2.0), "small": torch.tensor([0.1, 0.3])}
+    >>> {name: int(support.sum()) for name, support in lamp_supports(weights, 0.6).items()}
+    {'large': 3, 'small': 1}
+    """
+    earlier = within or {}
+    parts = {n: _magnitudes(tensors[n], earlier.get(n), f"lamp_supports: {n}") for n in sorted(tensors)}
+    n_gone = {n: int(np.count_nonzero(part < 0.0)) for n, part in parts.items()}
+    count = n_pruned(sum(part.size for part in parts.values()), sparsity) - sum(n_gone.values())
+    scores = [_lamp_scores(np.sort(part[part >= 0.0])) for part in parts.values()]
+    for n, kept in zip(parts, _together(scores, max(count, 0)), strict=True):
+        n_gone[n] += int(np.count_nonzero(~kept))
+    return {
+        n: torch.from_numpy(_keep_largest(parts[n], n_gone[n])).reshape(values.shape) for n, values in tensors.items()
+    }
 
 
 def n_of_m_support(values: Tensor, n: int, m: int, *, within: Tensor | None = None) -> Tensor:
@@ -219,7 +246,7 @@ def _spread_ratios(tensors: Mapping[str, Tensor]) -> NDArray[np.float64]:
     return np.concatenate(parts) if parts else np.empty(0)
 
 
-def _magnitudes(values: Tensor, within: Tensor | None, what: str) -> NDArray[np.float32]:
+def _magnitudes(values: Tensor, within: Tensor | None, what: str) -> Magnitudes:
     """Return flat |values| as a fresh float32 array; -1 outside `within`, so that earlier zeros rank first."""
     require_finite(values, what)
     magnitudes = values.detach().to(torch.float32).abs().flatten()
@@ -230,7 +257,22 @@ def _magnitudes(values: Tensor, within: Tensor | None, what: str) -> NDArray[np.
     return magnitudes.numpy()
 
 
-def _keep_largest(magnitudes: NDArray[np.float32], count: int) -> NDArray[np.bool_]:
+def _together(parts: Sequence[Scores], count: int) -> list[NDArray[np.bool_]]:
+    """Return which scores of each part stay when the `count` lowest of all go."""
+    pooled = np.concatenate(parts) if parts else np.empty(0, np.float32)
+    kept = _keep_largest(pooled, count)
+    ends = np.cumsum([part.size for part in parts])
+    return [part.copy() for part in np.split(kept, ends[:-1])] if parts else []
+
+
+def _lamp_scores(ascending: Magnitudes) -> NDArray[np.float64]:
+    """Return the scores of sorted magnitudes, sorted as well."""
+    squares = np.square(ascending.astype(np.float64))
+    rest = np.cumsum(squares[::-1])[::-1]
+    return np.divide(squares, rest, out=np.zeros_like(rest), where=rest > 0.0)
+
+
+def _keep_largest(magnitudes: Scores, count: int) -> NDArray[np.bool_]:
     """Return which magnitudes stay when `count` go; a partition (quickselect) instead of a sort: O(n)."""
     if count == 0:
         return magnitudes >= 0.0

@@ -15,6 +15,7 @@ from dwindle.core.sparsity import (
     NOfM,
     find_std_multiplier,
     global_magnitude_supports,
+    lamp_supports,
     magnitude_support,
     n_of_m_support,
     n_pruned,
@@ -65,6 +66,10 @@ class Candidates:
         """Return supports that drop the smallest magnitudes of all tensors together; arguments as in `by_layer`."""
         reached = self._next(sparsity, n_rounds, *self.within.values())
         return global_magnitude_supports(self.values, reached, within=self.within)
+
+    def by_lamp(self, sparsity: float, *, n_rounds: int = 1) -> Supports:
+        """Return supports that drop the lowest LAMP scores of all tensors together; arguments as in `by_layer`."""
+        return lamp_supports(self.values, self._next(sparsity, n_rounds, *self.within.values()), within=self.within)
 
     def by_pattern(self, pattern: NOfM, sparsity: float, *, n_rounds: int = 1) -> Supports:
         """Return supports that keep as many of every `pattern.m` weights as `sparsity` leaves; as in `by_layer`."""

@@ -47,7 +47,9 @@ class PruneWeights:
         pattern: n of every m weights stay that follow each other along the inputs of an output, channels innermost.
         criterion: with `sparsity`: "magnitude" ranks weights; "std" finds the one s whose thresholds reach `sparsity`
             over all selected weights together.
-        scope: with "magnitude": rank within each "layer", or all selected weights together ("global").
+        scope: with "magnitude": rank within each "layer", or all selected weights together ("global"), or all together
+            by their squares as shares of what is left of their layers ("lamp", Lee et al. 2021): large layers give
+            most, and none is emptied.
         schedule: None prunes at once, without data. A schedule prunes during `epochs` of training.
         rewind: prune, go back to an early state of the training and train `epochs` again, perhaps several times.
         epochs: length of that training (with `rewind`: of each one).
@@ -61,7 +63,7 @@ class PruneWeights:
     sparsity: float | None = None
     std_multiplier: float | None = None
     criterion: Literal["magnitude", "std"] = "magnitude"
-    scope: Literal["layer", "global"] = "layer"
+    scope: Literal["layer", "global", "lamp"] = "layer"
     schedule: Schedule | None = None
     epochs: float | None = None
     learning_rate: float | None = None
@@ -94,15 +96,19 @@ class PruneWeights:
         return self._ranking_problem()
 
     def _ranking_problem(self) -> str | None:
-        if self.criterion not in {"magnitude", "std"} or self.scope not in {"layer", "global"}:
+        if self.criterion not in {"magnitude", "std"} or self.scope not in {"layer", "global", "lamp"}:
             return (
-                f"criterion is 'magnitude' or 'std' and scope 'layer' or 'global', got {self.criterion}, {self.scope}"
+                "criterion is 'magnitude' or 'std' and scope 'layer', 'global' or 'lamp', got "
+                f"{self.criterion}, {self.scope}"
             )
-        if self.uses_std and self.scope == "global":
-            return "scope='global' ranks magnitudes; the std rule has a threshold for each layer, leave scope out"
+        if self.uses_std and self.scope != "layer":
+            return (
+                f"scope={self.scope!r} ranks magnitudes; the std rule has a threshold for each layer, leave scope out"
+            )
         if self.pattern is not None and (self.scope, self.criterion) != ("layer", "magnitude"):
             return "pattern ranks the magnitudes of each few neighbours; leave scope and criterion out"
-        if self.guide is not None and (self.sparsity is None or self.uses_std or self.scope == "global" or self.rewind):
+        ranking = (self.criterion, self.scope, self.rewind)
+        if self.guide is not None and (self.sparsity is None or ranking != ("magnitude", "layer", None)):
             return "guide shares a sparsity out among layers; leave scope, criterion, std_multiplier and rewind out"
         return None
 
@@ -222,7 +228,7 @@ class PruneWeights:
     def _supports(self, candidates: Candidates, sparsity: float, *, n_rounds: int = 1) -> Supports:
         if self.pattern is not None:
             return candidates.by_pattern(self.pattern, sparsity, n_rounds=n_rounds)
-        choose = candidates.globally if self.scope == "global" else candidates.by_layer
+        choose = {"layer": candidates.by_layer, "global": candidates.globally, "lamp": candidates.by_lamp}[self.scope]
         return choose(sparsity, n_rounds=n_rounds)
 
     def _apply_in_rounds(
