@@ -32,6 +32,14 @@ class TestPruneWeightsConstantly(TechniqueLaws):
     technique = dw.PruneWeights(sparsity=0.7, schedule=dw.Constant(begin=0.3), epochs=1, scope="global")
 
 
+class TestPruneWeightsByLamp(TechniqueLaws):
+    technique = dw.PruneWeights(sparsity=0.7, scope="lamp")
+
+
+class TestPruneWeightsByLampGradually(TechniqueLaws):
+    technique = dw.PruneWeights(sparsity=0.7, scope="lamp", schedule=dw.Polynomial(frequency=2), epochs=1)
+
+
 class TestPruneWeightsNOfM(TechniqueLaws):
     technique = dw.PruneWeights(pattern=dw.NOfM())
 
