@@ -19,7 +19,7 @@ from dwindle.core.finite import require_finite
 from dwindle.errors import SettingError
 
 Magnitudes = NDArray[np.float32]
-Scores = NDArray[np.float32] | NDArray[np.float64]
+Scores = NDArray[np.floating[Any]]
 """What weights are ranked by, flat; -1 where a weight is gone already."""
 
 
