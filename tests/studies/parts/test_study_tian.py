@@ -65,4 +65,4 @@ def test_the_front_of_sensor_networks_is_never_pruned(tian):
     for node in unfold(tian, Choice(preset="laptop", data=("UCI-HAR",), seeds=(0,))):
         for step in node.steps:
             if step["type"] == "PruneWeights":
-                assert step["select"] == {"exclude": ["front.*"]}
+                assert "front.*" in step["select"]["exclude"]
