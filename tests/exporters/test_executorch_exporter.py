@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import sys
 
@@ -23,6 +24,10 @@ from dwindle.techniques.quantize_dynamic import QuantizeDynamic
 
 ROW = torch.ones(1, 3)
 
+NEEDS_THE_PACKAGE = pytest.mark.skipif(
+    importlib.util.find_spec("executorch") is None, reason="needs the package executorch: make engines"
+)
+
 
 @pytest.fixture
 def dense() -> CompressedModel:
@@ -38,6 +43,7 @@ def test_our_integers_and_scales_are_in_the_file(engine_file, engine_models):
     assert artifact.format == "pte"
 
 
+@NEEDS_THE_PACKAGE
 def test_what_it_has_no_kernels_for_is_an_obstacle(dense, engine_models):
     (reason,) = ExecuTorchExporter().obstacles(engine_models["int16"])
     assert reason == "XNNPACK has no kernels for 16-bit activations; use 8"
@@ -56,6 +62,7 @@ def test_without_the_package_it_says_what_to_install(dense, tmp_path, monkeypatc
     assert not list(tmp_path.iterdir())
 
 
+@NEEDS_THE_PACKAGE
 def test_what_its_passes_raise_is_one_error(dense, tmp_path, monkeypatch):
     def refuse(*args, **settings):
         raise KeyError("aten.strange")
@@ -71,6 +78,7 @@ def test_what_its_passes_raise_is_one_error(dense, tmp_path, monkeypatch):
     assert logging.root.manager.disable == before
 
 
+@NEEDS_THE_PACKAGE
 def test_changed_integers_are_found_out(engine_models, engine_images, tmp_path, monkeypatch):
     monkeypatch.setattr(executorch, "lowered", lambda program: b"something else")
     with pytest.raises(ExportError, match=r"ExecuTorch changed the codes of '0.weight', .*answer differently"):
@@ -78,6 +86,7 @@ def test_changed_integers_are_found_out(engine_models, engine_images, tmp_path, 
     assert not list(tmp_path.iterdir())
 
 
+@NEEDS_THE_PACKAGE
 def test_where_the_file_cannot_be_written_it_says_so(dense, tmp_path, monkeypatch):
     monkeypatch.setattr(executorch, "lowered", lambda program: b"x")
     (tmp_path / "model.pte").mkdir()
