@@ -22,7 +22,8 @@ from torch.nn import functional
 
 from dwindle.bench.machine import this_machine
 from dwindle.bench.protocol import quantile_interval
-from dwindle.network.fabric_trainer import has_fast_bfloat16, sgd
+from dwindle.network.fabric_trainer import has_fast_bfloat16
+from dwindle.network.optimizers import sgd
 from dwindle.network.small_maps import small_maps_as_products
 from dwindle.zoo.har_tian import vgg19_bn_tian_har
 from dwindle.zoo.resnet18_tian import resnet18_tian

@@ -36,7 +36,8 @@ from dwindle.bench.protocol import quantile_interval
 from dwindle.core.encoding import Codebook, Dense, Encoding, Sparse
 from dwindle.core.sparsity import magnitude_support
 from dwindle.network.compressed import CompressedModel
-from dwindle.network.fabric_trainer import has_fast_bfloat16, sgd
+from dwindle.network.fabric_trainer import has_fast_bfloat16
+from dwindle.network.optimizers import sgd
 from dwindle.network.parametrize import trainable
 from dwindle.technique import Context, Technique
 from dwindle.techniques.quantize_aware import QuantizeAware

@@ -83,13 +83,13 @@ def test_splits_are_cut_from_the_front(tfmot: dict[str, Any]) -> None:
 
 
 def test_the_peer_trains_as_our_trainer_does(tfmot: dict[str, Any]) -> None:
-    from dwindle.network import fabric_trainer
+    from dwindle.network import optimizers
 
     settings = tfmot["settings"]
-    optimizer = fabric_trainer.sgd([{"params": [torch.nn.Parameter(torch.zeros(1))]}], 0.1).defaults
+    optimizer = optimizers.sgd([{"params": [torch.nn.Parameter(torch.zeros(1))]}], 0.1).defaults
     assert (optimizer["momentum"], optimizer["weight_decay"]) == (settings.MOMENTUM, settings.WEIGHT_DECAY)
     assert optimizer["nesterov"]
-    assert fabric_trainer.WARM_UP == settings.WARM_UP
+    assert optimizers.WARM_UP == settings.WARM_UP
 
 
 def test_both_sides_have_the_same_stages(tfmot: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""This file tests the optimizer and the schedule that a trainer takes in place of its defaults."""
+"""This file tests the optimizers and schedules that a trainer takes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from dwindle.network.fabric_trainer import FabricTrainer, sgd
-from dwindle.network.optimizers import adamw, long_warm_up_cosine
+from dwindle.network.fabric_trainer import FabricTrainer
+from dwindle.network.optimizers import adamw, long_warm_up_cosine, sgd
 
 
 def moved(factory, *, scale: float) -> float:

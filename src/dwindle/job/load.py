@@ -20,8 +20,8 @@ from dwindle.job.resolve import call_with, resolve, resolve_known
 from dwindle.job.spec import FurtherSpec, JobSpec, MetricSpec, NetworkSpec, TaskSpec, read_job
 from dwindle.job.task import Task
 from dwindle.network.checkpoint import load_checkpoint
-from dwindle.network.fabric_trainer import BaseLoss, FabricTrainer, OptimizerFactory, Schedule, sgd, warm_up_cosine
-from dwindle.network.optimizers import adamw, long_warm_up_cosine
+from dwindle.network.fabric_trainer import BaseLoss, FabricTrainer, OptimizerFactory, Schedule
+from dwindle.network.optimizers import adamw, long_warm_up_cosine, sgd, warm_up_cosine
 from dwindle.network.train import Progress
 from dwindle.recipe import Recipe
 from dwindle.settings import nearest

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ from dwindle.network.batches import (
 )
 from dwindle.network.identity import identify
 from dwindle.network.inputs import as_tuple, in_float32, n_examples
+from dwindle.network.optimizers import sgd, warm_up_cosine
 from dwindle.network.small_maps import small_maps_as_products
 from dwindle.network.train import AfterStep, Batch, Loss, Progress
 from dwindle.network.train_state import read_state, write_state
@@ -46,27 +47,6 @@ OptimizerFactory = Callable[[list[dict[str, Any]], float], torch.optim.Optimizer
 """`factory(groups, learning_rate)`: the group without weight decay says so itself."""
 Schedule = Callable[[float], float]
 """`schedule(progress)` returns the factor of the learning rate; progress runs over [0, 1)."""
-WARM_UP: Final = 0.05
-"""Share of the steps in which the learning rate rises linearly."""
-
-
-def sgd(groups: list[dict[str, Any]], learning_rate: float) -> torch.optim.Optimizer:
-    """Return stochastic gradient descent with Nesterov momentum 0.9 and weight decay 5e-4."""
-    is_fusible = all(p.device.type in {"cpu", "cuda"} and p.is_floating_point() for g in groups for p in g["params"])
-    return torch.optim.SGD(
-        groups, lr=learning_rate, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=is_fusible or None
-    )
-
-
-def warm_up_cosine(progress: float) -> float:
-    """Return the factor of the learning rate: a short linear rise, then half a cosine down to zero.
-
-    >>> round(warm_up_cosine(0.05), 3), round(warm_up_cosine(0.525), 3), round(warm_up_cosine(1.0), 3)
-    (1.0, 0.5, 0.0)
-    """
-    if progress < WARM_UP:
-        return 0.1 + 0.9 * progress / WARM_UP
-    return 0.5 * (1.0 + math.cos(math.pi * (progress - WARM_UP) / (1.0 - WARM_UP)))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
