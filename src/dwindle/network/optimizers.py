@@ -1,4 +1,4 @@
-"""This file holds the optimizers and learning rate schedules that come with `FabricTrainer`; yours may take their place.
+"""This file holds the optimizers and learning rate schedules that come with `FabricTrainer`; yours may be used, too.
 
 `FabricTrainer(train=train, optimizer=adamw, schedule=long_warm_up_cosine, learning_rate=0.001)`. A schedule maps the
 progress of the training, 0 to 1, to a factor of the learning rate.
