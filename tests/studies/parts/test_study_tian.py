@@ -35,7 +35,7 @@ def test_every_preset_unfolds_into_trees_of_equal_shape(tian, preset, as_publish
     n_seeds = len(tian.preset(preset).seeds)
     n_rates = len(tian.preset(preset).axes.get("rate", tian.axes["rate"]))
     n_bits = len(tian.preset(preset).axes.get("n_bits", tian.axes["n_bits"]))
-    of_a_case = 3 + n_rates * (2 + 2 * n_bits)
+    of_a_case = 4 + n_rates * (2 + 2 * n_bits)
     assert len(nodes) == n_cases * n_seeds * of_a_case
     assert len({node.key for node in nodes}) == len(nodes)
 
@@ -43,7 +43,7 @@ def test_every_preset_unfolds_into_trees_of_equal_shape(tian, preset, as_publish
 @pytest.mark.parametrize("preset", ["smoke", "short", "laptop", "full"])
 def test_a_compressed_network_and_the_one_it_is_compared_with_train_equally(tian, preset):
     for node in unfold(tian, Choice(preset=preset)):
-        if node.stage.name not in {"retrained", "best"}:
+        if node.stage.name not in {"retrained", "gradual", "best"}:
             continue
         longer = next(
             other
