@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -74,6 +74,7 @@ def test_sixteen_bits_keep_an_outlier_that_eight_give_up() -> None:
 
 
 @settings(max_examples=5)
+@example(1900)
 @given(st.integers(0, 10_000))
 def test_mse_is_near_the_best_range_of_a_fine_search(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -81,7 +82,8 @@ def test_mse_is_near_the_best_range_of_a_fine_search(seed: int) -> None:
     top = float(values.max())
     candidates = torch.linspace(0.3, 1.0, 200) * top / 255
     errors = [float((fake_quantize(values, s, 0, n_bits=8, signed=False) - values).square().mean()) for s in candidates]
-    assert _error(values, Mse()) <= 1.05 * min(errors)
+    # Its steps are 1 % of the range, these 0.35 %: over 150 seeds the error is 0.5 % more in the median, 5 at worst.
+    assert _error(values, Mse()) <= 1.1 * min(errors)
 
 
 def test_the_clipped_fraction_is_counted_right() -> None:
