@@ -133,6 +133,38 @@ def test_float32_settles_an_ordinary_cloud_alone() -> None:
     assert settled.all()
 
 
+def test_bfloat16_settles_an_ordinary_cloud_alone() -> None:
+    cloud = Cloud.of(normal(300, 40).float())
+    search = neighbours._Search(CentredPoints.of(cloud, cloud.distinct()), 2)
+    _, settled = search.among_candidates(torch.arange(300), torch.bfloat16)
+    assert settled.all()
+
+
+@pytest.mark.parametrize("first", [torch.bfloat16, torch.float32])
+def test_far_points_leave_the_rest_to_more_bits(first: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "_roundings", lambda device: (first, torch.float32, torch.float64))
+    points = normal(100, 20)
+    points[:3] *= 1e6
+    points[50:] += 1e4  # two clusters: whatever the centre is, half of the points are far from it
+    assert_same(found(points, 3), brute_force(points, 3))
+
+
+def test_products_are_set_back_to_what_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    read = DistanceBounds._read
+
+    def spied(self: DistanceBounds, points: Tensor | slice, coordinates: slice) -> Tensor:
+        seen.append(torch.backends.mkldnn.matmul.fp32_precision)
+        return read(self, points, coordinates)
+
+    monkeypatch.setattr(DistanceBounds, "_read", spied)
+    monkeypatch.setattr(neighbours, "_roundings", lambda device: (torch.bfloat16, torch.float64))
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    found(normal(50, 3), 2)
+    assert "bf16" in seen
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
 def test_products_in_fewer_bits_than_asked_for_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     read = DistanceBounds._read
 
@@ -155,14 +187,17 @@ def test_autocast_around_us_changes_nothing(dtype: torch.dtype) -> None:
         assert_same(found(points, 2), brute_force(points, 2))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rounding", [torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("d", [1, 5, 300, 2000])
-def test_bounds_hold_the_distances(dtype: torch.dtype, d: int) -> None:
+def test_bounds_hold_the_distances(rounding: torch.dtype, d: int) -> None:
     points = normal(60, d) * normal(60, 1, seed=2).exp() + 2.0
     cloud = Cloud.of(points)
-    bounds = DistanceBounds.of(CentredPoints.of(cloud, cloud.distinct()), dtype)
-    lower = bounds.lower([(torch.arange(60), slice(10, 60))])[0].double()
-    upper = lower + bounds.width(torch.arange(60), torch.arange(10, 60).expand(60, 50))
+    bounds = DistanceBounds.of(CentredPoints.of(cloud, cloud.distinct()), rounding)
+    tile = bounds.lower([(torch.arange(60), slice(10, 60))], torch.empty(1, 64, 64, dtype=bounds.dtype))[0]
+    assert tile[60:].isposinf().all()
+    assert tile[:, 50:].isposinf().all()
+    lower = tile[:60, :50].double()
+    upper = bounds.upper(lower, torch.arange(60), torch.arange(10, 60).expand(60, 50))
     scaled = points * 2.0**-cloud.exponent
     exact = (scaled[:, None] - scaled[None, 10:]).square().sum(2)
     own = torch.arange(60)[:, None] == torch.arange(10, 60)

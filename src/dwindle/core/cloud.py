@@ -63,14 +63,16 @@ class Cloud:
         """(number of points, number of coordinates)."""
         return self.points.shape[0], self.points.shape[1]
 
-    def block(self, rows: Tensor | slice, columns: slice = slice(None)) -> Tensor:
-        """Return coordinates / 2^exponent as a new float64 tensor; their magnitudes are at most 1/2.
+    def block(self, rows: Tensor | slice, columns: slice = slice(None), *, origin: Tensor | None = None) -> Tensor:
+        """Return coordinates / 2^exponent - origin as a new float64 tensor; the quotients are at most 1/2.
 
         Args:
             rows: indices or a range of points.
             columns: a range of coordinates.
+            origin: one number for each of `columns`; None subtracts nothing.
         """
-        return self.points[:, columns][rows].to(torch.float64) * 2.0**-self.exponent
+        values, scale = self.points[:, columns][rows].to(torch.float64), 2.0**-self.exponent
+        return values * scale if origin is None else torch.add(-origin, values, alpha=scale)
 
     def distinct(self) -> Tensor:
         """Return the indices (m,) of the first of every group of identical points, ascending.

@@ -1,8 +1,9 @@
-"""This file finds the exact distances to the nearest neighbours, most of the work done in float32.
+"""This file finds the exact distances to the nearest neighbours, most of the work done in few bits.
 
-Matrix products in float32 bound every squared distance from below and above. Only points whose lower bound is not above
-the k-th smallest upper bound can be among the k nearest; their distances are taken again as differences in float64.
-Where too many are in question, or there are few points, the bounds are made in float64, which often are narrow enough
+Matrix products of rounded coordinates bound every squared distance from below and above. Only points whose lower bound
+is not above the k-th smallest upper bound can be among the k nearest; their distances are taken again as differences in
+float64. Coordinates are rounded to bfloat16 where the processor multiplies these faster; where too many points are in
+question, to float32; then, or where there are few points, the bounds are made in float64, which often are narrow enough
 to be distances themselves; what is then left is compared with every other point.
 """
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from dwindle.core.cloud import BLOCK, Cloud, ranges
 from dwindle.core.distance_bounds import CentredPoints, DistanceBounds
+from dwindle.core.tile_minima import GROUP, Smallest, TileMinima
 
 TILE: Final = 640
 """Points on a side of a tile of bounds."""
@@ -62,8 +64,8 @@ def nearest_neighbours(cloud: Cloud, which: Tensor, n_neighbours: int) -> Neighb
     indices = torch.zeros(shape, dtype=torch.int64, device=which.device)
     left = torch.arange(search.n, device=which.device)
     few = search.n <= FEW * search.n_kept
-    for dtype in (torch.float64,) if few else (torch.float32, torch.float64):
-        found, settled = search.among_candidates(left, dtype)
+    for rounding in (torch.float64,) if few else _roundings(which.device):
+        found, settled = search.among_candidates(left, rounding)
         distances[left[settled]], indices[left[settled]] = found.distances[settled], found.indices[settled]
         left = left[~settled]
         if not left.numel():
@@ -91,6 +93,13 @@ def groups_by_pair(nearest: Tensor) -> Tensor:
     return torch.minimum(reached, nearest[reached]).unique(return_inverse=True)[1]
 
 
+def _roundings(device: torch.device) -> tuple[torch.dtype, ...]:
+    """Return the types to round coordinates to, one after the other."""
+    has = getattr(torch.cpu, "get_capabilities", dict[str, object])()
+    fast = (torch.bfloat16,) if device.type == "cpu" and has.get("avx512_bf16") else ()
+    return *fast, torch.float32, torch.float64
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Search:
     """The search for `n_neighbours` of each of `points`, which are numbered 0..n-1."""
@@ -108,25 +117,24 @@ class _Search:
         """Candidates kept for each point."""
         return min(self.n_neighbours + SPARE, self.n - 1)
 
-    def among_candidates(self, rows: Tensor, dtype: torch.dtype) -> tuple[Neighbours, Tensor]:
+    def among_candidates(self, rows: Tensor, rounding: torch.dtype) -> tuple[Neighbours, Tensor]:
         """Return (neighbours of the points `rows`, whether these are surely the nearest (r,))."""
-        bounds = DistanceBounds.of(self.points, dtype)
+        bounds = DistanceBounds.of(self.points, rounding)
         lower, others = self._candidates(rows, bounds)
         lower = lower.to(torch.float64)
-        width = bounds.width(rows, others)
-        upper = lower + width
+        upper = bounds.upper(lower, rows, others)
         limit = upper.kthvalue(self.n_neighbours, dim=1, keepdim=True).values
         needed = lower <= limit
-        same = SAME if dtype == torch.float64 else 0.0
+        same = SAME if rounding == torch.float64 else 0.0
         exact = torch.full_like(lower, torch.inf)
         # Where bounds are that narrow their middle is as good as differences, unless neighbours may be equally far.
         ties = (lower[:, 1:] - lower[:, :-1] <= 4.0 * same * lower[:, 1:]).any(1, keepdim=True)
-        known = needed & ~ties & (width <= same * lower)
-        exact[known] = (lower + 0.5 * width)[known].sqrt()
+        known = needed & ~ties & (upper - lower <= same * lower)
+        exact[known] = (0.5 * (lower + upper))[known].sqrt()
         unknown = needed & ~known
         exact[unknown] = self._distances(rows[:, None].expand_as(others)[unknown], others[unknown])
         settled = (lower[:, -1] > limit.squeeze(1) * (1.0 - same)) | (self.n_kept == self.n - 1)
-        # Settings may let matrix products use fewer bits than `dtype` has (bfloat16, TF32): then the bounds are none.
+        # Settings may let matrix products use fewer bits than float32 has (bfloat16, TF32): then the bounds are none.
         settled &= not bool(((exact.square() < lower) | (exact.square() > upper))[needed].any())
         return self._nearest(exact, others), settled
 
@@ -146,27 +154,35 @@ class _Search:
         shape = (len(rows), self.n_kept)
         lower = torch.full(shape, torch.inf, dtype=bounds.dtype, device=rows.device)
         others = torch.zeros(shape, dtype=torch.int64, device=rows.device)
-        for at, columns, tile in self._tiles(rows, bounds):
-            values, found = tile.topk(min(self.n_kept, tile.shape[1]), dim=1, largest=False, sorted=False)
-            values = torch.cat([lower[at], values], dim=1)
-            found = torch.cat([others[at], found + columns.start], dim=1)
+        for at, starts, found in self._smallest(rows, bounds):
+            height = len(lower[at])
+            values = torch.cat([lower[at], found.values[:height]], dim=1)
+            columns = torch.cat([others[at], (starts[found.tile] + found.offset)[:height]], dim=1)
             lower[at], best = values.topk(self.n_kept, dim=1, largest=False)
-            others[at] = found.gather(1, best)
+            others[at] = columns.gather(1, best)
         return lower, others
 
-    def _tiles(self, rows: Tensor, bounds: DistanceBounds) -> Iterator[tuple[slice, slice, Tensor]]:
-        """Yield (range of `rows`, range of points, lower bounds between them); of all rows only half is computed."""
+    def _smallest(self, rows: Tensor, bounds: DistanceBounds) -> Iterator[tuple[slice, Tensor, Smallest]]:
+        """Yield (range of `rows`, first points of tiles, smallest bounds in these); of all rows half is computed."""
         is_symmetric = len(rows) == self.n
-        sides = list(ranges(self.n, TILE))
-        heights = sides if is_symmetric else list(ranges(len(rows), TILE))
+        side = min(TILE, -(-self.n // GROUP) * GROUP)
+        sides = list(ranges(self.n, side))
+        heights = sides if is_symmetric else list(ranges(len(rows), side))
         numbers = {at.start: at if is_symmetric else rows[at] for at in heights}
         wanted = [(at, columns) for at in heights for columns in sides if not is_symmetric or columns.start >= at.start]
+        buffer = torch.empty(min(AT_ONCE, len(wanted)), side, side, dtype=bounds.dtype, device=rows.device)
         for part in ranges(len(wanted), AT_ONCE):
-            tiles = [(numbers[at.start], columns) for at, columns in wanted[part]]
-            for (at, columns), tile in zip(wanted[part], bounds.lower(tiles), strict=True):
-                yield at, columns, tile
-                if is_symmetric and columns.start > at.start:
-                    yield columns, at, tile.T.contiguous()
+            tiles = wanted[part]
+            minima = TileMinima.of(
+                bounds.lower([(numbers[at.start], columns) for at, columns in tiles], buffer[: len(tiles)])
+            )
+            for at in heights:
+                across = [i for i, (row, _) in enumerate(tiles) if row == at]
+                down = [i for i, (row, column) in enumerate(tiles) if is_symmetric and column == at != row]
+                if across or down:
+                    starts = [tiles[i][1].start for i in across] + [tiles[i][0].start for i in down]
+                    found = minima.smallest(self.n_kept, across=across, down=down)
+                    yield at, torch.tensor(starts, device=rows.device), found
 
     def _distances(self, left: Tensor, right: Tensor) -> Tensor:
         """Return distances of pairs (p,), from differences; a pair that comes twice is computed once."""
