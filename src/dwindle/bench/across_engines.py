@@ -12,14 +12,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
 from dwindle.artifact import Artifact
 from dwindle.bench.any_file import Source, artifact_at, run_once, specs_of, timed_inputs, with_batch
 from dwindle.bench.batches import Batch
 from dwindle.bench.costs import Costs, Opened, costs_alone, costs_in_turn
 from dwindle.bench.engine_parity import Answered, Parity, measure_engine_parity
-from dwindle.bench.even_batches import EvenSession
+from dwindle.bench.even_batches import RecordingSession
 from dwindle.bench.ledger import Ledger
 from dwindle.bench.made_inputs import cut, labelled_batch
 from dwindle.bench.measure import Measured, open_file, record
@@ -31,7 +29,7 @@ from dwindle.bench.protocol import LatencyProtocol
 from dwindle.bench.side_by_side import LEVEL
 from dwindle.errors import DwindleError, SettingError
 from dwindle.runtimes.catalogue import RUNTIMES
-from dwindle.runtimes.protocol import Array, Runtime, Session
+from dwindle.runtimes.protocol import Array, Runtime
 
 REFERENCE: Final = "onnxruntime"
 REFERENCE_FORMATS: Final = ("onnx", "dwn")
@@ -115,18 +113,6 @@ class _Side:
 
     def opened(self, stack: ExitStack, plan: Plan) -> Opened:
         return open_file(stack, self.artifact, self.engine, plan=plan)
-
-
-@dataclass(slots=True)
-class _Recording:
-    """A session that keeps what it answers; a file of a fixed batch takes any number of examples."""
-
-    session: Session
-    kept: list[tuple[Array, ...]] = field(default_factory=list[tuple[Array, ...]])
-
-    def run(self, *inputs: Array) -> tuple[Array, ...]:
-        self.kept.append(EvenSession(self.session).run(*inputs))
-        return self.kept[-1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -249,11 +235,10 @@ def _answered(opened: Opened, given: _Given, plan: Plan) -> Answered:
     outputs = run_once(opened, given.inputs)
     if given.labelled is None:
         return Answered(name=name, subject=opened.subject, outputs=outputs)
-    recording = _Recording(opened.session)
+    recording = RecordingSession(opened.session)
     parts = cut(given.labelled, plan.batch_size)
     (answers,) = accuracy.answer([(name, recording)], parts, scores=plan.scores, threshold=plan.threshold)
-    outputs = tuple(np.concatenate(arrays) for arrays in zip(*recording.kept, strict=True))
-    return Answered(name=name, subject=opened.subject, outputs=outputs, answers=answers)
+    return Answered(name=name, subject=opened.subject, outputs=recording.outputs(), answers=answers)
 
 
 def _time_all(sides: Sequence[_Side], inputs: tuple[Array, ...], plan: Plan, *, told: Progress) -> None:

@@ -178,8 +178,10 @@ def with_batch(plan: Plan, inputs: tuple[Array, ...]) -> Plan:
     return replace(plan, latency_batch=n_examples(inputs))
 
 
-def scored(opened: Opened, source: Source, plan: Plan) -> accuracy.Answers | None:
-    """Return the answers to the labelled examples; None where there are none.
+def scored(
+    opened: Opened, source: Source, plan: Plan, *, session: accuracy.Answering | None = None
+) -> accuracy.Answers | None:
+    """Return the answers to the labelled examples, given through `session`; None where there are none.
 
     Raises:
         DataError: the examples do not fit the file or the metrics.
@@ -188,7 +190,7 @@ def scored(opened: Opened, source: Source, plan: Plan) -> accuracy.Answers | Non
         return None
     batch = labelled_batch(source.labelled, specs_of(opened))
     size = fixed_batch(specs_of(opened)) or plan.batch_size
-    named = [(opened.artifact.path.name, EvenSession(opened.session))]
+    named = [(opened.artifact.path.name, session or EvenSession(opened.session))]
     return accuracy.answer(named, cut(batch, size), scores=plan.scores, threshold=plan.threshold)[0]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -32,3 +32,20 @@ class EvenSession:
         which = np.minimum(np.arange(start, start + size), last)
         outputs = self.session.run(*(array[which] for array in inputs))
         return tuple(output[: last + 1 - start] for output in outputs)
+
+
+@dataclass(slots=True)
+class RecordingSession:
+    """A session that keeps what it answers; a file of a fixed batch takes any number of examples."""
+
+    session: Session
+    kept: list[tuple[Array, ...]] = field(default_factory=list[tuple[Array, ...]])
+
+    def run(self, *inputs: Array) -> tuple[Array, ...]:
+        """Return the outputs for one batch of any size; every input is (batch, ...)."""
+        self.kept.append(EvenSession(self.session).run(*inputs))
+        return self.kept[-1]
+
+    def outputs(self) -> tuple[Array, ...]:
+        """Return all that was answered: every output is (examples, ...)."""
+        return joined(self.kept)

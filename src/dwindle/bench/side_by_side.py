@@ -10,8 +10,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from dwindle.artifact import Artifact
 from dwindle.bench.any_file import Source, artifact_at, batch_of, run_once, scored, timed_inputs, with_batch
 from dwindle.bench.costs import Costs, Opened, costs_in_turn
+from dwindle.bench.even_batches import RecordingSession
 from dwindle.bench.measure import Measured, open_file
 from dwindle.bench.measurement import SPEEDUP, Measurement
 from dwindle.bench.plan import Plan
@@ -20,7 +22,7 @@ from dwindle.bench.probes.size import measure_size
 from dwindle.bench.protocol import LatencyProtocol
 from dwindle.errors import DataError, SettingError
 from dwindle.runtimes.catalogue import engine_for
-from dwindle.runtimes.protocol import Array
+from dwindle.runtimes.protocol import Array, Runtime
 
 LEVEL: Final = 0.99
 """Of the interval that decides: one comparison of equal files in a hundred calls them different."""
@@ -35,19 +37,24 @@ class AnswersBeside:
         scale: the largest absolute answer of the first file.
         agreement: share of examples with the same largest output; None where there are no classes.
         remark: why they cannot be compared; empty where they can.
+        n: examples that were answered.
+        about: where they come from.
     """
 
     largest: float | None = None
     scale: float | None = None
     agreement: float | None = None
     remark: str = ""
+    n: int = 0
+    about: str = "the same inputs"
 
     def words(self) -> str:
         """Return the figures in one sentence."""
         if self.largest is None:
             return f"answers: not comparable, {self.remark}"
         agreement = "" if self.agreement is None else f"; the largest output is the same for {self.agreement:.1%}"
-        return f"answers: largest difference {self.largest:.3g}, largest answer {self.scale or 0.0:.3g}{agreement}"
+        apart = f"largest difference {self.largest:.3g}, largest answer {self.scale or 0.0:.3g}"
+        return f"answers to {self.n:,} example{'' if self.n == 1 else 's'} of {self.about}: {apart}{agreement}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -99,25 +106,31 @@ def compare_files(a: Path, b: Path, *, plan: Plan | None = None, source: Source 
     artifacts = artifact_at(a), artifact_at(b)
     if plan.latency is None:
         raise SettingError("a comparison takes latencies; give the plan a latency protocol")
-    engine, other_engine = (engine_for(artifact.format) for artifact in artifacts)
-    if engine.name != other_engine.name:
-        raise SettingError(f"{a} runs on {engine.name}, {b} on {other_engine.name}; use compare_across")
+    engine = _engine_of(artifacts)
     with ExitStack() as stack:
         one, other = (open_file(stack, artifact, engine, plan=plan) for artifact in artifacts)
         inputs = timed_inputs(one, source)
         plan = with_batch(plan, inputs)
-        beside = _beside(one, other, inputs)
+        beside = replace(_beside(one, other, inputs), about=str(source.inputs or "made inputs"))
         for n in plan.timed_batches:
             batch_of(other, inputs, n)
         by_batch = {n: batch_of(one, inputs, n) for n in plan.timed_batches}
-        answers = [scored(opened, source, plan) for opened in (one, other)]
+        answers, answered = _scored((one, other), source, plan)
         costs = costs_in_turn((one, other), by_batch, plan)
     sides = list(itertools.starmap(_measured, zip((one, other), answers, costs, strict=True)))
     ratio = sides[0].find(SPEEDUP.name)
     if answers[0] is not None and answers[1] is not None:
         drop = accuracy.measure_drop(one.subject, answers[1], answers[0], baseline=artifacts[1].sha256)
         sides[0] = replace(sides[0], measurements=(*sides[0].measurements, *drop))
-    return SideBySide(a=sides[0], b=sides[1], ratio=ratio, answers=beside)
+    return SideBySide(a=sides[0], b=sides[1], ratio=ratio, answers=answered or beside)
+
+
+def _engine_of(artifacts: tuple[Artifact, Artifact]) -> Runtime:
+    engine, other = (engine_for(artifact.format) for artifact in artifacts)
+    if engine.name != other.name:
+        a, b = (artifact.path for artifact in artifacts)
+        raise SettingError(f"{a} runs on {engine.name}, {b} on {other.name}; use compare_across")
+    return engine
 
 
 def _measured(opened: Opened, answers: accuracy.Answers | None, costs: Costs) -> Measured:
@@ -128,6 +141,20 @@ def _measured(opened: Opened, answers: accuracy.Answers | None, costs: Costs) ->
         samples=costs.samples,
         confusion=None if answers is None else answers.confusion,
     )
+
+
+def _scored(
+    both: tuple[Opened, Opened], source: Source, plan: Plan
+) -> tuple[list[accuracy.Answers | None], AnswersBeside | None]:
+    """Return the scored answers of both files to the labelled examples, if any, and how far these lie apart."""
+    recordings = [RecordingSession(opened.session) for opened in both]
+    answers = [
+        scored(opened, source, plan, session=recording) for opened, recording in zip(both, recordings, strict=True)
+    ]
+    if source.labelled is None:
+        return answers, None
+    ours, theirs = (recording.outputs() for recording in recordings)
+    return answers, replace(answers_beside(ours, theirs), about=str(source.labelled))
 
 
 def _beside(one: Opened, other: Opened, inputs: tuple[Array, ...]) -> AnswersBeside:
@@ -149,8 +176,9 @@ def answers_beside(ours: tuple[Array, ...], theirs: tuple[Array, ...]) -> Answer
     if not all(np.isfinite(array).all() for side in floats for array in side):
         return AnswersBeside(remark="there are NaN or infinite values among the answers")
     largest = max((float(np.abs(x - y).max(initial=0.0)) for x, y in zip(*floats, strict=True)), default=0.0)
+    n = len(ours[0]) if ours and ours[0].ndim else 1
     scale = max((float(np.abs(x).max(initial=0.0)) for x in floats[0]), default=0.0)
-    return AnswersBeside(largest=largest, scale=scale, agreement=_agreement(ours[0], theirs[0]))
+    return AnswersBeside(largest=largest, scale=scale, agreement=_agreement(ours[0], theirs[0]), n=n)
 
 
 def _agreement(ours: Array, theirs: Array) -> float | None:

@@ -13,6 +13,7 @@ from dwindle.report.words import DASH, human_bytes, significant
 
 UNCHECKED: Final = "*"
 """Stands after a device whose figures could not be confirmed."""
+UNCHECKED_NOTE: Final = f"{UNCHECKED} figures that could not be confirmed."
 _OF_SIZES: Final = "RAM of a plain size: so many bytes held in RAM; what decoding and activations add is not counted."
 _OF_FILES: Final = (
     "RAM of a file: an estimate, no engine ran: its decoded weights and the arena that holds all tensors of one "
@@ -100,7 +101,7 @@ def footnotes(fits: Sequence[Fit]) -> Iterator[str]:
         _CARD: any(device.flash_bytes is None for device in listed),
         _UNRESERVED: not reserve,
         f"{_percent(reserve)} of each memory is reserved; shares are of the whole memory.": reserve > 0,
-        f"{UNCHECKED} figures that could not be confirmed.": any(not device.checked for device in listed),
+        UNCHECKED_NOTE: any(not device.checked for device in listed),
     }
     yield from (note for note, is_needed in notes.items() if is_needed)
     for device in listed:

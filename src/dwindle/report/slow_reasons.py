@@ -267,7 +267,7 @@ def _rest(pair: Pair) -> Iterator[Reason]:
     yield Reason(
         "rest",
         f"Before, {_percent(rest_ms / total)} of the time in operations did not go into multiplying with weights"
-        f"{f' ({named})' if named else ''}: if that were free, the operations would be {bound}.",
+        f"{f' ({named})' if named else ''}: if multiplying were free, the operations would be {bound}.",
     )
 
 

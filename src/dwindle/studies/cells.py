@@ -204,12 +204,18 @@ def _condition_view(judged: JudgedCondition) -> ConditionView:
     notes += [f"n = {decides.n_seeds}"] if decides is not None and decides.n_seeds < N_SEEDS_NEEDED else []
     return ConditionView(
         about=about,
-        figure="" if decides is None else _finding_words(decides, quantity),
+        figure=_deciding_words(judged, decides, quantity),
         wanted=f"{condition.relation} {_number(bound, quantity) if bound else '0'}",
         notes=", ".join(notes),
         ruling=judged.ruling.value.lower(),
         tone=_tone(judged.ruling),
     )
+
+
+def _deciding_words(judged: JudgedCondition, decides: Finding | None, quantity: Quantity) -> str:
+    if decides is not None:
+        return _finding_words(decides, quantity)
+    return "not run" if judged.left is None and judged.right is None else "incomplete"
 
 
 def _side_words(side: Side) -> str:

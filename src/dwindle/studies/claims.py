@@ -14,6 +14,10 @@ from dwindle.studies.study import Study
 
 N_SEEDS_NEEDED: Final = 3
 """Fewer trainings say too little about the spread between trainings: whatever the interval, nothing is decided."""
+RULE_OF_CLAIMS: Final = (
+    "A claim is confirmed where the whole interval is on its side, refuted where it is on the other, and undecided "
+    "where it holds both, where outcomes are missing, or where fewer than three seeds were trained."
+)
 
 
 class Ruling(StrEnum):

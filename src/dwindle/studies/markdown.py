@@ -9,7 +9,7 @@ from dwindle.bench.ledger import Entry
 from dwindle.errors import StudyError
 from dwindle.studies.advised import advice_of
 from dwindle.studies.asked import Asked
-from dwindle.studies.claims import Judged, JudgedCondition, Ruling, judge
+from dwindle.studies.claims import RULE_OF_CLAIMS, Judged, JudgedCondition, Ruling, judge
 from dwindle.studies.heatmaps import heatmap
 from dwindle.studies.matching import BelowFloor, below_floor, spots_of
 from dwindle.studies.on_devices import devices_table
@@ -133,18 +133,27 @@ def _of_variant(study: Study, results: Results) -> Iterator[str]:
         yield f"### {on_devices.title}"
         yield on_devices.about
         yield _table(on_devices.header, on_devices.rows, n_left=1)
-    if absent := [figures.id for _, figures in filled if figures.is_empty]:
-        yield f"Nothing was run of: {', '.join(absent)}."
+        yield from on_devices.notes
+    if absent := [_title(figures) for _, figures in filled if figures.is_empty]:
+        yield f"Nothing was run of: {'; '.join(absent)}."
     yield from _advice(study, results)
+    yield from _claims(study, results)
+
+
+def _claims(study: Study, results: Results) -> Iterator[str]:
+    """Yield what the figures say of each claim."""
+    if not study.claims:
+        return
     yield f"## {_name(results.variant)}: claims"
+    yield RULE_OF_CLAIMS
     judged = [judge(claim, study, results) for claim in study.claims]
     for is_ours, whose in ((False, "What the paper concludes:"), (True, "What we claim:")):
         lines = [_claim(one) for one in judged if one.claim.is_ours is is_ours and one.ruling is not Ruling.NOT_RUN]
         if lines:
             yield whose
             yield "\n".join(lines)
-    if absent := [one.claim.id for one in judged if one.ruling is Ruling.NOT_RUN]:
-        yield f"Nothing was run of what decides: {', '.join(absent)}."
+    if absent := [one.claim.text for one in judged if one.ruling is Ruling.NOT_RUN]:
+        yield f"Nothing was run of what decides: {' '.join(absent)}"
 
 
 def _heatmaps(study: Study, results: Results) -> Iterator[str]:

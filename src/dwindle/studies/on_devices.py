@@ -8,7 +8,7 @@ from typing import Final
 
 from dwindle.bench.devices import Device, devices
 from dwindle.bench.fits import Fit, fit_rows
-from dwindle.report.fits_table import device_words, memory_words, share_words
+from dwindle.report.fits_table import UNCHECKED_NOTE, device_words, memory_words, share_words
 from dwindle.report.words import DASH
 from dwindle.studies.results import Results
 from dwindle.studies.shown import OnDevices
@@ -29,6 +29,7 @@ class DevicesTable:
     about: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
 
 
 def devices_table(study: Study, results: Results) -> DevicesTable | None:
@@ -39,8 +40,11 @@ def devices_table(study: Study, results: Results) -> DevicesTable | None:
         return None
     fits = fit_rows({name: round(n_bytes) for name, n_bytes in sizes.items()})
     rows = tuple(_row(device, [fit for fit in fits if fit.device == device]) for device in devices())
+    notes = (UNCHECKED_NOTE,) if any(not device.checked for device in devices()) else ()
     header = ("device", "flash", "RAM", "RAM as published", *sizes)
-    return DevicesTable(title=f"Which file fits where, {asked.data}", about=ABOUT, header=header, rows=rows)
+    return DevicesTable(
+        title=f"Which file fits where, {asked.data}", about=ABOUT, header=header, rows=rows, notes=notes
+    )
 
 
 def _sizes(study: Study, results: Results, asked: OnDevices) -> Iterator[tuple[str, float]]:

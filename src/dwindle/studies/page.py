@@ -18,7 +18,7 @@ from dwindle.studies.advised import advice_of
 from dwindle.studies.asked import Asked
 from dwindle.studies.bubbles import bubbles
 from dwindle.studies.cells import ClaimView, TableView, claim_view, table_view
-from dwindle.studies.claims import Ruling, judge
+from dwindle.studies.claims import RULE_OF_CLAIMS, Ruling, judge
 from dwindle.studies.curves import learning_curves
 from dwindle.studies.figures import Picture, against_axis, against_ratio
 from dwindle.studies.heatmaps import Heatmap, heatmap
@@ -97,6 +97,7 @@ def render_study(study: Study, entries: Sequence[Entry]) -> str:
         study=study,
         parts=parts,
         failures=failures_of(entries),
+        rule_of_claims=RULE_OF_CLAIMS,
     )
 
 
@@ -164,7 +165,9 @@ def _run_tiles(outcomes: Sequence[Outcome], nodes: Sequence[Node]) -> list[Tile]
     )
     counted = ", ".join(f"{n} {what}{'' if n == 1 else 's'}" for n, what in counts)
     trained = sum(outcome.seconds_trained for outcome in outcomes)
-    seconds = sum(outcome.number(name) or 0.0 for outcome in outcomes for name in ("seconds", "seconds_to_measure"))
+    # An outcome that was resumed says how long its last process took, and of its epochs all.
+    made = sum(max(outcome.number("seconds") or 0.0, outcome.seconds_trained) for outcome in outcomes)
+    seconds = made + sum(outcome.number("seconds_to_measure") or 0.0 for outcome in outcomes)
     return [
         Tile(label="Files made and measured", value=f"{len(outcomes):,} of {len(nodes):,}", note=counted),
         Tile(label="Training", value=duration(trained), note=f"{duration(seconds)} with compression and measuring"),
