@@ -105,3 +105,13 @@ def test_of_a_format_of_several_files_each_is_weighed(tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(bytes(50))
     assert outcome._parts(Artifact.of(tmp_path / "model.xml")) == " (model.xml 4,000, model.bin 50)"
     assert not outcome._parts(Artifact.of(tmp_path / "model.bin"))
+
+
+def test_an_operation_that_the_opset_lacks_is_found_before_any_work(job_folder: Path) -> None:
+    path = job_folder / "mine.py"
+    path.write_text(path.read_text().replace("nn.ReLU()", "nn.GELU()"))
+    assert "GELU" in path.read_text()
+    job = job_folder / "job.toml"
+    job.write_text(job.read_text().replace("[output]", "[output]\nopset = 17"))
+    with pytest.raises(ExportError, match=r"(?s)cannot be written.*Gelu exists from opset 20 on.*ask for a newer one"):
+        run_job(load_job(job))

@@ -150,3 +150,14 @@ def test_what_few_values_and_few_weights_cost():
 )
 def test_methods_are_read_from_steps(steps, expected):
     assert methods_of(steps) == expected
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 3])
+def test_few_trainings_decide_nothing_but_bytes(n):
+    slow = replace(INT8, sizes={".dwn": exactly(300)}, speedup=around(0.5))
+    question = asked(slow, replace(PRUNED, sizes={".dwn": exactly(400)}), n_trainings=n)
+    found = {tested.text: tested for tested in judge_literature(question)}
+    faster = found["8-bit integers make a network faster."]
+    assert faster.verdict is (Verdict.UNDECIDED if n in {1, 2} else Verdict.REFUTED)
+    assert faster.figures.endswith(f"; n = {n}") is (n in {1, 2})
+    assert found["Quantization makes a smaller file than pruning."].verdict is Verdict.CONFIRMED

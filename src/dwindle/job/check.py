@@ -27,6 +27,7 @@ from dwindle.bench.probes.scores import (
     drop_of,
 )
 from dwindle.errors import DataError, DwindleError, ExportError, RecipeError, SettingError
+from dwindle.exporters.options import OPSETS
 from dwindle.exporters.preprocessing import Preprocessing
 from dwindle.job.inputs import BATCH_SIZE, context_of, first_inputs, length
 from dwindle.job.job import Job
@@ -178,9 +179,22 @@ def _check_formats(job: Job) -> None:
     found = obstacles_to(dense, job.formats, options=job.export)
     beside = obstacles_to(dense, ("onnx",), options=replace(job.export, float_type="float32")).get("onnx")
     found |= {"dense.onnx, which they are compared with": beside} if beside else {}
+    if not found and job.export.opset < OPSETS[-1]:
+        found |= _of_the_opset(dense, job)
     if found:
         listed = "\n".join(f"- {name}: {reason}" for name, reasons in found.items() for reason in reasons)
         raise ExportError(f"files that this job asks for cannot be written:\n{listed}\nmend it, or change its formats")
+
+
+def _of_the_opset(dense: CompressedModel, job: Job) -> dict[str, list[str]]:
+    """Return what the dense graph has that an older opset lacks; compression adds nothing that only newer ones have."""
+    from dwindle.exporters.graph import build_graph  # onnx is heavy and optional
+
+    try:
+        build_graph(dense, first_inputs(job.data.test, job.export.batch_size or 2), options=job.export)
+    except ExportError as error:
+        return {"every file": [str(error)]}
+    return {}
 
 
 def _check_preprocessing(job: Job, preprocessing: Preprocessing) -> None:

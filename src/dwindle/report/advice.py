@@ -13,11 +13,10 @@ from typing import Final, Literal
 from dwindle.core.statistics import Interval
 from dwindle.report.literature import Tested, judge_literature
 from dwindle.report.methods import Methods
-from dwindle.report.weighed import Candidate, Keeps, Question, is_below
+from dwindle.report.weighed import N_TRAININGS_NEEDED, Candidate, Keeps, Question, is_below
 from dwindle.report.words import bare_value, human_bytes, plain_number, significant
 
 Kind = Literal["smallest", "fastest", "untrained", "nothing", "dominated", "undecided", "warning", "about"]
-N_TRAININGS_NEEDED: Final = 3
 _NONE_FASTER: Final = "No file within that bound is shown to run faster than the dense one in this engine."
 MOST_NAMED: Final = 3
 """Files in one sentence; a paragraph is no table."""

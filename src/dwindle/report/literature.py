@@ -13,7 +13,7 @@ from typing import Final
 
 from dwindle.core.statistics import Interval
 from dwindle.report.methods import Methods
-from dwindle.report.weighed import Candidate, Keeps, Question, is_below
+from dwindle.report.weighed import N_TRAININGS_NEEDED, Candidate, Keeps, Question, is_below
 from dwindle.report.words import bare_value, human_bytes, significant
 
 PREDIC: Final = "Predić et al. 2022"
@@ -52,16 +52,29 @@ Judgement = tuple[Verdict, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guideline:
-    """A sentence of the literature; `judge` returns None where nothing was measured that bears on it."""
+    """A sentence of the literature; `judge` returns None where nothing was measured that bears on it.
+
+    Attributes:
+        is_of_sizes: whether bytes decide it; anything else is undecided where it is known to rest on fewer than three
+            trainings.
+    """
 
     source: str
     text: str
     judge: Callable[[Question], Judgement | None]
+    is_of_sizes: bool = False
+
+    def verdict_on(self, question: Question) -> Judgement | None:
+        """Return what the figures of `question` say, and which these are."""
+        judged = self.judge(question)
+        if judged is None or self.is_of_sizes or not 0 < question.n_trainings < N_TRAININGS_NEEDED:
+            return judged
+        return Verdict.UNDECIDED, f"{judged[1]}; n = {question.n_trainings}"
 
 
 def judge_literature(question: Question) -> tuple[Tested, ...]:
     """Return every guideline that the figures of `question` bear on."""
-    found = ((guideline, guideline.judge(question)) for guideline in GUIDELINES)
+    found = ((guideline, guideline.verdict_on(question)) for guideline in GUIDELINES)
     return tuple(
         Tested(source=guideline.source, text=guideline.text, verdict=judged[0], figures=judged[1])
         for guideline, judged in found
@@ -231,6 +244,7 @@ GUIDELINES: Final = (
         source=PREDIC,
         text="16-bit floats need no training and halve the file.",
         judge=_halves,
+        is_of_sizes=True,
     ),
     Guideline(
         source=PREDIC,
@@ -246,6 +260,7 @@ GUIDELINES: Final = (
         source=PREDIC,
         text="The smallest file takes several methods together.",
         judge=_combination_is_smallest,
+        is_of_sizes=True,
     ),
     Guideline(
         source=PREDIC,
@@ -261,6 +276,7 @@ GUIDELINES: Final = (
         source=QIN,
         text="Quantization makes a smaller file than pruning.",
         judge=_integers_smaller_than_pruning,
+        is_of_sizes=True,
     ),
     Guideline(
         source=QIN,

@@ -9,9 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from dwindle.core.statistics import Interval
 from dwindle.report.methods import Methods
+
+N_TRAININGS_NEEDED: Final = 3
+"""Fewer say too little about the spread between trainings; only bytes hardly depend on it."""
 
 
 class Keeps(StrEnum):
