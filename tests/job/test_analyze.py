@@ -19,6 +19,8 @@ from dwindle.network.labelled import Labelled
 from dwindle.network.layer_costs import LayerCost
 from dwindle.network.select import Select
 from dwindle.network.significance.criterion import Evidence, LayerScore
+from dwindle.network.significance.deviation import WeightDeviation
+from dwindle.network.significance.significance import Significance
 from dwindle.recipe import Recipe
 
 UNTIMED = Settings(n_runs=0, n_examples=48)
@@ -250,6 +252,48 @@ def test_a_layer_that_is_never_called_can_go():
     idle = found.layers[-1]
     assert (idle.name, idle.treatment.action) == ("idle.weight", "leave out")
     assert found.planned_bytes < found.dense_bytes
+
+
+class Backwards(nn.Module):
+    """Registers its layers from the last to the first; calls neither `idle` nor `b`, whose weight it uses."""
+
+    def __init__(self):
+        super().__init__()
+        self.idle, self.head = nn.Linear(7, 7), nn.Linear(8, 3)
+        self.c, self.b, self.a = nn.Linear(12, 8), nn.Linear(12, 12), nn.Linear(12, 12)
+        self.stem, self.unused = nn.Linear(6, 12), nn.Linear(9, 9)
+
+    def forward(self, x):
+        x = self.a(torch.relu(self.stem(x)))
+        return self.head(torch.relu(self.c(functional.linear(x, self.b.weight))))
+
+
+@pytest.mark.parametrize("is_captured", [True, False])
+def test_ends_are_those_of_the_run_and_a_weight_may_be_used_without_a_call(monkeypatch, is_captured):
+    if not is_captured:
+        monkeypatch.setattr("dwindle.job.analyze.capture", lambda *_: 1 / 0)
+    found = analyze(Backwards(), evidence((6,)), settings=QUICK)
+    why = {layer.name: layer.treatment.why for layer in found.layers}
+    assert list(why) == [f"{name}.weight" for name in ("idle", "head", "c", "b", "a", "stem", "unused")]
+    assert "first layer" in why["stem.weight"]
+    assert "last layer" in why["head.weight"]
+    assert "never calls" in why["idle.weight"]
+    assert "never calls" in why["unused.weight"]
+    assert "uses its weight otherwise than by calling it, so it cannot be judged" in why["b.weight"]
+    actions = {layer.name: layer.treatment.action for layer in found.layers}
+    assert actions["b.weight"] == "keep 8 bits"
+    assert by_name(found)["deviation"].judged == ("c.weight", "a.weight")
+
+
+@pytest.mark.parametrize("keeps_ends", [True, False])
+def test_significance_takes_the_ends_of_the_run(keeps_ends):
+    network = Backwards()
+    names = tuple(f"{name}.weight" for name in ("idle", "head", "c", "b", "a", "stem", "unused"))
+    judge = Significance(by=WeightDeviation(), share=1.0, keeps_ends=keeps_ends)
+    kept = names[2:5] if keeps_ends else names[1:6]
+    assert judge.judge(network, evidence((6,)), names).significant == kept
+    broken = Evidence(example=torch.zeros(1, 5))  # what cannot be run is taken as it is registered
+    assert judge.judge(network, broken, names).significant == (names[1:-1] if keeps_ends else names)
 
 
 @pytest.mark.parametrize("shape", [(6,), (1, 8, 8)])
