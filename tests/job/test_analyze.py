@@ -13,7 +13,7 @@ from dwindle.errors import NetworkError, SelectionError, SettingError
 from dwindle.job.analysis import Judgement
 from dwindle.job.analyze import Settings, analyze, explained_variance
 from dwindle.job.criteria import DEFAULT, NAMED
-from dwindle.job.proposal import proposed_recipe
+from dwindle.job.proposal import proposed_recipe, stored_bits
 from dwindle.job.treatments import Findings, treatments
 from dwindle.network.labelled import Labelled
 from dwindle.network.layer_costs import LayerCost
@@ -251,6 +251,7 @@ def test_a_layer_that_is_never_called_can_go():
     found = analyze(network, evidence((6,)), settings=QUICK)
     idle = found.layers[-1]
     assert (idle.name, idle.treatment.action) == ("idle.weight", "leave out")
+    assert idle.stored_bits == 8  # this forward cannot be captured, so all are rounded, and nothing is taken out
     assert found.planned_bytes < found.dense_bytes
 
 
@@ -282,6 +283,7 @@ def test_ends_are_those_of_the_run_and_a_weight_may_be_used_without_a_call(monke
     assert "uses its weight otherwise than by calling it, so it cannot be judged" in why["b.weight"]
     actions = {layer.name: layer.treatment.action for layer in found.layers}
     assert actions["b.weight"] == "keep 8 bits"
+    assert found.layers[0].stored_bits == (32 if is_captured else 8)  # nothing takes it out
     assert by_name(found)["deviation"].judged == ("c.weight", "a.weight")
 
 
@@ -395,12 +397,34 @@ def test_an_insignificant_layer_is_binary_where_the_loss_allows_it():
 def test_a_proposal_is_a_recipe(actions):
     import tomllib
 
-    recipe = Recipe.from_plain(tomllib.loads(proposed_recipe(actions))["recipe"])
+    recipe = Recipe.from_plain(tomllib.loads(proposed_recipe(actions, multiplied=("a", "b")))["recipe"])
     assert recipe.steps
 
 
+def test_without_a_graph_weights_are_rounded_as_they_are():
+    actions = {"a": "keep 8 bits", "b": "leave out", "c": "cluster to 16 values"}
+    found = proposed_recipe(actions, multiplied=())
+    assert 'type = "QuantizeWeights"' in found
+    assert "QuantizeAware" not in found
+    assert stored_bits(actions, multiplied=()) == {"a": 8, "b": 8, "c": 4}
+
+
+def test_only_what_a_training_of_few_bits_accepts_is_made_binary():
+    costs = {"first": cost(400), "high": cost(4000), "low": cost(4000), "last": cost(400)}
+    found = Findings(
+        costs=costs,
+        decider=judged(high=3.0, low=0.5),
+        binarizing={"low": 0.0},
+        base_loss=0.5,
+        multiplied=("first", "last"),
+    )
+    assert treatments(found)["low"].action == "cluster to 16 values"
+    assert "Only convolutions and linear layers" in treatments(found)["low"].why
+
+
 def test_nothing_to_do_proposes_nothing():
-    assert not proposed_recipe({"a": "leave out"})
+    assert not proposed_recipe({"a": "leave out"}, multiplied=("a",))
+    assert stored_bits({"a": "leave out"}, multiplied=("a",)) == {"a": 32}
 
 
 def test_heavy_networks_look_at_fewer_examples():

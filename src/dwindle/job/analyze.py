@@ -17,16 +17,17 @@ from dwindle.bench.batches import as_arrays
 from dwindle.bench.machine import this_machine
 from dwindle.bench.probes.layer_times import LayerTimes, OperationTime, measure_layer_times
 from dwindle.errors import DwindleError, NetworkError, SelectionError, SettingError
-from dwindle.job.analysis import Analysis, Judgement, LayerView, Timed
+from dwindle.job.analysis import Action, Analysis, Judgement, LayerView, Timed
 from dwindle.job.counting import counted_scores
 from dwindle.job.criteria import BINARIZING, DEFAULT, MAX_VECTORS, NAMED, require_known
-from dwindle.job.proposal import proposed_recipe
+from dwindle.job.proposal import proposed_recipe, stored_bits
 from dwindle.job.treatments import Findings, treatments
 from dwindle.network.capture import capture, first_line
 from dwindle.network.compressed import CompressedModel
 from dwindle.network.first_use import in_order_of_use
 from dwindle.network.inputs import take
 from dwindle.network.layer_costs import LayerCost, layer_costs
+from dwindle.network.placement import matmul_calls
 from dwindle.network.select import Select, weight_names
 from dwindle.network.significance.criterion import Evidence, LayerScore
 from dwindle.network.significance.representations import Sampling, measure_passages
@@ -100,7 +101,12 @@ def analyze(network: nn.Module, evidence: Evidence, *, settings: Settings = DEFA
     judgements = _judgements(network, evidence, used, settings=settings, costs=costs)
     times, timed = _times(network, evidence, names, n_runs=settings.n_runs)
     decider = next((j for j in judgements if j.scores and j.judged), None)
-    plans = treatments(Findings(costs=costs, decider=decider, used=used, **_binarizing(judgements)))
+    multiplied = () if evidence.captured is None else tuple(matmul_calls(evidence.captured))
+    plans = treatments(
+        Findings(costs=costs, decider=decider, used=used, multiplied=multiplied, **_binarizing(judgements))
+    )
+    actions: dict[str, Action] = {layer: plans[layer].action for layer in names}
+    bits = stored_bits(actions, multiplied=multiplied)
     layers = tuple(
         LayerView(
             name=layer,
@@ -108,6 +114,7 @@ def analyze(network: nn.Module, evidence: Evidence, *, settings: Settings = DEFA
             scores={j.name: j.scores[layer] for j in judgements if layer in j.scores},
             significant=tuple(j.name for j in judgements if layer in j.significant),
             treatment=plans[layer],
+            stored_bits=bits[layer],
             **_timing(layer, times, names),
         )
         for layer in names
@@ -122,7 +129,7 @@ def analyze(network: nn.Module, evidence: Evidence, *, settings: Settings = DEFA
         timed=timed,
         about={"version": VERSION, "seed": evidence.seed, "machine": this_machine().summary()},
         remarks=tuple(filter(None, (remark,))),
-        recipe=proposed_recipe({layer: plans[layer].action for layer in names}),
+        recipe=proposed_recipe(actions, multiplied=multiplied),
     )
 
 

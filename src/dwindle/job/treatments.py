@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -25,6 +25,8 @@ class Findings:
         decider: the criterion that tells significant layers from others; None where none gave scores.
         binarizing: what binarizing each layer alone does to the validation loss; empty where that is not known.
         base_loss: of the network as it is; None where it is not known.
+        multiplied: weights of convolutions and linear layers in the graph, which alone can be binary; empty without a
+            graph, None where that is not known.
         used: the layers that the network uses on the example, in the order of use; None where that is not known.
     """
 
@@ -32,6 +34,7 @@ class Findings:
     decider: Judgement | None = None
     binarizing: Mapping[str, float] = field(default_factory=dict[str, float])
     base_loss: float | None = None
+    multiplied: Collection[str] | None = None
     used: Sequence[str] | None = None
 
     @property
@@ -84,6 +87,9 @@ def _of_insignificant(name: str, decider: Judgement, found: Findings) -> Treatme
     scored, rise = _scored(name, decider), found.binarizing.get(name)
     if rise is None:
         why = f"Insignificant: {scored}. What binary weights would do to the loss is not known, so values are shared."
+        return Treatment(action="cluster to 16 values", why=why)
+    if found.multiplied is not None and name not in found.multiplied:
+        why = f"Insignificant: {scored}. Only convolutions and linear layers of a captured graph can be binary."
         return Treatment(action="cluster to 16 values", why=why)
     if _is_harmless(rise, found):
         return Treatment(action="make binary", why=f"Insignificant: {scored}; binary, it {_changes(rise)} alone.")
