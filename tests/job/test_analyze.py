@@ -13,12 +13,14 @@ from dwindle.errors import NetworkError, SelectionError, SettingError
 from dwindle.job.analysis import Judgement
 from dwindle.job.analyze import Settings, analyze, explained_variance
 from dwindle.job.criteria import DEFAULT, NAMED
-from dwindle.job.proposal import proposed_recipe
+from dwindle.job.proposal import proposed_recipe, stored_bits
 from dwindle.job.treatments import Findings, treatments
 from dwindle.network.labelled import Labelled
 from dwindle.network.layer_costs import LayerCost
 from dwindle.network.select import Select
 from dwindle.network.significance.criterion import Evidence, LayerScore
+from dwindle.network.significance.deviation import WeightDeviation
+from dwindle.network.significance.significance import Significance
 from dwindle.recipe import Recipe
 
 UNTIMED = Settings(n_runs=0, n_examples=48)
@@ -249,7 +251,51 @@ def test_a_layer_that_is_never_called_can_go():
     found = analyze(network, evidence((6,)), settings=QUICK)
     idle = found.layers[-1]
     assert (idle.name, idle.treatment.action) == ("idle.weight", "leave out")
+    assert idle.stored_bits == 8  # this forward cannot be captured, so all are rounded, and nothing is taken out
     assert found.planned_bytes < found.dense_bytes
+
+
+class Backwards(nn.Module):
+    """Registers its layers from the last to the first; calls neither `idle` nor `b`, whose weight it uses."""
+
+    def __init__(self):
+        super().__init__()
+        self.idle, self.head = nn.Linear(7, 7), nn.Linear(8, 3)
+        self.c, self.b, self.a = nn.Linear(12, 8), nn.Linear(12, 12), nn.Linear(12, 12)
+        self.stem, self.unused = nn.Linear(6, 12), nn.Linear(9, 9)
+
+    def forward(self, x):
+        x = self.a(torch.relu(self.stem(x)))
+        return self.head(torch.relu(self.c(functional.linear(x, self.b.weight))))
+
+
+@pytest.mark.parametrize("is_captured", [True, False])
+def test_ends_are_those_of_the_run_and_a_weight_may_be_used_without_a_call(monkeypatch, is_captured):
+    if not is_captured:
+        monkeypatch.setattr("dwindle.job.analyze.capture", lambda *_: 1 / 0)
+    found = analyze(Backwards(), evidence((6,)), settings=QUICK)
+    why = {layer.name: layer.treatment.why for layer in found.layers}
+    assert list(why) == [f"{name}.weight" for name in ("idle", "head", "c", "b", "a", "stem", "unused")]
+    assert "first layer" in why["stem.weight"]
+    assert "last layer" in why["head.weight"]
+    assert "never calls" in why["idle.weight"]
+    assert "never calls" in why["unused.weight"]
+    assert "uses its weight otherwise than by calling it, so it cannot be judged" in why["b.weight"]
+    actions = {layer.name: layer.treatment.action for layer in found.layers}
+    assert actions["b.weight"] == "keep 8 bits"
+    assert found.layers[0].stored_bits == (32 if is_captured else 8)  # nothing takes it out
+    assert by_name(found)["deviation"].judged == ("c.weight", "a.weight")
+
+
+@pytest.mark.parametrize("keeps_ends", [True, False])
+def test_significance_takes_the_ends_of_the_run(keeps_ends):
+    network = Backwards()
+    names = tuple(f"{name}.weight" for name in ("idle", "head", "c", "b", "a", "stem", "unused"))
+    judge = Significance(by=WeightDeviation(), share=1.0, keeps_ends=keeps_ends)
+    kept = names[2:5] if keeps_ends else names[1:6]
+    assert judge.judge(network, evidence((6,)), names).significant == kept
+    broken = Evidence(example=torch.zeros(1, 5))  # what cannot be run is taken as it is registered
+    assert judge.judge(network, broken, names).significant == (names[1:-1] if keeps_ends else names)
 
 
 @pytest.mark.parametrize("shape", [(6,), (1, 8, 8)])
@@ -351,12 +397,34 @@ def test_an_insignificant_layer_is_binary_where_the_loss_allows_it():
 def test_a_proposal_is_a_recipe(actions):
     import tomllib
 
-    recipe = Recipe.from_plain(tomllib.loads(proposed_recipe(actions))["recipe"])
+    recipe = Recipe.from_plain(tomllib.loads(proposed_recipe(actions, multiplied=("a", "b")))["recipe"])
     assert recipe.steps
 
 
+def test_without_a_graph_weights_are_rounded_as_they_are():
+    actions = {"a": "keep 8 bits", "b": "leave out", "c": "cluster to 16 values"}
+    found = proposed_recipe(actions, multiplied=())
+    assert 'type = "QuantizeWeights"' in found
+    assert "QuantizeAware" not in found
+    assert stored_bits(actions, multiplied=()) == {"a": 8, "b": 8, "c": 4}
+
+
+def test_only_what_a_training_of_few_bits_accepts_is_made_binary():
+    costs = {"first": cost(400), "high": cost(4000), "low": cost(4000), "last": cost(400)}
+    found = Findings(
+        costs=costs,
+        decider=judged(high=3.0, low=0.5),
+        binarizing={"low": 0.0},
+        base_loss=0.5,
+        multiplied=("first", "last"),
+    )
+    assert treatments(found)["low"].action == "cluster to 16 values"
+    assert "Only convolutions and linear layers" in treatments(found)["low"].why
+
+
 def test_nothing_to_do_proposes_nothing():
-    assert not proposed_recipe({"a": "leave out"})
+    assert not proposed_recipe({"a": "leave out"}, multiplied=("a",))
+    assert stored_bits({"a": "leave out"}, multiplied=("a",)) == {"a": 32}
 
 
 def test_heavy_networks_look_at_fewer_examples():

@@ -126,7 +126,7 @@ def test_outside_a_recipe_the_step_says_that_data_are_needed() -> None:
 
 def test_no_layer_between_the_ends_is_an_error() -> None:
     select = dw.Select(names=NAMES[:2], significance=WIDE)
-    with pytest.raises(SelectionError, match="of 2 selected weights none is left to judge"):
+    with pytest.raises(SelectionError, match="of 2 selected weights, 2 of them in use, none is left to judge"):
         Recipe((dw.Cluster(select=select),)).run(dense(), small_context())
 
 

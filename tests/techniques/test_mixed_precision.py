@@ -130,6 +130,16 @@ def test_a_pattern_that_matches_nothing_names_the_layers() -> None:
         MixedPrecision(bits={"head.*": 2}).apply(dense(), small_context())
 
 
+def test_bits_of_no_layer_are_found_before_the_run() -> None:
+    check = Recipe((MixedPrecision(bits={NAMES[1]: 1, "hed.*": 2}),)).check
+    (problem,) = check(small_context(), model=dense())
+    assert "bits names 'hed.*', which matches no convolution or linear layer" in problem
+    assert Recipe((MixedPrecision(bits={NAMES[1]: 1}),)).check(small_context(), model=dense()) == []
+    lstm = CompressedModel.dense(torch.nn.LSTM(3, 4))
+    (problem,) = Recipe((MixedPrecision(bits={"weight_hh_l0": 1}),)).check(small_context(), model=lstm)
+    assert "bits names 'weight_hh_l0', which matches no" in problem
+
+
 def test_needs_are_those_of_the_criterion() -> None:
     sensitive = Significance(by=dw.LossSensitivity(), share=0.5)
     assert Needs.LABELS in MixedPrecision(significance=sensitive).needs

@@ -9,7 +9,7 @@ stands apart.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -95,7 +95,7 @@ def needs_of(file: Artifact | Path) -> Needs:
         return Needs(file_bytes=size_bytes, planned=planned, unknown=unknown, artifact=artifact)
     memory = read(artifact.path)
     return Needs(
-        file_bytes=size_bytes + memory.beside_bytes,
+        file_bytes=size_bytes,
         weights=_estimate(WEIGHT_MEMORY, memory.weight_bytes, WEIGHTS_METHOD),
         activations=_estimate(ACTIVATION_MEMORY, memory.activation_bytes, ACTIVATIONS_METHOD),
         arena=_estimate(ARENA, memory.arena_bytes, ARENA_METHOD),
@@ -154,7 +154,7 @@ def _container_memory(path: Path) -> GraphMemory:
     with open_file(path) as opened:
         plans, graph = opened.header.plans, opened.graph
     if graph:
-        return replace(_graph_memory(graph, path), beside_bytes=0)  # what it refers to lies in this very file
+        return _graph_memory(graph, path)
     from dwindle.bench.live_tensors import GraphMemory
 
     decoded = sum(math.prod(plan.shape) * dtype_of(plan).itemsize for plan in plans.values())

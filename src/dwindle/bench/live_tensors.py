@@ -29,7 +29,7 @@ import onnx
 from onnx import AttributeProto
 
 from dwindle.bench.arena import Block, living_bytes
-from dwindle.bench.graph_shapes import UnknownShapeError, Values, bytes_of_type, is_outside, kernel_of, values_of
+from dwindle.bench.graph_shapes import UnknownShapeError, Values, bytes_of_type, kernel_of, values_of
 from dwindle.bench.planner import MICROCONTROLLER, Planner
 from dwindle.bench.workspace import Kernel
 from dwindle.errors import MeasurementError
@@ -60,14 +60,12 @@ class GraphMemory:
         weight_bytes: constants as an engine computes with them.
         activation_bytes: the largest sum of tensors alive at once.
         arena_bytes: what the planner laid them into.
-        beside_bytes: constants that the model keeps in other files.
         unknown: why a figure is None.
     """
 
     weight_bytes: int | None
     activation_bytes: int | None
     arena_bytes: int | None = None
-    beside_bytes: int = 0
     unknown: str = ""
 
 
@@ -83,12 +81,10 @@ def memory_of_graph(model: onnx.ModelProto, *, planner: Planner = MICROCONTROLLE
     """
     if not model.graph.output:
         raise MeasurementError("this ONNX model has no outputs; export it again")
-    outside = [bytes_of_type(t.data_type, t.dims) for t in model.graph.initializer if is_outside(t)]
-    beside = sum(n_bytes or 0 for n_bytes in outside)
     try:
         graph = graph_of(model)
     except UnknownShapeError as error:
-        return GraphMemory(weight_bytes=None, activation_bytes=None, beside_bytes=beside, unknown=str(error))
+        return GraphMemory(weight_bytes=None, activation_bytes=None, unknown=str(error))
     reasons: list[str] = []
     figures: list[int | None] = []
     for figure in (graph.weight_bytes, graph.peak_bytes, lambda: graph.arena_bytes(planner)):
@@ -101,7 +97,6 @@ def memory_of_graph(model: onnx.ModelProto, *, planner: Planner = MICROCONTROLLE
         weight_bytes=figures[0],
         activation_bytes=figures[1],
         arena_bytes=figures[2],
-        beside_bytes=beside,
         unknown="; ".join(dict.fromkeys(reasons)),
     )
 

@@ -12,13 +12,7 @@ from dwindle.network.layer_costs import LayerCost
 from dwindle.network.significance.criterion import LayerScore
 
 Action = Literal["leave out", "keep 8 bits", "make binary", "cluster to 16 values"]
-BITS: Final[Mapping[Action, int]] = {
-    "leave out": 0,
-    "keep 8 bits": 8,
-    "make binary": 1,
-    "cluster to 16 values": 4,
-}
-"""Bits of a weight under each action; scales, codebooks and entropy coding aside."""
+FLOAT_BITS: Final = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +36,7 @@ class LayerView:
         scores: by name of the criterion; one that could not judge the layer is absent.
         significant: names of the criteria that call the layer significant; of those that were cut, see `Judgement`.
         treatment: what would be done with it.
+        stored_bits: of each of its weights after the proposed recipe; scales, codebooks and entropy coding aside.
     """
 
     name: str
@@ -52,6 +47,7 @@ class LayerView:
     scores: Mapping[str, LayerScore] = field(default_factory=dict[str, LayerScore])
     significant: tuple[str, ...] = ()
     treatment: Treatment
+    stored_bits: int = FLOAT_BITS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,8 +145,8 @@ class Analysis:
 
     @property
     def planned_bytes(self) -> float:
-        """Bytes if every layer were treated as proposed: bits of weights alone, everything else as float32."""
-        bits = sum(BITS[layer.treatment.action] * layer.cost.n_weights for layer in self.layers)
+        """Bytes as the proposed recipe stores the weights, bits of weights alone; everything else as float32."""
+        bits = sum(layer.stored_bits * layer.cost.n_weights for layer in self.layers)
         return self.other_bytes + bits / 8
 
     @property

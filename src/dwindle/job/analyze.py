@@ -17,15 +17,17 @@ from dwindle.bench.batches import as_arrays
 from dwindle.bench.machine import this_machine
 from dwindle.bench.probes.layer_times import LayerTimes, OperationTime, measure_layer_times
 from dwindle.errors import DwindleError, NetworkError, SelectionError, SettingError
-from dwindle.job.analysis import Analysis, Judgement, LayerView, Timed
+from dwindle.job.analysis import Action, Analysis, Judgement, LayerView, Timed
 from dwindle.job.counting import counted_scores
 from dwindle.job.criteria import BINARIZING, DEFAULT, MAX_VECTORS, NAMED, require_known
-from dwindle.job.proposal import proposed_recipe
+from dwindle.job.proposal import proposed_recipe, stored_bits
 from dwindle.job.treatments import Findings, treatments
 from dwindle.network.capture import capture, first_line
 from dwindle.network.compressed import CompressedModel
+from dwindle.network.first_use import in_order_of_use
 from dwindle.network.inputs import take
 from dwindle.network.layer_costs import LayerCost, layer_costs
+from dwindle.network.placement import matmul_calls
 from dwindle.network.select import Select, weight_names
 from dwindle.network.significance.criterion import Evidence, LayerScore
 from dwindle.network.significance.representations import Sampling, measure_passages
@@ -95,10 +97,16 @@ def analyze(network: nn.Module, evidence: Evidence, *, settings: Settings = DEFA
     evidence = _with_graph(network, evidence)
     costs, remark = _costs(network, names, evidence)
     _report(evidence, "run the network", done=1)
-    judgements = _judgements(network, evidence, names, settings=settings, costs=costs)
+    used = _used(network, names, evidence)
+    judgements = _judgements(network, evidence, used, settings=settings, costs=costs)
     times, timed = _times(network, evidence, names, n_runs=settings.n_runs)
     decider = next((j for j in judgements if j.scores and j.judged), None)
-    plans = treatments(Findings(costs=costs, decider=decider, **_binarizing(judgements)))
+    multiplied = () if evidence.captured is None else tuple(matmul_calls(evidence.captured))
+    plans = treatments(
+        Findings(costs=costs, decider=decider, used=used, multiplied=multiplied, **_binarizing(judgements))
+    )
+    actions: dict[str, Action] = {layer: plans[layer].action for layer in names}
+    bits = stored_bits(actions, multiplied=multiplied)
     layers = tuple(
         LayerView(
             name=layer,
@@ -106,6 +114,7 @@ def analyze(network: nn.Module, evidence: Evidence, *, settings: Settings = DEFA
             scores={j.name: j.scores[layer] for j in judgements if layer in j.scores},
             significant=tuple(j.name for j in judgements if layer in j.significant),
             treatment=plans[layer],
+            stored_bits=bits[layer],
             **_timing(layer, times, names),
         )
         for layer in names
@@ -120,7 +129,7 @@ def analyze(network: nn.Module, evidence: Evidence, *, settings: Settings = DEFA
         timed=timed,
         about={"version": VERSION, "seed": evidence.seed, "machine": this_machine().summary()},
         remarks=tuple(filter(None, (remark,))),
-        recipe=proposed_recipe({layer: plans[layer].action for layer in names}),
+        recipe=proposed_recipe(actions, multiplied=multiplied),
     )
 
 
@@ -147,20 +156,29 @@ def _costs(network: nn.Module, names: Sequence[str], evidence: Evidence) -> tupl
         return layer_costs(network, names, None), problem
 
 
+def _used(network: nn.Module, names: Sequence[str], evidence: Evidence) -> tuple[str, ...] | None:
+    """Return the layers that the network uses, in the order of use; None where it does not run."""
+    try:
+        return in_order_of_use(network, names, evidence.example)
+    except Exception:  # ruff: ignore[blind-except] - a user's own code; what its costs are says why
+        return None
+
+
 def _judgements(
     network: nn.Module,
     evidence: Evidence,
-    names: Sequence[str],
+    used: Sequence[str] | None,
     *,
     settings: Settings,
     costs: Mapping[str, LayerCost],
 ) -> tuple[Judgement, ...]:
     unit = NAMED[settings.criteria[0]].unit
+    middle = _middle(costs, used)
     found: list[Judgement] = []
     for criterion in require_known(settings.criteria):
         judgement = _scored(criterion, network, evidence, n_examples=settings.n_examples, costs=costs)
         is_cut = settings.threshold is not None and judgement.unit in {unit, "dimensions", "components"}
-        found.append(_cut(judgement, names, threshold=settings.threshold if is_cut else None))
+        found.append(_cut(judgement, middle, threshold=settings.threshold if is_cut else None))
     return tuple(found)
 
 
@@ -192,9 +210,16 @@ def _missing(lacks_inputs: object, needs_labels: object, evidence: Evidence) -> 
     return "there are no labelled validation data" if needs_labels and evidence.validation is None else ""
 
 
+def _middle(costs: Mapping[str, LayerCost], used: Sequence[str] | None) -> list[str]:
+    """Return the layers that are called, less those that are used first and last; in the order of `costs`."""
+    called = [name for name, cost in costs.items() if cost.n_calls != 0]
+    order = used or called
+    return [name for name in called if name not in {*order[:1], *order[-1:]}]
+
+
 def _cut(judgement: Judgement, names: Sequence[str], *, threshold: float | None) -> Judgement:
-    """Return it with what is significant among the layers between the first and the last."""
-    scores: dict[str, LayerScore] = {n: judgement.scores[n] for n in names[1:-1] if n in judgement.scores}
+    """Return it with what is significant among the layers `names`, those between the first and the last."""
+    scores: dict[str, LayerScore] = {n: judgement.scores[n] for n in names if n in judgement.scores}
     if not scores:
         return judgement
     ordered = sorted((score.value for score in scores.values()), reverse=True)

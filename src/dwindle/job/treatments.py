@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -25,12 +25,24 @@ class Findings:
         decider: the criterion that tells significant layers from others; None where none gave scores.
         binarizing: what binarizing each layer alone does to the validation loss; empty where that is not known.
         base_loss: of the network as it is; None where it is not known.
+        multiplied: weights of convolutions and linear layers in the graph, which alone can be binary; empty without a
+            graph, None where that is not known.
+        used: the layers that the network uses on the example, in the order of use; None where that is not known.
     """
 
     costs: Mapping[str, LayerCost]
     decider: Judgement | None = None
     binarizing: Mapping[str, float] = field(default_factory=dict[str, float])
     base_loss: float | None = None
+    multiplied: Collection[str] | None = None
+    used: Sequence[str] | None = None
+
+    @property
+    def ends(self) -> tuple[str, str]:
+        """The layers that are used first and last; where `used` is None, of those in `costs` that are called."""
+        called = [name for name, cost in self.costs.items() if cost.n_calls != 0]
+        order = self.used or called or list(self.costs)
+        return order[0], order[-1]
 
     @property
     def total_bytes(self) -> int:
@@ -40,20 +52,18 @@ class Findings:
 
 def treatments(found: Findings) -> dict[str, Treatment]:
     """Return what to do with each layer."""
-    names = list(found.costs)
-    return {name: _treatment(name, names, found) for name in names}
+    return {name: _treatment(name, found) for name in found.costs}
 
 
-def _treatment(name: str, names: Sequence[str], found: Findings) -> Treatment:
+def _treatment(name: str, found: Findings) -> Treatment:
     cost = found.costs[name]
     share = 100 * cost.dense_bytes / max(1, found.total_bytes)
     if cost.n_calls == 0:
-        return Treatment(
-            action="leave out", why=f"The network never calls it on the example: {share:.1f} % of the bytes."
-        )
-    if name in {names[0], names[-1]}:
-        end = "first layer reads the input itself" if name == names[0] else "last layer gives the answer"
-        if len(names) == 1:
+        return _of_uncalled(f"{share:.1f} % of the bytes", is_used=name in (found.used or ()))
+    first, last = found.ends
+    if name in {first, last}:
+        end = "first layer reads the input itself" if name == first else "last layer gives the answer"
+        if first == last:
             end = "only layer does both, reads the input and gives the answer"
         return Treatment(action="keep 8 bits", why=f"The {end}: ends keep precision ({share:.1f} % of the bytes).")
     if share < FEW_BYTES:
@@ -66,10 +76,20 @@ def _treatment(name: str, names: Sequence[str], found: Findings) -> Treatment:
     return _of_insignificant(name, found.decider, found)
 
 
+def _of_uncalled(share: str, *, is_used: bool) -> Treatment:
+    if not is_used:
+        return Treatment(action="leave out", why=f"The network never calls it on the example: {share}.")
+    why = f"The network uses its weight otherwise than by calling it, so it cannot be judged ({share})."
+    return Treatment(action="keep 8 bits", why=why)
+
+
 def _of_insignificant(name: str, decider: Judgement, found: Findings) -> Treatment:
     scored, rise = _scored(name, decider), found.binarizing.get(name)
     if rise is None:
         why = f"Insignificant: {scored}. What binary weights would do to the loss is not known, so values are shared."
+        return Treatment(action="cluster to 16 values", why=why)
+    if found.multiplied is not None and name not in found.multiplied:
+        why = f"Insignificant: {scored}. Only convolutions and linear layers of a captured graph can be binary."
         return Treatment(action="cluster to 16 values", why=why)
     if _is_harmless(rise, found):
         return Treatment(action="make binary", why=f"Insignificant: {scored}; binary, it {_changes(rise)} alone.")

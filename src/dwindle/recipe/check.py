@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Final
 
 from torch import nn
@@ -18,6 +19,7 @@ from dwindle.network.select import Select
 from dwindle.recipe.named import name_problems, student_of
 from dwindle.recipe.plain import describe_step
 from dwindle.recipe.significant import needs_of_selection, select_of
+from dwindle.settings import nearest
 from dwindle.technique import Needs, Technique, Trait
 
 WHOLE_MODEL: Final = Trait.FOLDED | Trait.QUANTIZED_ACTIVATIONS
@@ -91,6 +93,7 @@ def find_problems(
         problems.extend(f"{label} {problem}" for problem in _order_problems(steps, number, scope=scope, held=held))
         if network is not None and isinstance(scope, frozenset):
             problems.extend(f"{label} {problem}" for problem in _shape_problems(step, network, scope=scope, held=held))
+            problems.extend(f"{label} {problem}" for problem in _width_problems(step, network, scope=scope))
         if networks is not None:
             problems.extend(f"{label} {problem}" for problem in name_problems(step, networks))
         if (student := student_of(step)) is not None:
@@ -179,6 +182,21 @@ def _shape_problems(step: Technique, network: nn.Module, *, scope: frozenset[str
             except SettingError as error:
                 problems.append(f"{name!r}: {error}")
     return problems
+
+
+def _width_problems(step: Technique, network: nn.Module, *, scope: frozenset[str]) -> list[str]:
+    """Return which patterns in `bits` match no selected layer; recurrent layers cannot have few bits."""
+    bits: Mapping[str, int] | None = getattr(step, "bits", None)
+    if not isinstance(bits, Mapping):
+        return []
+    recurrent = (nn.RNNBase, nn.RNNCellBase)
+    owners = {name: network.get_submodule(name.rpartition(".")[0]) for name in scope}
+    names = [n for n, _ in network.named_parameters() if n in scope and not isinstance(owners[n], recurrent)]
+    return [
+        f"bits names {pattern!r}, which matches no convolution or linear layer; {nearest(pattern, names)}"
+        for pattern in bits
+        if not any(fnmatchcase(name, pattern) for name in names)
+    ]
 
 
 def _describe_clash(steps: Sequence[Technique], number: int, *, cause: int, clash: Trait) -> str:

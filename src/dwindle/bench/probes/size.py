@@ -45,14 +45,14 @@ def file_at(path: Path) -> Artifact:
     """Return the file at `path`, whoever wrote it.
 
     Raises:
-        MeasurementError: there is none, or it is empty.
+        MeasurementError: there is none, it is empty, or a file that it needs is missing or outside its folder.
     """
     try:
         artifact = Artifact.of(path)
     except OSError as error:
-        raise MeasurementError(
-            f"{error.filename or path} cannot be read ({error.strerror}); name an existing file"
-        ) from error
+        missing = Path(error.filename or path)
+        remedy = "name an existing file" if missing == path else f"put it back, {path.name} keeps its weights there"
+        raise MeasurementError(f"{missing} cannot be read ({error.strerror}); {remedy}") from error
     if artifact.size_bytes == 0:
         raise MeasurementError(f"{path} is empty; export it again")
     return artifact

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from torch import nn
 
 from dwindle.errors import SelectionError, SettingError
+from dwindle.network.first_use import in_order_of_use
 from dwindle.network.significance.catalogue import AnyCriterion
 from dwindle.network.significance.criterion import Evidence, LayerScore
 from dwindle.network.significance.dimension import TwoNNChange
@@ -28,7 +29,8 @@ class Significance:
         threshold: a layer is significant where its score is greater; in the unit of the criterion.
         share: the share of the judged layers, in [0, 1], that is significant: the highest scores, rounded to a count.
         side: which of the two sides a selection takes.
-        keeps_ends: whether the first and the last of the selected layers are on neither side, as the literature has it.
+        keeps_ends: whether the first and the last selected layer, in the order in which the network uses them, are on
+            neither side, as the literature has it.
     """
 
     by: AnyCriterion = field(default_factory=TwoNNChange)
@@ -52,15 +54,20 @@ class Significance:
     def judge(self, network: nn.Module, evidence: Evidence, names: Sequence[str]) -> Judged:
         """Return which of `names`, weights in the order of the network, are significant.
 
+        Layers that a run on the example does not use are on neither side.
+
         Raises:
             SelectionError: fewer layers are left to judge than one.
             DwindleError: whatever the criterion raises.
         """
-        judged = list(names)[1:-1] if self.keeps_ends else list(names)
+        used = _in_order(network, evidence, names)
+        sided = set(used[1:-1] if self.keeps_ends else used)
+        judged = [name for name in names if name in sided]
         scores = self.by.scores(network, evidence, judged) if judged else {}
         if not scores:
             raise SelectionError(
-                f"Significance: of {len(names)} selected weights none is left to judge by {type(self.by).__name__}"
+                f"Significance: of {len(names)} selected weights, {len(used)} of them in use, none is left to judge by "
+                f"{type(self.by).__name__}"
                 + ("; the first and the last are left out, unless keeps_ends=False" if self.keeps_ends else "")
             )
         return Judged(scores, self._significant(scores))
@@ -71,6 +78,14 @@ class Significance:
         n = round((self.share or 0.0) * len(scores))
         highest = sorted(scores, key=lambda name: scores[name].value, reverse=True)[:n]
         return tuple(name for name in scores if name in highest)
+
+
+def _in_order(network: nn.Module, evidence: Evidence, names: Sequence[str]) -> tuple[str, ...]:
+    """Return those of `names` that the network uses, in the order of use; all as they are where it does not run."""
+    try:
+        return in_order_of_use(network, names, evidence.example) or tuple(names)
+    except Exception:  # ruff: ignore[blind-except] - a user's own code; a criterion that runs the network will say why
+        return tuple(names)
 
 
 @dataclass(frozen=True, slots=True)
