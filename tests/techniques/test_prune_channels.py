@@ -188,6 +188,34 @@ def test_scores_of_a_channel_are_the_squared_change_of_the_loss() -> None:
     torch.testing.assert_close(found, wanted.detach(), rtol=1e-4, atol=1e-10)
 
 
+def test_scores_do_not_depend_on_what_is_frozen() -> None:
+    """With some layers frozen, or with all of them, the same channels go."""
+    network = plain()
+    with torch.no_grad():
+        for tensor in (network.first.weight, network.first.bias, network.norm.weight, network.norm.bias):
+            tensor[:8] = 0.0
+    wanted = prune(network, importance="taylor").network
+    assert bool(wanted.get_parameter("first.weight").detach().flatten(1).any(dim=1).all())
+    for frozen in (network.first, network):
+        frozen.requires_grad_(requires_grad=False)
+        found = prune(network, importance="taylor").network
+        assert all(torch.equal(tensor, wanted.state_dict()[name]) for name, tensor in found.state_dict().items())
+        assert not found.get_parameter("first.weight").requires_grad
+
+
+@pytest.mark.parametrize("with_fabric", [False, True])
+def test_scores_of_a_container_that_calls_all_its_modules(with_fabric: bool) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    context = small_context()
+    if with_fabric:
+        data = TensorDataset(torch.randn(32, *SHAPE), torch.arange(32) % 4)
+        context = replace(context, trainer=dw.FabricTrainer(train=data, batch_size=16))
+    model = prune(network, context, importance="taylor")
+    assert kept(model) == {"1": 8}
+    assert set(model.network.state_dict()) == set(network.state_dict())
+
+
 class KilledError(Exception):
     pass
 
