@@ -15,6 +15,7 @@ from torch.utils.data import TensorDataset
 
 import dwindle as dw
 from dwindle.errors import NetworkError, RecipeError, SelectionError, SettingError
+from dwindle.job.control import control_recipe
 from dwindle.network.channel_scores import taylor_scores
 from dwindle.network.compressed import CompressedModel
 from dwindle.network.groups import find_groups
@@ -142,6 +143,14 @@ def test_it_says_what_it_needs() -> None:
         prune(context=Context())
     with pytest.raises(RecipeError, match="give the context a trainer"):
         prune(context=replace(small_context(), trainer=None), epochs=1)
+
+
+def test_ranking_by_the_loss_is_no_training_of_the_dense_baseline() -> None:
+    ranked = dw.PruneChannels(pruning_ratio=0.5, importance="taylor")
+    trained = dw.PruneChannels(pruning_ratio=0.5, importance="taylor", epochs=2, learning_rate=0.1)
+    assert control_recipe(dw.Recipe((ranked,))) == dw.Recipe(())
+    steps = (dw.FineTune(epochs=2, learning_rate=0.1), dw.FineTune(epochs=0.3))
+    assert control_recipe(dw.Recipe((ranked, trained, dw.FineTune(epochs=0.3)))) == dw.Recipe(steps)
 
 
 def test_rounding_that_leaves_everything_is_told() -> None:
