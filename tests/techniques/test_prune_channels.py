@@ -70,6 +70,20 @@ def test_rounds_end_at_the_same_number() -> None:
     assert kept(prune(rounds=3, epochs=0.5)) == kept(prune())
 
 
+def test_rounds_that_find_nothing_left_to_cut_still_train() -> None:
+    """Two channels become one in the second of four rounds; the epochs of the others are trained all the same."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 4)).eval()
+    context = small_context()
+    assert isinstance(context.trainer, PlainTrainer)
+    for scope in ("layer", "global"):
+        context.trainer.calls.clear()
+        model = prune(network, context, pruning_ratio=0.8, rounds=4, epochs=4, scope=scope)
+        assert model.history[-1].decisions["channels"] == {"0": [2, 1]}
+        assert len(context.trainer.calls) == 4
+        assert len(model.history[-1].curve) == 4
+
+
 def test_all_layers_together_none_loses_too_much() -> None:
     network = plain()
     with torch.no_grad():
