@@ -125,6 +125,27 @@ def test_a_selection_takes_whole_groups() -> None:
         prune(small_network(), select=dw.Select(names=("depthwise.weight",)))
 
 
+class Added(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(64, 8), nn.Linear(64, 8)
+        self.c, self.head = nn.Linear(8, 6), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        return self.head(functional.relu(self.c(functional.relu(self.a(x) + self.b(x)))))
+
+
+@pytest.mark.parametrize(("one", "other"), [("a", "b"), ("b", "a")])
+def test_a_layer_whose_partner_is_not_selected_stays_with_a_reason(one: str, other: str) -> None:
+    model = prune(Added().eval(), select=dw.Select(names=(f"{one}.weight", "c.weight")))
+    assert kept(model) == {"c": 3}
+    reason = f"its channels are coupled with those of '{other}', not selected as well"
+    assert model.history[-1].decisions["left"] == {one: reason}
+    with pytest.raises(SelectionError, match=f"no channel of the 1 selected weights.*{reason}"):
+        prune(Added().eval(), select=dw.Select(names=(f"{one}.weight",)))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

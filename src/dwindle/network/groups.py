@@ -43,7 +43,7 @@ def find_groups(network: nn.Module, example: Inputs, *, layers: Collection[str] 
     Args:
         network: traced and tried out on random inputs in eval mode.
         example: one input batch; the random inputs have its scale.
-        layers: where given, groups that cut the outputs of any other layer are left out, without a reason.
+        layers: where given, groups that cut the outputs of any other layer are left out; layers outside get no reason.
 
     Raises:
         NetworkError: the network does not run on the example, does not answer it with finite numbers, or cannot be
@@ -133,7 +133,11 @@ class _Trace:
             found = self._group(module)
             outputs = set() if isinstance(found, str) else {weight.rpartition(".")[0] for weight in found.weights()}
             seen |= outputs
-            if layers is None or outputs | {name} <= set(layers):
+            wanted = outputs | {name} if layers is None else (outputs | {name}) & set(layers)
+            if others := sorted((outputs | {name}) - wanted):
+                reason = f"its channels are coupled with those of {', '.join(map(repr, others))}, not selected as well"
+                yield from ((layer, reason) for layer in sorted(wanted))
+            else:
                 yield name, found
 
     def _group(self, root: nn.Module) -> Group | str:
