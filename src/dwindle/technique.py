@@ -75,8 +75,9 @@ class Context:
 
     Attributes:
         seed: every random choice of a step derives from it.
-        example: one input batch, for capturing the network's graph; its values do not matter. A network with several
-            inputs gets a tuple, the positional arguments of its `forward`.
+        example: one input batch, for capturing the network's graph. Channel pruning tries the network out on random
+            inputs of its mean and deviation, so real data serve best. A network with several inputs gets a tuple, the
+            positional arguments of its `forward`.
         calibration: input batches like the example, iterable more than once.
         trainer: whoever trains.
         teacher: the float network as it was given, for techniques that correct or imitate; it stays as it is.

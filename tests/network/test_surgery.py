@@ -278,8 +278,73 @@ def test_a_network_that_is_traced_stays_as_it_is() -> None:
 
 
 def test_a_network_that_does_not_run_says_so() -> None:
-    with pytest.raises(NetworkError, match="cannot be traced"):
+    with pytest.raises(
+        NetworkError, match=r"Everything does not run on the example, float32 \(2, 5\): RuntimeError: .*4D"
+    ):
         find_groups(everything(), torch.zeros(2, 5))
+
+
+class Ranged(nn.Module):
+    """Two layers behind a function that only takes numbers of a range."""
+
+    def __init__(self, prepare: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.prepare = prepare
+        self.a, self.b = nn.Linear(8, 16), nn.Linear(16, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(functional.relu(self.a(self.prepare(x))))
+
+
+def counted(x: Tensor) -> Tensor:
+    return functional.one_hot((x * 4).long(), 4).flatten(1)[:, :8].float()  # raises below 0 and from 1 on
+
+
+@pytest.mark.parametrize("prepare", [torch.log, torch.sqrt, counted])
+def test_inputs_of_a_range_are_tried_out_within_it(prepare: Callable[[Tensor], Tensor]) -> None:
+    torch.manual_seed(0)
+    found = find_groups(Ranged(prepare), 0.01 + 0.98 * torch.rand(2, 8))
+    assert [group.name for group in found.groups] == ["a"]
+    assert found.left == {"b": "its channels are outputs of the network"}
+
+
+def test_a_network_that_answers_no_numbers_says_so() -> None:
+    with pytest.raises(NetworkError, match=r"Ranged does not answer .*float32 \(2, 8\).*give an example of real data"):
+        find_groups(Ranged(torch.log), -torch.ones(2, 8))
+
+
+def test_random_inputs_have_the_scale_of_the_example() -> None:
+    seen: list[Tensor] = []
+    network = Ranged(lambda x: (seen.append(x), x)[1])
+    find_groups(network, 1e-3 * torch.randn(64, 8, generator=torch.Generator().manual_seed(1)) + 5.0)
+    assert all(abs(float(x.mean()) - 5.0) < 1e-3 for x in seen)
+    assert all(5e-4 < float(x.std()) < 2e-3 for x in seen)
+
+
+def ruled_out(x: Tensor) -> Tensor:
+    return torch.cat([x, torch.full_like(x, -torch.inf)], dim=1)
+
+
+class Answering(Normalized):
+    def __init__(self, answer: Callable[[Tensor], Tensor], between: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.answer, self.between = answer, between
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.answer(self.b(self.between(self.a(x))))
+
+
+def test_infinite_answers_hide_no_difference() -> None:
+    torch.manual_seed(0)
+    assert [g.name for g in find_groups(Answering(ruled_out, functional.relu), torch.zeros(2, 4)).groups] == ["a"]
+    found = find_groups(Answering(ruled_out, lambda x: torch.softmax(x, dim=1)), torch.zeros(2, 4))
+    assert "otherwise than with zeros" in found.left["a"]
+
+
+def test_zeros_that_make_no_numbers_are_a_reason() -> None:
+    torch.manual_seed(0)
+    found = find_groups(Answering(lambda x: x, lambda x: x / x.abs()), torch.zeros(2, 4))
+    assert "answers NaN" in found.left["a"]
 
 
 def test_cuts_of_unknown_or_shared_tensors_are_refused() -> None:

@@ -146,6 +146,32 @@ def test_what_few_values_and_few_weights_cost():
         ([{"type": "Cluster", "codebook_size": 8, "epochs": None}], Methods(is_clustered=True, codebook_size=8)),
         ([{"type": 3}, {}, {"type": ["Cluster"]}, {"type": "FineTune"}], Methods(trains=True)),
         ([{"type": "PruneWeights", "sparsity": "much", "epochs": True}], Methods(is_pruned=True)),
+        ([{"type": "FineTune", "epochs": 0}], Methods()),
+        ([{"type": "Binarize"}], Methods(weight_bits=1, is_aware=True, trains=True)),
+        (
+            [{"type": "MixedPrecision", "bits": {"a.weight": 2, "b.weight": 3}}],
+            Methods(weight_bits=2, is_aware=True, trains=True),
+        ),
+        (
+            [{"type": "PruneWeights", "sparsity": None, "pattern": {"type": "NOfM", "n": 1, "m": 16}}],
+            Methods(is_pruned=True, sparsity=0.9375),
+        ),
+        ([{"type": "PruneWeights", "pattern": {}}], Methods(is_pruned=True, sparsity=0.5)),
+        ([{"type": "PruneWeights", "pattern": {"m": 0}}], Methods(is_pruned=True)),
+        (
+            [{"type": "Distill", "student": "s", "distillation": {"alpha": 1.0, "hints": [["a", "b"]]}}],
+            Methods(is_student=True, is_taught=True, trains=True),
+        ),
+        (
+            [
+                {
+                    "type": "Distill",
+                    "student": "s",
+                    "distillation": {"alpha": 1.0, "hints": [["a", "b"]], "hint_weight": 0.0},
+                }
+            ],
+            Methods(is_student=True, trains=True),
+        ),
     ],
 )
 def test_methods_are_read_from_steps(steps, expected):

@@ -15,6 +15,7 @@ from torch.utils.data import TensorDataset
 
 import dwindle as dw
 from dwindle.errors import NetworkError, RecipeError, SelectionError, SettingError
+from dwindle.job.control import control_recipe
 from dwindle.network.channel_scores import taylor_scores
 from dwindle.network.compressed import CompressedModel
 from dwindle.network.groups import find_groups
@@ -69,6 +70,20 @@ def test_rounds_end_at_the_same_number() -> None:
     assert kept(prune(rounds=3, epochs=0.5)) == kept(prune())
 
 
+def test_rounds_that_find_nothing_left_to_cut_still_train() -> None:
+    """Two channels become one in the second of four rounds; the epochs of the others are trained all the same."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 4)).eval()
+    context = small_context()
+    assert isinstance(context.trainer, PlainTrainer)
+    for scope in ("layer", "global"):
+        context.trainer.calls.clear()
+        model = prune(network, context, pruning_ratio=0.8, rounds=4, epochs=4, scope=scope)
+        assert model.history[-1].decisions["channels"] == {"0": [2, 1]}
+        assert len(context.trainer.calls) == 4
+        assert len(model.history[-1].curve) == 4
+
+
 def test_all_layers_together_none_loses_too_much() -> None:
     network = plain()
     with torch.no_grad():
@@ -110,6 +125,27 @@ def test_a_selection_takes_whole_groups() -> None:
         prune(small_network(), select=dw.Select(names=("depthwise.weight",)))
 
 
+class Added(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(64, 8), nn.Linear(64, 8)
+        self.c, self.head = nn.Linear(8, 6), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        return self.head(functional.relu(self.c(functional.relu(self.a(x) + self.b(x)))))
+
+
+@pytest.mark.parametrize(("one", "other"), [("a", "b"), ("b", "a")])
+def test_a_layer_whose_partner_is_not_selected_stays_with_a_reason(one: str, other: str) -> None:
+    model = prune(Added().eval(), select=dw.Select(names=(f"{one}.weight", "c.weight")))
+    assert kept(model) == {"c": 3}
+    reason = f"its channels are coupled with those of '{other}', not selected as well"
+    assert model.history[-1].decisions["left"] == {one: reason}
+    with pytest.raises(SelectionError, match=f"no channel of the 1 selected weights.*{reason}"):
+        prune(Added().eval(), select=dw.Select(names=(f"{one}.weight",)))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -142,6 +178,14 @@ def test_it_says_what_it_needs() -> None:
         prune(context=Context())
     with pytest.raises(RecipeError, match="give the context a trainer"):
         prune(context=replace(small_context(), trainer=None), epochs=1)
+
+
+def test_ranking_by_the_loss_is_no_training_of_the_dense_baseline() -> None:
+    ranked = dw.PruneChannels(pruning_ratio=0.5, importance="taylor")
+    trained = dw.PruneChannels(pruning_ratio=0.5, importance="taylor", epochs=2, learning_rate=0.1)
+    assert control_recipe(dw.Recipe((ranked,))) == dw.Recipe(())
+    steps = (dw.FineTune(epochs=2, learning_rate=0.1), dw.FineTune(epochs=0.3))
+    assert control_recipe(dw.Recipe((ranked, trained, dw.FineTune(epochs=0.3)))) == dw.Recipe(steps)
 
 
 def test_rounding_that_leaves_everything_is_told() -> None:
@@ -186,6 +230,34 @@ def test_scores_of_a_channel_are_the_squared_change_of_the_loss() -> None:
     assert bias.grad is not None
     wanted = ((weight.grad * weight).sum(dim=1) + bias.grad * bias).square().double()
     torch.testing.assert_close(found, wanted.detach(), rtol=1e-4, atol=1e-10)
+
+
+def test_scores_do_not_depend_on_what_is_frozen() -> None:
+    """With some layers frozen, or with all of them, the same channels go."""
+    network = plain()
+    with torch.no_grad():
+        for tensor in (network.first.weight, network.first.bias, network.norm.weight, network.norm.bias):
+            tensor[:8] = 0.0
+    wanted = prune(network, importance="taylor").network
+    assert bool(wanted.get_parameter("first.weight").detach().flatten(1).any(dim=1).all())
+    for frozen in (network.first, network):
+        frozen.requires_grad_(requires_grad=False)
+        found = prune(network, importance="taylor").network
+        assert all(torch.equal(tensor, wanted.state_dict()[name]) for name, tensor in found.state_dict().items())
+        assert not found.get_parameter("first.weight").requires_grad
+
+
+@pytest.mark.parametrize("with_fabric", [False, True])
+def test_scores_of_a_container_that_calls_all_its_modules(with_fabric: bool) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    context = small_context()
+    if with_fabric:
+        data = TensorDataset(torch.randn(32, *SHAPE), torch.arange(32) % 4)
+        context = replace(context, trainer=dw.FabricTrainer(train=data, batch_size=16))
+    model = prune(network, context, importance="taylor")
+    assert kept(model) == {"1": 8}
+    assert set(model.network.state_dict()) == set(network.state_dict())
 
 
 class KilledError(Exception):

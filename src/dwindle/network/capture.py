@@ -87,7 +87,7 @@ def capture(network: nn.Module, example: Inputs, *, any_batch: bool = True) -> C
     # torch.export takes a size of 1 for a constant, so a dynamic batch needs an example of two.
     batch = example if n_examples(example) > 1 else join([example, example])
     with _quiet():
-        answer = _run(copy.deepcopy(network).eval(), example)
+        answer = run_on_example(copy.deepcopy(network).eval(), example)
         program, note = _export(twin, batch, example) if any_batch else (_export_as_is(twin, example), "")
         if any(_writes(node) for node in program.graph.nodes):
             program = _without_writes(program)
@@ -168,7 +168,12 @@ def _first_name(node: fx.Node) -> str:
     return name
 
 
-def _run(network: nn.Module, example: Inputs) -> Any:
+def run_on_example(network: nn.Module, example: Inputs) -> Any:
+    """Return what `network` answers to the example.
+
+    Raises:
+        NetworkError: it does not run on it; the line is named.
+    """
     try:
         with torch.no_grad():
             return call(network, example)

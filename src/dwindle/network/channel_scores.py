@@ -61,12 +61,14 @@ def taylor_scores(
 ) -> dict[str, Tensor]:
     """Return how much the trainer's loss changes without each channel, (n_channels,) for each group.
 
-    To first order, squared, averaged over batches. The trainer shows `n_batches` batches to a copy of `network`. The
-    sums are buffers of that copy, so a killed run goes on with what it has seen.
+    To first order, squared, averaged over batches. The trainer shows `n_batches` batches to a copy of `network`. There
+    frozen parameters count like any other, since they are cut, too. The sums are buffers of the copy, so a killed run
+    goes on with what it has seen.
     """
     twin = copy.deepcopy(network)
-    sums = _Sums(groups)
-    twin.register_module(_NAME, sums)
+    for parameter in twin.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
+    sums = _Sums(twin, groups)
     trainer(
         twin,
         steps=n_batches,
@@ -79,16 +81,19 @@ def taylor_scores(
     return {group.name: sums.of(number).cpu() / n_batches for number, group in enumerate(groups)}
 
 
-class _Sums(nn.Module):
-    """One buffer for each group; they travel with the checkpoints of the training."""
+class _Sums:
+    """One buffer of a network for each group; they travel with the checkpoints of its training.
 
-    def __init__(self, groups: Sequence[Group]) -> None:
-        super().__init__()
+    They are no module of it: containers such as `nn.Sequential` call every module that they hold.
+    """
+
+    def __init__(self, network: nn.Module, groups: Sequence[Group]) -> None:
+        self._network = network
         for number, group in enumerate(groups):
-            self.register_buffer(f"group_{number}", torch.zeros(group.n_channels, dtype=torch.float64))
+            network.register_buffer(f"{_NAME}_{number}", torch.zeros(group.n_channels, dtype=torch.float64))
 
     def of(self, number: int) -> Tensor:
-        return self.get_buffer(f"group_{number}")
+        return self._network.get_buffer(f"{_NAME}_{number}")
 
 
 class _Gather:
@@ -103,7 +108,7 @@ class _Gather:
 
     def __call__(self, output: Any, batch: Batch, base_loss: Tensor) -> Tensor:
         del output, batch
-        parameters = {name: one for name, one in self._parameters.items() if one.requires_grad}
+        parameters = self._parameters
         found: Any = torch.autograd.grad(base_loss, [*parameters.values()], retain_graph=True, allow_unused=True)
         gradients = cast("Sequence[Tensor | None]", found)
         products = {

@@ -15,14 +15,15 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dwindle.errors import NetworkError
 from dwindle.network.batchnorm import LAYERS
 from dwindle.network.capture import first_line
 from dwindle.network.coupled import SEED, Group, Role, Slot, Trial
-from dwindle.network.inputs import Inputs, as_tuple
+from dwindle.network.inputs import Inputs, call
 from dwindle.network.opaque import opaque_recurrence
+from dwindle.network.probe import probe_for
 from dwindle.network.recurrent_groups import recurrent_groups
 from dwindle.network.select import CONVOLUTIONS
 from dwindle.network.surgery import NORMS
@@ -41,14 +42,15 @@ def find_groups(network: nn.Module, example: Inputs, *, layers: Collection[str] 
 
     Args:
         network: traced and tried out on random inputs in eval mode.
-        example: one input batch.
-        layers: where given, groups that cut the outputs of any other layer are left out, without a reason.
+        example: one input batch; the random inputs have its scale.
+        layers: where given, groups that cut the outputs of any other layer are left out; layers outside get no reason.
 
     Raises:
-        NetworkError: the network does not run on the example, or cannot be traced.
+        NetworkError: the network does not run on the example, does not answer it with finite numbers, or cannot be
+            traced.
     """
-    probe = _probe(example)
     network = copy.deepcopy(network).cpu().eval().requires_grad_(requires_grad=True)
+    probe = probe_for(network, example, seed=SEED)
     trial = Trial(network, probe)
     groups: list[Group] = []
     taken: set[tuple[str, int, int]] = set()
@@ -109,7 +111,7 @@ class _Trace:
             warnings.simplefilter("ignore")
             try:
                 with opaque_recurrence(network) as sizes:
-                    graph.build_dependency(network, as_tuple(probe), verbose=False, customized_pruners=sizes)
+                    graph.build_dependency(network, probe, forward_fn=call, verbose=False, customized_pruners=sizes)
             except Exception as error:
                 raise NetworkError(
                     f"the couplings of the channels of {type(network).__name__} cannot be traced: "
@@ -131,7 +133,11 @@ class _Trace:
             found = self._group(module)
             outputs = set() if isinstance(found, str) else {weight.rpartition(".")[0] for weight in found.weights()}
             seen |= outputs
-            if layers is None or outputs | {name} <= set(layers):
+            wanted = outputs | {name} if layers is None else (outputs | {name}) & set(layers)
+            if others := sorted((outputs | {name}) - wanted):
+                reason = f"its channels are coupled with those of {', '.join(map(repr, others))}, not selected as well"
+                yield from ((layer, reason) for layer in sorted(wanted))
+            else:
                 yield name, found
 
     def _group(self, root: nn.Module) -> Group | str:
@@ -222,13 +228,3 @@ def _shared(network: nn.Module) -> frozenset[str]:
     for name, tensor in network.state_dict(keep_vars=True).items():
         names.setdefault(id(tensor), []).append(name)
     return frozenset(name for several in names.values() if len(several) > 1 for name in several)
-
-
-def _probe(example: Inputs) -> Inputs:
-    """Return random inputs like the example, whose own values may be all zero; whole numbers are kept as they are."""
-    generator = torch.Generator().manual_seed(SEED)
-    made = [
-        torch.randn(one.shape, generator=generator, dtype=one.dtype) if one.is_floating_point() else one.cpu()
-        for one in as_tuple(example)
-    ]
-    return made[0] if isinstance(example, Tensor) else tuple(made)

@@ -79,7 +79,7 @@ def methods_of(steps: Iterable[Step]) -> Methods:
     found = Methods()
     for step in steps:
         technique = str(step.get("type"))  # a ledger may hold anything
-        if _number(step, "epochs") > 0 or technique in _ALWAYS_TRAIN:
+        if _number(step, "epochs", 1.0 if technique in _TRAINING else 0.0) > 0:
             found = replace(found, trains=True)
         apply = _EFFECTS.get(technique)
         found = found if apply is None else apply(found, step)
@@ -89,6 +89,15 @@ def methods_of(steps: Iterable[Step]) -> Methods:
 def _number(step: Step, key: str, default: float = 0.0) -> float:
     value = step.get(key, default)
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
+
+
+def _sparsity(step: Step) -> float:
+    """Return the share of weights that a step asked to be zero, as a number or as n of every m that stay."""
+    pattern = step.get("pattern")
+    if not isinstance(pattern, Mapping):
+        return _number(step, "sparsity")
+    m = _number(pattern, "m", 4)  # pyright: ignore[reportUnknownArgumentType]
+    return 1 - _number(pattern, "n", 2) / m if m else 0.0  # pyright: ignore[reportUnknownArgumentType]
 
 
 def _cluster(found: Methods, step: Step) -> Methods:
@@ -105,9 +114,10 @@ def _static(found: Methods, step: Step) -> Methods:
 
 
 def _distill(found: Methods, step: Step) -> Methods:
-    distillation = step.get("distillation")
-    alpha = distillation.get("alpha", 0.5) if isinstance(distillation, Mapping) else 0.5  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-    return Methods(is_student=True, is_taught=alpha != 1.0, trains=True)
+    given = step.get("distillation")
+    distillation: Step = given if isinstance(given, Mapping) else {}  # pyright: ignore[reportUnknownVariableType]
+    has_hints = bool(distillation.get("hints")) and distillation.get("hint_weight", 1.0) != 0
+    return Methods(is_student=True, is_taught=distillation.get("alpha", 0.5) != 1.0 or has_hints, trains=True)
 
 
 def _fewest_bits(step: Step) -> int:
@@ -117,11 +127,10 @@ def _fewest_bits(step: Step) -> int:
     return min(values, default=int(_number(step, "insignificant", 1)))  # pyright: ignore[reportUnknownArgumentType]
 
 
-_ALWAYS_TRAIN: Final = {"FineTune", "QuantizeAware", "Distill"}
+_TRAINING: Final = {"FineTune", "QuantizeAware", "Binarize", "MixedPrecision", "Distill"}
+"""Techniques that train for one epoch where a step does not say how long."""
 _EFFECTS: Final[Mapping[str, Callable[[Methods, Step], Methods]]] = {
-    "PruneWeights": lambda found, step: replace(
-        found, is_pruned=True, sparsity=max(found.sparsity, _number(step, "sparsity"))
-    ),
+    "PruneWeights": lambda found, step: replace(found, is_pruned=True, sparsity=max(found.sparsity, _sparsity(step))),
     "PruneChannels": lambda found, step: replace(found, is_thinned=True),
     "Cluster": _cluster,
     "Densify": lambda found, step: replace(

@@ -123,9 +123,12 @@ class PruneChannels:
         left: Mapping[str, str] = {}
         for number in range(1, self.rounds + 1):
             groups, left = self._groups(after, context)
-            sizes = {group.name: group.n_channels for group in groups} | sizes
-            after, counts = self._prune(after, context, groups, sizes=sizes, number=number)
-            kept |= counts
+            if not groups and number == 1:
+                raise SelectionError(self._nothing_to_cut(model, left))
+            if groups:  # else earlier rounds left one channel of each
+                sizes = {group.name: group.n_channels for group in groups} | sizes
+                after, counts = self._prune(after, context, groups, sizes=sizes, number=number)
+                kept |= counts
             if self.epochs is not None:
                 after, trained = self._train(after, context, number=number)
                 n_before = len(curve)
@@ -151,13 +154,13 @@ class PruneChannels:
         left = dict.fromkeys(sorted(others), "not all weights that compute its channels are selected") | dict(
             found.left
         )
-        if not groups:
-            reasons = "; ".join(f"{name}: {reason}" for name, reason in list(left.items())[:3])
-            raise SelectionError(
-                f"PruneChannels: no channel of the {len(selected)} selected weights can go"
-                + (f" ({reasons})" if reasons else "; select every layer whose outputs are added together")
-            )
         return groups, left
+
+    def _nothing_to_cut(self, model: CompressedModel, left: Mapping[str, str]) -> str:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(left.items())[:3])
+        return f"PruneChannels: no channel of the {len(self.select.resolve(model.network))} selected weights can go" + (
+            f" ({reasons})" if reasons else "; select every layer whose outputs are added together"
+        )
 
     def _prune(
         self, model: CompressedModel, context: Context, groups: list[Group], *, sizes: Mapping[str, int], number: int
