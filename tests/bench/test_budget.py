@@ -85,6 +85,7 @@ def test_a_table_names_bounds_with_their_direction() -> None:
             r"job\.toml\.min_accuracy = 85 is no share from 0 to 1; for 85 % write 0.85, or \"85%\"",
         ),
         ({"min_f1_macro": -0.1}, "is no share from 0 to 1"),
+        ({"max_size": -5}, r"max_size = -5 is below 0, .* fewer than 0 bytes; give 0 or more"),
         ({"min_top5_accuracy": "101 %"}, "is no share from 0 to 1"),
     ],
 )

@@ -298,6 +298,13 @@ def test_a_higher_level_is_wider_and_more_points_are_narrower() -> None:
     assert width(1200, 0.95) < 0.7 * width(300, 0.95)
 
 
+def test_one_group_of_points_has_no_interval() -> None:
+    points = torch.tensor([[0.0], [1.0], [2.5], [4.5]])
+    assert two_nn(points, discarded=0.0).value > 0
+    with pytest.raises(DataError, match=r"4 distinct points fall into 1 group .* needs 2: give more points"):
+        two_nn(points, discarded=0.0, interval=Bootstrap())
+
+
 def test_the_global_generator_is_left_alone() -> None:
     before = torch.get_rng_state()
     two_nn(normal(50, 2), interval=Bootstrap(n_resamples=40))
@@ -326,7 +333,7 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
 
 
 @pytest.mark.parametrize("fit", ["likelihood", "linear"])
-@pytest.mark.parametrize(("n", "discarded"), [(3, 0.0), (3, 0.3), (5, 0.6), (8, 0.7)])
+@pytest.mark.parametrize(("n", "discarded"), [(8, 0.0), (8, 0.3), (5, 0.6), (8, 0.7)])
 def test_tiny_clouds_have_intervals(n: int, discarded: float, fit: str) -> None:
     found = two_nn(normal(n, 2), fit=fit, discarded=discarded, interval=Bootstrap(n_resamples=50))
     assert found.low <= found.value <= found.high

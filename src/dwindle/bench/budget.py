@@ -185,7 +185,7 @@ def parse_quantity(value: Any, metric: Metric, *, where: str) -> float:
     """
     if isinstance(value, int | float) and not isinstance(value, bool):
         try:
-            return _as_share(float(value), metric, given=f"{where} = {value!r}")
+            return _as_bound(float(value), metric, given=f"{where} = {value!r}")
         except OverflowError:
             return math.inf  # which no budget takes
     units = _UNITS.get(metric.unit, {})
@@ -194,10 +194,12 @@ def parse_quantity(value: Any, metric: Metric, *, where: str) -> float:
     if match is None or factor is None:
         known = ", ".join(units) or "no unit"
         raise SettingError(f"{where} = {value!r} is no quantity in {metric.unit}; give a number, or text with {known}")
-    return _as_share(float(Decimal(match[1]) * factor), metric, given=f"{where} = {value!r}")
+    return _as_bound(float(Decimal(match[1]) * factor), metric, given=f"{where} = {value!r}")
 
 
-def _as_share(bound: float, metric: Metric, *, given: str) -> float:
+def _as_bound(bound: float, metric: Metric, *, given: str) -> float:
+    if bound < 0 and metric.unit in {"bytes", "ms", "mJ", "x"} and math.isfinite(bound):
+        raise SettingError(f"{given} is below 0, and nothing can have fewer than 0 {metric.unit}; give 0 or more")
     if metric.unit == "fraction" and not 0 <= bound <= 1 and math.isfinite(bound):
         meant = f'; for {bound:g} % write {bound / 100:g}, or "{bound:g}%"' if 1 < bound <= 100 else ""
         raise SettingError(f"{given} is no share from 0 to 1{meant}")

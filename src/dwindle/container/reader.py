@@ -131,7 +131,10 @@ def open_file(path: Path, *, limits: Limits = DEFAULT_LIMITS) -> Generator[Opene
         ContainerError: as `read`.
     """
     with _open(path) as file:
-        yield _opened(Window.of_file(file, os.fstat(file.fileno()).st_size), limits)
+        try:
+            yield _opened(Window.of_file(file, os.fstat(file.fileno()).st_size), limits)
+        except ContainerError as error:  # of several files, the message must say which
+            raise type(error)(f"{path}: {error}") from error
 
 
 def open_bytes(data: bytes, *, limits: Limits = DEFAULT_LIMITS) -> Opened:

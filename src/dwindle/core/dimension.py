@@ -97,7 +97,7 @@ def two_nn(
 
     Raises:
         DataError: fewer than three distinct points (one alone has dimension 0), too few ratios left, points that are no
-            finite floats, or neighbours that are all equally far, as on a lattice.
+            finite floats, neighbours that are all equally far, as on a lattice, or one group with an interval.
         SettingError: `fit` or `discarded` cannot be.
 
     >>> square = torch.rand(2000, 2, generator=torch.Generator().manual_seed(0))
@@ -263,6 +263,11 @@ def _ends(logs: Tensor, groups: Tensor, *, interval: Bootstrap, fit: Fit, discar
     """Return the percentiles of the dimension over ascending log ratios (n,) whose groups (n,) are drawn again."""
     generator = torch.Generator(logs.device).manual_seed(interval.seed)
     n_groups = int(groups.max()) + 1
+    if n_groups < 2:
+        raise DataError(
+            f"two_nn: {len(logs)} distinct points fall into {n_groups} group of points that are each other's nearest, "
+            "and an interval draws groups again, which needs 2: give more points, or interval=None"
+        )
     values: list[float] = []
     for _ in range(interval.n_resamples):
         draws = torch.randint(n_groups, (n_groups,), generator=generator, device=logs.device)

@@ -13,7 +13,7 @@ import numpy as np
 from dwindle.artifact import Artifact
 from dwindle.container import reader, session
 from dwindle.container.session import EngineOptions, Execution, GraphLevel
-from dwindle.errors import ContainerError, MeasurementError
+from dwindle.errors import MeasurementError
 from dwindle.runtimes.given_inputs import require_inputs
 from dwindle.runtimes.loadable import require_loadable
 from dwindle.runtimes.package import version_of
@@ -151,11 +151,8 @@ class OnnxSession:
 
 
 def _open_container(artifact: Artifact, n_threads: int, options: EngineOptions) -> InferenceSession:
-    try:
-        with reader.open_file(artifact.path) as opened:
-            return session.open_session(opened, n_threads=n_threads, engine_options=options)
-    except ContainerError as error:  # of two files that are compared, the message must say which
-        raise type(error)(f"{artifact.path}: {error}") from error
+    with reader.open_file(artifact.path) as opened:
+        return session.open_session(opened, n_threads=n_threads, engine_options=options)
 
 
 def _open(artifact: Artifact, options: Any) -> InferenceSession:
