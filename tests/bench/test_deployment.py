@@ -8,7 +8,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from dwindle.artifact import Artifact
 from dwindle.bench import deployment
@@ -233,3 +234,31 @@ def test_an_engine_that_is_missing_is_an_obstacle(
     with pytest.raises(ExportError, match="cannot be written: xml: the package openvino is missing"):
         deploy(model, EXAMPLE, tmp_path, formats=("xml",))
     assert not list(tmp_path.iterdir())
+
+
+class Residual(nn.Module):
+    """A residual block as many write it, with operations that change their arguments."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 6, 3, padding=1)
+        self.second = nn.Conv2d(6, 6, 3, padding=1)
+        self.head = nn.Linear(6 * 36, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = functional.gelu(self.first(x))
+        shortcut *= 0.1
+        found = functional.relu(self.second(shortcut) + shortcut, inplace=True)
+        return self.head(functional.dropout(found, 0.5, self.training).flatten(1))
+
+
+def test_operations_in_place_are_quantized_where_they_were_measured(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    inputs = torch.randn(64, 1, 6, 6)
+    model = QuantizeStatic().apply(
+        CompressedModel.dense(Residual().eval()), Context(example=inputs[:2], calibration=[inputs])
+    )
+    gap, agreement = deploy(model, inputs, tmp_path, formats=("onnx",)).parity
+    (answers,) = model_outputs(model, inputs)
+    assert gap.value < 0.02 * np.abs(answers).max()
+    assert agreement.value > 0.9

@@ -156,6 +156,8 @@ def _without_writes(program: ExportedProgram) -> ExportedProgram:
     for node in program.graph.nodes:
         if node.target is copy_of and (found := dropouts.get(_first_name(node))):
             node.target, node.args = found[0], (node.args[0], *found[1])
+    for node in program.graph.nodes:  # what a value was called before means another one here, or none
+        node.meta.pop("from_node", None)
     program.graph_module.recompile()
     return program
 
