@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import enum
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dwindle.errors import SettingError
-from dwindle.settings import from_plain, nearest, to_plain
+from dwindle.settings import from_plain, nearest, require_kinds, to_plain
 
 
 class Mode(enum.Enum):
@@ -123,6 +124,29 @@ def test_whole_numbers_are_fine_for_fractions():
 def test_mistakes_are_named_with_their_place(plain, message):
     with pytest.raises(SettingError, match=message):
         from_plain(Everything, plain, where="job")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"count": 2.0}, "Everything: count must be a whole number, got 2.0"),
+        ({"count": True}, "Everything: count must be a whole number, got True"),
+        ({"rate": "fast"}, "Everything: rate must be a number, got 'fast'"),
+        ({"limit": "8"}, "Everything: limit must be a whole number or None, got '8'"),
+        ({"is_on": 1}, "Everything: is_on must be True or False, got 1"),
+        ({"name": 3}, "Everything: name must be text or None, got 3"),
+        ({"shape": "round"}, "Everything: shape must be a Round or a Square, got 'round'"),
+    ],
+)
+def test_values_of_another_kind_are_refused(change: dict[str, Any], message: str):
+    with pytest.raises(SettingError, match=f"^{re.escape(message)}$"):
+        require_kinds(replace(Everything(count=1), **change))
+
+
+@given(settings=SETTINGS)
+def test_values_of_their_kind_are_taken(settings: Everything):
+    require_kinds(settings)
+    require_kinds(replace(settings, rate=1, limit=None, one=None))
 
 
 def test_one_possible_class_needs_no_type():

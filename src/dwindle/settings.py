@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import enum
+import functools
 import tomllib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar, Union, cast, get_args, get_origin
 
@@ -92,6 +93,43 @@ def nearest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, options, n=1) or starts
     every = f"known: {', '.join(options)}"
     return f"the nearest known one is {close[0]!r} ({every})" if close else every
+
+
+def require_kinds(settings: Any) -> None:
+    """Refuse `settings`, a dataclass, where a number, text, flag or dataclass among its fields is of another kind.
+
+    Whole numbers are numbers; flags are not. Fields of other kinds are left to the class itself.
+
+    Raises:
+        SettingError: one is not what its annotation says.
+    """
+    for name, hint in _hints(type(settings)).items():
+        value = getattr(settings, name)
+        if not _is_of(hint, value):
+            who, kinds = type(settings).__name__, " or ".join(_kinds(hint))
+            raise SettingError(f"{who}: {name} must be {kinds}, got {value!r}")
+
+
+@functools.cache
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    hints = typing.get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def _is_of(hint: Any, value: Any) -> bool:
+    if get_origin(hint) in {Union, types.UnionType}:
+        return any(_is_of(option, value) for option in get_args(hint))
+    if hint in {int, float}:
+        return isinstance(value, int | hint) and not isinstance(value, bool)
+    if hint in {bool, str, types.NoneType} or dataclasses.is_dataclass(hint):
+        return isinstance(value, cast("type[Any]", hint))
+    return True
+
+
+def _kinds(hint: Any) -> Iterator[str]:
+    names = {int: "a whole number", float: "a number", bool: "True or False", str: "text", types.NoneType: "None"}
+    for option in get_args(hint) if get_origin(hint) in {Union, types.UnionType} else (hint,):
+        yield names.get(option) or f"a {option.__name__}"
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import enum
+import functools
+import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from torch import nn
 
@@ -39,6 +41,11 @@ class Needs(enum.Flag):
     """The network as it was early in its training."""
 
 
+RANGES_WOULD_NOT_FIT: Final = "the measured ranges of activations would no longer fit"
+QUANTIZED_ONCE: Final = "activations are quantized once"
+"""Reasons of several techniques not to follow quantized activations."""
+
+
 class Trait(enum.Flag):
     """What a model has become on its way; lets `Recipe.check` judge an order of steps without running it."""
 
@@ -58,15 +65,19 @@ class Trait(enum.Flag):
 class Effect:
     """What a step does to the traits of a model.
 
-    It needs all of `requires` and cannot follow any of `refuses`; then it forgets `removes` and leaves `adds` behind.
-    `because` ends the sentence "cannot follow a step that ..., because ...".
+    It needs all of `requires` and cannot follow any of `refuses`, whose values end the sentence "cannot follow a step
+    that ..., because ..."; then it forgets `removes` and leaves `adds` behind.
     """
 
     adds: Trait = Trait.NOTHING
     removes: Trait = Trait.NOTHING
-    refuses: Trait = Trait.NOTHING
+    refuses: Mapping[Trait, str] = field(default_factory=dict[Trait, str])
     requires: Trait = Trait.NOTHING
-    because: str = ""
+
+    @property
+    def refused(self) -> Trait:
+        """All traits that it cannot follow."""
+        return functools.reduce(operator.or_, self.refuses, Trait.NOTHING)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """This file tests the four laws of encodings: decode, rewrite, restrict, streams."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -155,6 +156,15 @@ def test_rewrite_of_centroids_says_so_and_composes_indices():
     assert decode(merged).tolist() == pytest.approx([0.05, 0.05, 5.05, 5.05])
     rewrite(Dense(torch.ones(2)), fit)
     assert seen == [True, False]
+
+
+def test_centroids_that_meet_on_a_code_become_one():
+    encoding = Codebook(torch.tensor([3, 1, 2, 0], dtype=torch.uint8), Dense(torch.tensor([0.0, 1.0, 2.0, 2.004])))
+    merged = rewrite(encoding, to_affine)
+    apart = rewrite(replace(encoding, centroids=Dense(torch.tensor([0.0, 1.0, 2.0, 3.0]))), to_affine)
+    assert describe(merged) == describe(apart).replace("4,", "3,")
+    assert decode(merged).tolist() == pytest.approx([2.0, 1.0, 2.0, 0.0], abs=0.02)
+    assert codebook_of(merged).indices.dtype == torch.uint8
 
 
 @pytest.mark.parametrize("wrap", [False, True])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -194,6 +195,28 @@ def test_dropout_drops_in_training_alone_and_anew(name: str):
         graph.train()
         freeze(graph)
         assert not torch.equal(graph(x), graph(x))
+
+
+@pytest.mark.parametrize(
+    ("dropout", "shape"),
+    [
+        (nn.Dropout1d, (3, 8, 5)), (nn.Dropout2d, (3, 8, 4, 4)), (nn.Dropout3d, (3, 8, 2, 2, 2)),
+        (nn.FeatureAlphaDropout, (3, 8, 4, 4)),
+    ],
+)  # fmt: skip
+def test_dropout_of_channels_drops_whole_channels(dropout: Any, shape: tuple[int, ...]):
+    graph = graph_of(nn.Sequential(nn.Identity(), dropout(0.5)), torch.ones(shape)).train()
+    (found,) = numbers(graph(torch.ones(shape)))
+    channels = found.flatten(2)
+    assert not channels.std(2).any()
+    assert len(channels.unique()) == 2
+
+
+def test_a_norm_without_momentum_keeps_its_statistics():
+    network = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4, momentum=0.0))
+    graph = graph_of(network, image(2)).train()
+    graph(image())
+    assert torch.equal(graph.state_dict()["1.running_mean"], torch.zeros(4))
 
 
 def test_tied_weights_are_one_parameter():

@@ -119,6 +119,16 @@ def test_what_is_trained_is_what_is_decoded(kind: str, shape: tuple[int, ...], f
         assert not decode(after)[~old].any()
 
 
+@pytest.mark.parametrize("levels", EVERY, ids=str)
+@pytest.mark.parametrize("factor", FACTORS)
+def test_a_weight_alone_is_kept_as_it_is(levels: Levels, factor: FactorRule):
+    """Its mean is itself: centred, nothing of it would be left."""
+    values = torch.tensor([[0.7], [-3.0]])
+    few = FewBits(levels=levels, factor=factor, granularity=PerChannel(0))
+    decoded = decode(require_same(structure_of(Dense(values), few), values))
+    torch.testing.assert_close(decoded, values)
+
+
 def by_hand(values: Tensor, few: FewBits) -> Tensor:
     """Return what the formulas of the thesis make of one set of weights, in float64."""
     w = values.double()

@@ -203,3 +203,11 @@ def test_progress_is_reported(captured: Captured) -> None:
         report_progress=lambda what, done, total: seen.append((what, done, total)),
     )
     assert seen == [("calibrate", 2, 6), ("calibrate", 4, 6), ("calibrate", 6, 6)]
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_a_layer_without_outputs_has_a_range(method: Method) -> None:
+    with pytest.warns(UserWarning, match="zero-element"):
+        empty = capture(nn.Sequential(nn.Linear(3, 0), nn.ReLU()), EXAMPLE)
+    found = observe(empty, [torch.randn(4, 3)], sites=SITES, calibration=Calibration(method=method)).quantizers
+    assert found[SITES[1]].scale > 0

@@ -14,7 +14,7 @@ from dwindle.core.affine import fake_quantize
 from dwindle.core.encoding import code_range
 from dwindle.network.activations import ActivationQuantizer
 from dwindle.network.simulate import FakeQuantize
-from dwindle.network.trained_ranges import MOMENTUM, LearnedRange, MovingRange, RangeKind, trained_range
+from dwindle.network.trained_ranges import BEGIN, MOMENTUM, LearnedRange, MovingRange, RangeKind, trained_range
 
 KINDS: tuple[RangeKind, ...] = ("moving_average", "learned")
 STARTS = st.one_of(
@@ -101,7 +101,10 @@ def test_gradients_pass_inside_the_range_alone():
 
 @given(start=STARTS, seed=st.integers(0, 10**6))
 def test_the_step_gets_the_gradient_of_the_paper(start: ActivationQuantizer, seed: int):
-    """Esser et al. 2020, equation 3, with a zero point; weighted by 1 / sqrt(values of an example * highest code)."""
+    """Esser et al. 2020, equation 3, with a zero point; weighted by 1 / sqrt(values of an example * highest code).
+
+    What is trained is the step in units of the calibrated one.
+    """
     module, x = LearnedRange(start), drawn(seed)
     upstream = drawn(seed + 1)
     module(x).backward(upstream)
@@ -110,10 +113,11 @@ def test_the_step_gets_the_gradient_of_the_paper(start: ActivationQuantizer, see
     slopes = torch.where(v <= low, float(low), torch.where(v >= high, float(high), v.round() - v))
     largest = max(abs(end) for end in code_range(start.n_bits, signed=start.signed))
     wanted = (slopes * upstream).sum() / math.sqrt(15 * largest)
-    assert module.step.grad is not None
+    assert module.growth.grad is not None
+    found = module.growth.grad.double()[0] * BEGIN / start.scale
     # A code is at most half a step away: near a tie float32 and float64 may take neighbours, one step apart.
     slack = 1e-3 * float(slopes.abs().max()) + (1.0 if _has_tie(v) else 0.0)
-    torch.testing.assert_close(module.step.grad.double()[0], wanted, rtol=1e-3, atol=slack)
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=slack)
 
 
 def _has_tie(v: Tensor) -> bool:
@@ -134,11 +138,30 @@ def test_odd_shapes(kind: RangeKind, x: Tensor):
     assert all(torch.isfinite(p.grad).all() for p in module.parameters())
 
 
+@pytest.mark.parametrize("n_bits", [8, 16])
+def test_a_rate_that_fits_one_range_fits_all(n_bits: int):
+    """The same activations in other units learn the same range, and no number of bits lets a range run away."""
+    grown: list[float] = []
+    for unit in (1e-4, 1.0, 1e4):
+        highest = code_range(n_bits, signed=True)[1]
+        start = ActivationQuantizer(scale=3.0 * unit / highest, zero_point=0, n_bits=n_bits, signed=True)
+        module = LearnedRange(start).train()
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.05)
+        for seed in range(40):
+            x = drawn(seed) * unit
+            optimizer.zero_grad()
+            ((module(x) - x) / unit).square().mean().backward()
+            optimizer.step()
+        grown.append(module.quantizer().scale / start.scale)
+    assert grown == pytest.approx([grown[1]] * 3, rel=1e-2)
+    assert 1.01 < grown[1] < 4.0  # two deviations were outside
+
+
 @pytest.mark.parametrize("step", [-0.1, 0.0])
 def test_a_step_that_training_made_negative_or_zero_stays_a_step(step: float):
     module = LearnedRange(ActivationQuantizer(scale=0.1, zero_point=10))
     with torch.no_grad():
-        module.step.fill_(step)
+        module.growth.fill_(step)
     end, x = module.quantizer(), torch.tensor([0.5, -0.4])
     assert end.scale > 0
     assert torch.equal(module(x), fake_quantize(x, torch.tensor(end.scale), end.zero_point, n_bits=8, signed=False))
@@ -152,4 +175,8 @@ def test_half_precision_comes_and_goes():
 
 def test_everything_that_moves_is_in_a_checkpoint():
     assert set(MovingRange(ActivationQuantizer(scale=0.1, zero_point=1)).state_dict()) == {"low", "high", "frozen"}
-    assert set(LearnedRange(ActivationQuantizer(scale=0.1, zero_point=1)).state_dict()) == {"step", "zero_point"}
+    assert set(LearnedRange(ActivationQuantizer(scale=0.1, zero_point=1)).state_dict()) == {
+        "growth",
+        "start",
+        "zero_point",
+    }

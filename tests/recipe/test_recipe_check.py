@@ -129,5 +129,24 @@ def test_the_remedy_names_the_first_step_in_the_way():
     assert problem.endswith("put step 3 before step 1")
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "reason"),
+    [
+        (dw.QuantizeStatic(), dw.QuantizeStatic(weights=None), "because activations are quantized once; keep one"),
+        (dw.QuantizeWeights(), dw.QuantizeAware(activations=None), "no float values left to train; keep one"),
+        (dw.QuantizeWeights(), dw.QuantizeAware(), "no float values left to train (weights=None keeps them); keep one"),
+        (
+            dw.QuantizeStatic(),
+            dw.FineTune(),
+            "cannot be trained and the measured ranges of activations would no longer fit; put",
+        ),
+        (dw.FoldBatchNorm(), dw.ReestimateBatchNorm(), "because folded batch norms have no statistics; put"),
+    ],
+)
+def test_the_reason_is_that_of_what_stands_in_the_way(first: dw.Technique, second: dw.Technique, reason: str):
+    problem = dw.Recipe((first, second)).check(dw.Context())[-1]
+    assert reason in problem
+
+
 def test_a_list_becomes_a_tuple():
     assert dw.Recipe([dw.Cluster()]) == dw.Recipe((dw.Cluster(),))

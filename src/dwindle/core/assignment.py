@@ -8,10 +8,10 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from dwindle.core.encoding import Codebook, Dense, Encoding, Half, Scaled, Sparse
+from dwindle.core.encoding import MAX_IN_A_BYTE, Codebook, Dense, Encoding, Half, Scaled, Sparse
 from dwindle.errors import SettingError
+from dwindle.settings import require_kinds
 
-MAX_IN_A_BYTE: Final = 256
 _BLOCK: Final = 1 << 17
 
 
@@ -30,6 +30,7 @@ class Reassign:
     end: float = 0.75
 
     def __post_init__(self) -> None:
+        require_kinds(self)
         if not self.frequency >= 1:
             raise SettingError(f"Reassign: frequency counts optimizer steps from 1, got {self.frequency}")
         if not 0 < self.end <= 1:

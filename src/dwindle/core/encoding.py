@@ -15,8 +15,8 @@ Encoding = Dense                                plain values, of any dtype
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol, assert_never
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple, Protocol, assert_never
 
 import torch
 from torch import Tensor
@@ -24,6 +24,8 @@ from torch import Tensor
 from dwindle.core.granularity import Granularity, PerTensor, expand, n_scales
 from dwindle.errors import EncodingError
 
+MAX_IN_A_BYTE: Final = 256
+"""Centroids whose indices are bytes."""
 MIN_BITS = 2
 MAX_BITS = 16
 
@@ -212,6 +214,7 @@ def rewrite(encoding: Encoding, fit: Fit) -> Encoding:
     """Re-encode the innermost floats with `fit` and keep every structure found on the way down.
 
     This one law is why techniques compose without pairwise variants: clustering a pruned tensor, quantizing a codebook.
+    Centroids that come to share a code become one.
 
     Raises:
         EncodingError: integer codes have no floats left to re-encode.
@@ -242,10 +245,22 @@ def rewrite(encoding: Encoding, fit: Fit) -> Encoding:
 def _rewrite_codebook(codebook: Codebook, fit: Fit) -> Codebook:
     centroids, indices = decode(codebook.centroids), codebook.indices
     inner = fit(centroids, torch.ones_like(centroids, dtype=torch.bool), is_codebook=True)
+    if isinstance(inner, Affine):
+        inner = _distinct(inner)
     if isinstance(inner, Codebook):  # clusters of clusters
         merged = inner.indices.index_select(0, indices.flatten().to(torch.int32)).reshape(indices.shape)
         return Codebook(merged, inner.centroids)
     return Codebook(indices, inner)
+
+
+def _distinct(centroids: Affine) -> Affine | Codebook:
+    """Return `centroids` as they are, or where some have the same code as indices into those that differ."""
+    codes, places = centroids.codes.unique(return_inverse=True)
+    if codes.numel() == centroids.codes.numel():
+        return centroids
+    return Codebook(
+        places.to(torch.uint8 if codes.numel() <= MAX_IN_A_BYTE else torch.int32), replace(centroids, codes=codes)
+    )
 
 
 def restrict(encoding: Encoding, support: Tensor) -> Sparse | Scaled:

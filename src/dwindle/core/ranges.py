@@ -11,6 +11,7 @@ from torch import Tensor
 from dwindle.core.affine import choose_qparams, fake_quantize
 from dwindle.core.encoding import code_range
 from dwindle.errors import SettingError
+from dwindle.settings import require_kinds
 
 N_BINS: Final = 8192
 SHRINKS: Final = torch.linspace(1.0, 0.02, 99, dtype=torch.float64)
@@ -29,6 +30,7 @@ class Percentile:
     p: float = 99.99
 
     def __post_init__(self) -> None:
+        require_kinds(self)
         if not 50 < self.p <= 100:
             raise SettingError(f"Percentile: p must be in (50, 100], got {self.p}")
 
@@ -55,6 +57,7 @@ class Calibration:
     method: Method = field(default_factory=Mse)
 
     def __post_init__(self) -> None:
+        require_kinds(self)
         if self.n < 1:
             raise SettingError(f"Calibration: n must be at least 1 example, got {self.n}")
 

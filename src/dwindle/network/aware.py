@@ -25,9 +25,10 @@ from dwindle.network.capture import Captured
 from dwindle.network.insert import add_module, insert_before, insert_behind
 
 DROPOUTS: Final = {
-    "aten.dropout.default": functional.dropout,
-    "aten.feature_dropout.default": functional.dropout2d,
-    "aten.alpha_dropout.default": functional.alpha_dropout,
+    "aten.dropout.default": torch.dropout,
+    "aten.feature_dropout.default": torch.feature_dropout,
+    "aten.alpha_dropout.default": torch.alpha_dropout,
+    "aten.feature_alpha_dropout.default": torch.feature_alpha_dropout,
 }
 RECURRENT: Final = ("aten.lstm.input", "aten.gru.input", "aten.rnn_tanh.input", "aten.rnn_relu.input")
 TRAIN_FLAG: Final = 6
@@ -69,7 +70,7 @@ def training_graph(
         insert_before(graph, nodes[site], rounding, name=f"trained_input_{number}")
     for node in list(graph.graph.nodes):
         if node.op == "call_function":
-            _let_train(graph, node)
+            _let_train(graph, node, still=captured.still_norms)
     graph.graph.lint()
     graph.recompile()
     if not captured.dynamic_batch and captured.program.example_inputs is not None:
@@ -96,8 +97,7 @@ class FreezableNorm(nn.Module):
 
     def __init__(self, *, momentum: float, eps: float) -> None:
         super().__init__()
-        # A norm that averages over all batches (momentum=None) shows as 0 in a graph, which does not know their number.
-        self.momentum, self.eps = momentum or USUAL_MOMENTUM, eps
+        self.momentum, self.eps = momentum, eps
         self.register_buffer("frozen", torch.tensor(False))  # ruff: ignore[boolean-positional-value-in-call]
 
     def forward(  # ruff: ignore[too-many-positional-arguments] (as the operation that it stands for)
@@ -131,7 +131,7 @@ class _Dropout(nn.Module):
         self.drop, self.p = drop, p
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.drop(x, self.p, training=self.training)
+        return self.drop(x, self.p, self.training)
 
 
 class _Recurrent(nn.Module):
@@ -156,15 +156,15 @@ class _MadeLike(nn.Module):
         return self.operation(*arguments, **{**self.settings, "device": like.device})
 
 
-def _let_train(graph: fx.GraphModule, node: fx.Node) -> None:
+def _let_train(graph: fx.GraphModule, node: fx.Node, *, still: Collection[str]) -> None:
     target = str(node.target)
     if target == NORM and not node.args[5]:
         x, weight, bias, mean, variance, _, momentum, eps = node.args[:8]
-        norm = FreezableNorm(momentum=_number(momentum), eps=_number(eps))
+        norm = FreezableNorm(momentum=_momentum(mean, momentum, still=still), eps=_number(eps))
         _replace(graph, node, norm, arguments=(x, weight, bias, mean, variance))
     elif target == NORM_IN_PARTS:
         x, weight, bias, mean, variance, momentum, eps = node.args
-        norm = FreezableNorm(momentum=_number(momentum), eps=_number(eps))
+        norm = FreezableNorm(momentum=_momentum(mean, momentum, still=still), eps=_number(eps))
         parts = list(node.users)
         new = _replace(graph, node, norm, arguments=(x, weight, bias, mean, variance))
         for part in parts:
@@ -179,6 +179,15 @@ def _let_train(graph: fx.GraphModule, node: fx.Node) -> None:
         settings = {key: value for key, value in node.kwargs.items() if not isinstance(value, fx.Node)}
         if len(settings) == len(node.kwargs):
             _replace(graph, node, _MadeLike(node.target, settings), arguments=(first, *node.args))
+
+
+def _momentum(mean: Any, shown: Any, *, still: Collection[str]) -> float:
+    """Return the momentum of a norm by its running mean; 0 in a graph may also stand for an average over all batches.
+
+    Such a norm (momentum=None) gets the usual momentum, as a graph does not know how many batches there were.
+    """
+    is_still = isinstance(mean, fx.Node) and str(mean.target).removesuffix(".running_mean") in still
+    return 0.0 if is_still else _number(shown) or USUAL_MOMENTUM
 
 
 def _replace(graph: fx.GraphModule, node: fx.Node, module: nn.Module, *, arguments: tuple[Any, ...]) -> fx.Node:

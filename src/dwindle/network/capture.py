@@ -31,7 +31,12 @@ NOISY: Final = (
     "torch.fx.experimental.recording",
     "torch._subclasses.fake_tensor",
 )
-DROPOUTS: Final = ("aten.dropout.default", "aten.feature_dropout.default", "aten.alpha_dropout.default")
+DROPOUTS: Final = (
+    "aten.dropout.default",
+    "aten.feature_dropout.default",
+    "aten.alpha_dropout.default",
+    "aten.feature_alpha_dropout.default",
+)
 END_OF_FACT: Final = re.compile(r" For more information| If you're using")
 FOREIGN: Final = (str(Path(torch.__file__).parent), sysconfig.get_path("stdlib"), "<", __file__)
 """Where a line of the user's network cannot be: torch, Python itself, generated code, and this file."""
@@ -46,6 +51,7 @@ class Captured:
         sites: fx node name -> where its value is computed; every node with a tensor value and every input has one.
         weights: input node of `program` -> the parameter or buffer it stands for; a tied one by its first name.
         dynamic_batch: whether the graph accepts any batch size; else only that of the example.
+        still_norms: batch norms (module paths) whose statistics do not move in training: their momentum is 0.
         notes: what the caller should know, one sentence each.
         answer: what the network answered to the example when it was captured.
     """
@@ -54,6 +60,7 @@ class Captured:
     sites: Mapping[str, CallSite]
     weights: Mapping[str, str]
     dynamic_batch: bool = True
+    still_norms: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
     answer: Any = None
 
@@ -95,7 +102,11 @@ def capture(network: nn.Module, example: Inputs, *, any_batch: bool = True) -> C
     notes = (note,) if note else ()
     weights = _weights(program, network)
     is_dynamic = any_batch and not note
-    return Captured(program, _sites(program), weights, dynamic_batch=is_dynamic, notes=notes, answer=answer)
+    still = frozenset(path for path, module in network.named_modules() if getattr(module, "momentum", None) == 0)
+    return Captured(
+        program, _sites(program), weights,
+        dynamic_batch=is_dynamic, still_norms=still, notes=notes, answer=answer,
+    )  # fmt: skip
 
 
 def _require_batch(example: Any) -> None:

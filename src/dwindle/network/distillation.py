@@ -21,7 +21,7 @@ from dwindle.network.identity import code_of
 from dwindle.network.inputs import Inputs, call
 from dwindle.network.train import Batch, Loss
 from dwindle.network.two_classes import OneOutput, as_logits
-from dwindle.settings import nearest
+from dwindle.settings import nearest, require_kinds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -57,6 +57,7 @@ class Distillation:
         return f"Distillation({', '.join(words)})"
 
     def __post_init__(self) -> None:
+        require_kinds(self)
         if not 0 <= self.alpha <= 1:
             raise SettingError(f"Distillation: alpha is the share of the base loss, in [0, 1], got {self.alpha}")
         if not 0 < self.temperature < math.inf:

@@ -13,13 +13,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dwindle.errors import NetworkError, SettingError
+from dwindle.errors import DataError, NetworkError, SettingError
 from dwindle.network.as_found import left_as_found, put_channels_last
 from dwindle.network.batches import (
     Batches,
@@ -47,6 +47,8 @@ OptimizerFactory = Callable[[list[dict[str, Any]], float], torch.optim.Optimizer
 """`factory(groups, learning_rate)`: the group without weight decay says so itself."""
 Schedule = Callable[[float], float]
 """`schedule(progress)` returns the factor of the learning rate; progress runs over [0, 1)."""
+LONE_VALUE: Final = "more than 1 value per channel"
+"""What torch says of a batch norm that has nothing to average over."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -250,8 +252,16 @@ class _Run:
 
         Not through Fabric's wrapper, which forbids a loss to ask for gradients of its own, as Taylor scores do.
         """
-        with self.fabric.autocast():
-            output = self.network(*as_tuple(in_float32(inputs)))
+        try:
+            with self.fabric.autocast():
+                output = self.network(*as_tuple(in_float32(inputs)))
+        except ValueError as error:
+            if LONE_VALUE not in str(error):
+                raise
+            raise DataError(
+                f"stage {self.job.stage!r}: a batch norm gets one value for each channel from a batch of "
+                f"{n_examples(inputs)}, and trains on two or more; give a larger batch_size"
+            ) from error
         return in_float32(output)
 
     def _n_right(self, output: Any, targets: Any) -> int | None:

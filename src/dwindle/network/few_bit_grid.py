@@ -122,8 +122,9 @@ class FewBitGrid(nn.Module):
         inside = torch.ones_like(floats) if support is None else support.to(floats.dtype)
         n = self._counts(floats, support)
         kept = floats * inside
-        if settings.is_centred:
-            kept = (kept - expand(self._sum(kept) / n, self.granularity, shape)) * inside
+        if settings.is_centred:  # but for a weight alone, of which nothing would be left
+            mean = torch.where(n > 1, self._sum(kept) / n, 0.0)
+            kept = (kept - expand(mean, self.granularity, shape)) * inside
         width = self._width(kept.detach(), n)
         c = (kept / expand(width, self.granularity, shape)).clamp(-1.0, 1.0)
         codes = settings.levels.codes(c.detach())
@@ -138,7 +139,8 @@ class FewBitGrid(nn.Module):
         """Return what comes to lie at 1."""
         if self.settings.spread == "none":
             return torch.ones_like(n)
-        deviation = (self._sum(kept.square()) / n).sqrt() * HIGHEST_LEVEL[self.settings.levels.n_bits]
+        highest = torch.where(n > 1, HIGHEST_LEVEL[self.settings.levels.n_bits], 1.0)  # a weight alone is the highest
+        deviation = (self._sum(kept.square()) / n).sqrt() * highest
         return torch.where(deviation > SMALLEST_FACTOR, deviation, torch.ones_like(deviation))
 
     def _counts(self, floats: Tensor, support: Tensor | None) -> Tensor:

@@ -30,7 +30,10 @@ class IntegerPlan:
         return dict(sorted({**own, **shared}.items()))
 
     def decisions(self, own: Mapping[CallSite, ActivationQuantizer]) -> dict[str, Any]:
-        """Return what a record says of the plan and the ranges that came of it, as plain values."""
+        """Return what a record says of the plan and the ranges `own` that came of it, as plain values.
+
+        Of a range that was trained since, what was measured of the calibrated one says nothing, and is left out.
+        """
         spreads = self.observed.spreads
         calibration: dict[str, Any] = {"n_examples": self.observed.n_examples}
         if spreads:
@@ -39,9 +42,19 @@ class IntegerPlan:
         return {
             "integer_weights": list(self.integer),
             "calibration": calibration,
-            "ranges": {str(site): {**_ends(quantizer), "spread": spreads[site]} for site, quantizer in own.items()},
+            "ranges": {str(site): self._told(site, quantizer) for site, quantizer in own.items()},
             "shared": {str(site): str(origin) for site, origin in self.placement.shared.items()},
         }
+
+    def _told(self, site: CallSite, quantizer: ActivationQuantizer) -> dict[str, float]:
+        first, last = code_range(quantizer.n_bits, signed=quantizer.signed)
+        ends = {
+            "low": (first - quantizer.zero_point) * quantizer.scale,
+            "high": (last - quantizer.zero_point) * quantizer.scale,
+        }
+        if quantizer is not self.observed.quantizers[site]:
+            return ends
+        return {**ends, "clipped_fraction": quantizer.clipped_fraction, "spread": self.observed.spreads[site]}
 
 
 def plan_integers(  # ruff: ignore[too-many-arguments] (the settings of one measurement)
@@ -65,12 +78,3 @@ def plan_integers(  # ruff: ignore[too-many-arguments] (the settings of one meas
         captured, batches, sites=placement.own, calibration=calibration, grid=grid, report_progress=report_progress
     )
     return IntegerPlan(integer=tuple(integer), placement=placement, observed=observed)
-
-
-def _ends(quantizer: ActivationQuantizer) -> dict[str, float]:
-    first, last = code_range(quantizer.n_bits, signed=quantizer.signed)
-    return {
-        "low": (first - quantizer.zero_point) * quantizer.scale,
-        "high": (last - quantizer.zero_point) * quantizer.scale,
-        "clipped_fraction": quantizer.clipped_fraction,
-    }

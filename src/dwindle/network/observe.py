@@ -254,7 +254,7 @@ def _example_of(captured: Captured) -> Inputs:
 
 
 def _widen(seen: dict[CallSite, _Seen], site: CallSite, value: Tensor, *, part: int) -> None:
-    low, high = (float(end) for end in torch.aminmax(value))
+    low, high = (float(end) for end in torch.aminmax(value)) if value.numel() else (0.0, 0.0)
     if not (math.isfinite(low) and math.isfinite(high)):
         raise NetworkError(
             f"the activation at {site} becomes NaN or infinite on the calibration data; "

@@ -21,6 +21,8 @@ RangeKind = Literal["moving_average", "learned"]
 """
 MOMENTUM: Final = 0.01
 """How far a range moves towards the extremes of a batch."""
+BEGIN: Final = 0.02
+"""What stands for the calibrated step where it is trained: about as large as a step of 8 bits is."""
 
 
 def trained_range(start: ActivationQuantizer, kind: RangeKind) -> MovingRange | LearnedRange:
@@ -77,22 +79,33 @@ class MovingRange(nn.Module):
 class LearnedRange(nn.Module):
     """A range whose step is learned by gradient; its zero point stays.
 
+    What is trained is not the step, whose size depends on the activations and the number of bits (0.02 at 8 bits is
+    0.00008 at 16), but how many times `BEGIN` it has grown: so one learning rate fits every range.
+
     Attributes:
-        step: (1,), a parameter; positive in use.
+        growth: (1,), a parameter that begins at `BEGIN`; the step is as many times the calibrated one.
+        start: (), a buffer: the calibrated step.
         zero_point: int32 (), a buffer.
     """
 
+    start: Tensor
     zero_point: Tensor
 
     def __init__(self, start: ActivationQuantizer) -> None:
         super().__init__()
         self.n_bits, self.signed = start.n_bits, start.signed
-        self.step = nn.Parameter(torch.tensor([start.scale], dtype=torch.float32))
+        self.growth = nn.Parameter(torch.tensor([BEGIN], dtype=torch.float32))
+        self.register_buffer("start", torch.tensor(start.scale, dtype=torch.float32))
         self.register_buffer("zero_point", torch.tensor(start.zero_point, dtype=torch.int32))
+
+    @property
+    def step(self) -> Tensor:
+        """The step as it is, (1,), positive."""
+        return (self.growth.abs() / BEGIN * self.start).clamp(min=TINY)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` as its codes say it; any shape (batch, ...)."""
-        step = self.step.abs().clamp(min=TINY)
+        step = self.step
         if _is_only_asked(self, x):
             return fake_quantize(x.float(), step.detach(), self.zero_point, n_bits=self.n_bits, signed=self.signed).to(
                 x.dtype
@@ -102,7 +115,7 @@ class LearnedRange(nn.Module):
 
     def quantizer(self) -> ActivationQuantizer:
         """Return what the range has become."""
-        scale = float(self.step.detach().abs().clamp(min=TINY))
+        scale = float(self.step.detach())
         return ActivationQuantizer(scale=scale, zero_point=int(self.zero_point), n_bits=self.n_bits, signed=self.signed)
 
 

@@ -162,7 +162,7 @@ def _order_problems(steps: Sequence[Technique], number: int, *, scope: Scope, he
         [f"needs a model that has {' and '.join(missing)}; put a step that leaves them before it"] if missing else []
     )
     clashes: dict[int, Trait] = {}
-    for trait in step.effect.refuses:  # the earliest cause is enough: a step that comes before it comes before all
+    for trait in step.effect.refused:  # the earliest cause is enough: a step that comes before it comes before all
         if causes := [h.cause for h in met if h.trait is trait]:
             clashes[min(causes)] = clashes.get(min(causes), Trait.NOTHING) | trait
     return problems + [_describe_clash(steps, number, cause=cause, clash=clash) for cause, clash in clashes.items()]
@@ -201,12 +201,12 @@ def _width_problems(step: Technique, network: nn.Module, *, scope: frozenset[str
 
 def _describe_clash(steps: Sequence[Technique], number: int, *, cause: int, clash: Trait) -> str:
     step = steps[number - 1]
-    reason = f", because {step.effect.because}" if step.effect.because else ""
+    reason = f", because {' and '.join(step.effect.refuses[trait] for trait in clash)}"
     left = " and ".join(WORDS[trait] for trait in clash)
     if cause == 0:
         return f"cannot start from a model that has {left}{reason}; start from the model before it had them"
     before = steps[cause - 1]
-    mutual = bool(before.effect.refuses & step.effect.adds)
+    mutual = bool(before.effect.refused & step.effect.adds)
     remedy = f"keep one of the steps {cause} and {number}" if mutual else f"put step {number} before step {cause}"
     return f"cannot follow step {cause}, {describe_step(before)}, which leaves {left}{reason}; {remedy}"
 

@@ -36,7 +36,9 @@ SAMPLES: Final[Mapping[str, Mapping[str, Any]]] = {
     "QuantizeStatic, weights as they are": {"type": "QuantizeStatic", "weights": "none"},
     "QuantizeAware": {"type": "QuantizeAware"},
     "QuantizeAware, weights alone": {"type": "QuantizeAware", "activations": "none"},
+    "QuantizeAware, weights as they are": {"type": "QuantizeAware", "weights": "none"},
     "QuantizeDynamic": {"type": "QuantizeDynamic"},
+    "QuantizeDynamic, weights as they are": {"type": "QuantizeDynamic", "weights": "none"},
     "Binarize": {"type": "Binarize"},
     "Binarize, weights alone": {"type": "Binarize", "activations": False},
     "MixedPrecision": {"type": "MixedPrecision", "bits": {"*": 2}},
@@ -71,7 +73,6 @@ COLUMNS: Final = (
     "forgets",
     "needs a model with",
     "cannot follow a step that leaves",
-    "because",
 )
 
 
@@ -102,9 +103,9 @@ def _verdict(first: Technique, second: Technique) -> str:
 
 def _summary(step: Technique) -> list[str]:
     effect = step.effect
-    because = effect.because if effect.refuses else ""
-    traits = (effect.adds, effect.removes, effect.requires, effect.refuses)
-    return [_words(step.needs), *map(_words, traits), because]
+    reasons = [f"{_words(trait)}: {reason}" for trait, reason in effect.refuses.items()]
+    traits = (effect.adds, effect.removes, effect.requires)
+    return [_words(step.needs), *map(_words, traits), "; ".join(reasons) or "-"]
 
 
 def _words(flags: Needs | Trait) -> str:

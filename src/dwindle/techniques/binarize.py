@@ -14,7 +14,8 @@ from dwindle.network.few_bit_training import problem_of, require_trainable, trai
 from dwindle.network.placement import matmul_calls
 from dwindle.network.select import Select
 from dwindle.network.structure import CentroidGradient
-from dwindle.technique import Context, Effect, Needs, Trait, needs_of, recorded
+from dwindle.settings import require_kinds
+from dwindle.technique import QUANTIZED_ONCE, RANGES_WOULD_NOT_FIT, Context, Effect, Needs, Trait, needs_of, recorded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +64,7 @@ class Binarize:
     select: Select = field(default_factory=Select)
 
     def __post_init__(self) -> None:
+        require_kinds(self)
         if problem := problem_of(self):
             raise SettingError(f"Binarize: {problem}")
         try:
@@ -81,8 +83,10 @@ class Binarize:
         whole = Trait.QUANTIZED_ACTIVATIONS | Trait.FOLDED if self.activations else Trait.NOTHING
         return Effect(
             adds=Trait.CLUSTERED | Trait.INTEGER | Trait.KERNEL | whole,
-            refuses=Trait.INTEGER | Trait.QUANTIZED_ACTIVATIONS,
-            because="integer codes have no float values left to train",
+            refuses={
+                Trait.INTEGER: "integer codes have no float values left to train",
+                Trait.QUANTIZED_ACTIVATIONS: QUANTIZED_ONCE if self.activations else RANGES_WOULD_NOT_FIT,
+            },
         )
 
     def apply(self, model: CompressedModel, context: Context) -> CompressedModel:

@@ -12,7 +12,7 @@ from dwindle.core.half import HalfLoss, half_loss, to_half
 from dwindle.errors import EncodingError, NetworkError
 from dwindle.network.compressed import CompressedModel
 from dwindle.network.select import Select
-from dwindle.technique import Context, Effect, Needs, Trait, recorded
+from dwindle.technique import RANGES_WOULD_NOT_FIT, Context, Effect, Needs, Trait, recorded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +44,10 @@ class CastHalf:
     def effect(self) -> Effect:
         """Leaves no structure; cannot cast integer codes, nor change weights that ranges were calibrated with."""
         return Effect(
-            refuses=Trait.INTEGER | Trait.QUANTIZED_ACTIVATIONS,
-            because="integer codes are smaller than float16, and the ranges of quantized activations fit other weights",
+            refuses={
+                Trait.INTEGER: "integer codes are smaller than float16",
+                Trait.QUANTIZED_ACTIVATIONS: RANGES_WOULD_NOT_FIT,
+            },
         )
 
     def apply(self, model: CompressedModel, context: Context) -> CompressedModel:

@@ -25,7 +25,8 @@ from dwindle.network.distillation import Distillation, distilled_loss
 from dwindle.network.parametrize import TrainingCopy, trainable
 from dwindle.network.select import Select
 from dwindle.network.structure import CentroidGradient
-from dwindle.technique import Context, Effect, Needs, Trait, needs_of, recorded
+from dwindle.settings import require_kinds
+from dwindle.technique import RANGES_WOULD_NOT_FIT, Context, Effect, Needs, Trait, needs_of, recorded
 
 MAX_CODEBOOK_SIZE: Final = 1 << 16
 
@@ -66,6 +67,7 @@ class Cluster:
     select: Select = field(default_factory=Select)
 
     def __post_init__(self) -> None:
+        require_kinds(self)
         if not 1 <= self.codebook_size <= MAX_CODEBOOK_SIZE:
             raise SettingError(
                 f"Cluster: codebook_size must be in [1, {MAX_CODEBOOK_SIZE}], got {self.codebook_size}; 16 is usual"
@@ -101,10 +103,10 @@ class Cluster:
         """Leaves codebooks; cannot share what are integer codes already."""
         return Effect(
             adds=Trait.CLUSTERED,
-            refuses=Trait.INTEGER | Trait.QUANTIZED_ACTIVATIONS,
-            because="integer codes have no float values left to cluster"
-            if self.epochs is None
-            else "integer codes can be neither clustered nor trained, and measured ranges would no longer fit",
+            refuses={
+                Trait.INTEGER: "integer codes have no float values left to cluster",
+                Trait.QUANTIZED_ACTIVATIONS: RANGES_WOULD_NOT_FIT,
+            },
         )
 
     def apply(self, model: CompressedModel, context: Context) -> CompressedModel:

@@ -22,6 +22,7 @@ from dwindle.network.observe import check_batches
 from dwindle.network.placement import Layer, biased_layers, linear_layers, matmul_weights
 from dwindle.network.simulate import quantized_graph
 from dwindle.network.train import Progress
+from dwindle.settings import require_kinds
 from dwindle.technique import Context, Effect, Needs, recorded
 
 
@@ -53,6 +54,7 @@ class CorrectBias:
     learning_rate: float = 0.01
 
     def __post_init__(self) -> None:
+        require_kinds(self)
         if self.n < 1 or self.steps < 1:
             raise SettingError(f"CorrectBias: n and steps must be at least 1, got {self.n} and {self.steps}")
         if not 0.0 < self.learning_rate <= 1.0:

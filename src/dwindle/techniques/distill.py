@@ -14,7 +14,7 @@ from dwindle.network.compressed import CompressedModel, Replaced
 from dwindle.network.distillation import Distillation, distilled_loss
 from dwindle.network.identity import code_of
 from dwindle.network.parametrize import trainable
-from dwindle.settings import nearest
+from dwindle.settings import nearest, require_kinds
 from dwindle.technique import Context, Effect, Needs, Trait, needs_of, recorded
 
 _EVERYTHING: Final = ~Trait.NOTHING
@@ -46,6 +46,7 @@ class Distill:
     teacher: Literal["model", "given"] = "model"
 
     def __post_init__(self) -> None:
+        require_kinds(self)
         if not self.student:
             raise SettingError("Distill: student is the name of a network that the context offers, got an empty one")
         if not 0 < self.epochs < math.inf:
@@ -72,8 +73,7 @@ class Distill:
     @property
     def effect(self) -> Effect:
         """Forgets all that the model has become: the student is dense."""
-        refuses = Trait.QUANTIZED_ACTIVATIONS if self.asks_model else Trait.NOTHING
-        return Effect(removes=_EVERYTHING, refuses=refuses, because=_FLOATS)
+        return Effect(removes=_EVERYTHING, refuses={Trait.QUANTIZED_ACTIVATIONS: _FLOATS} if self.asks_model else {})
 
     def apply(self, model: CompressedModel, context: Context) -> CompressedModel:
         """Return the trained student; the record holds the learning curve.

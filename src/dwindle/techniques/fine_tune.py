@@ -11,10 +11,10 @@ from dwindle.network.compressed import CompressedModel
 from dwindle.network.distillation import Distillation, distilled_loss
 from dwindle.network.parametrize import trainable
 from dwindle.network.structure import CentroidGradient
-from dwindle.technique import Context, Effect, Needs, Trait, needs_of, recorded
+from dwindle.settings import require_kinds
+from dwindle.technique import RANGES_WOULD_NOT_FIT, Context, Effect, Needs, Trait, needs_of, recorded
 
 _CODES = "integer codes cannot be trained"
-_RANGES = "the ranges of quantized activations would no longer fit the trained weights"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +34,7 @@ class FineTune:
     distillation: Distillation | None = None
 
     def __post_init__(self) -> None:
+        require_kinds(self)
         if not (math.isfinite(self.epochs) and self.epochs > 0):
             raise SettingError(f"FineTune: epochs must be positive, got {self.epochs}")
         if self.learning_rate is not None and not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
@@ -49,7 +50,7 @@ class FineTune:
     @property
     def effect(self) -> Effect:
         """Leaves structure as it is; comes before whatever its weights are measured for."""
-        return Effect(refuses=Trait.INTEGER | Trait.QUANTIZED_ACTIVATIONS, because=f"{_CODES}, and {_RANGES}")
+        return Effect(refuses={Trait.INTEGER: _CODES, Trait.QUANTIZED_ACTIVATIONS: RANGES_WOULD_NOT_FIT})
 
     def apply(self, model: CompressedModel, context: Context) -> CompressedModel:
         """Return the trained copy of `model`; the record holds the learning curve.
@@ -67,8 +68,8 @@ class FineTune:
                 )
         if model.activations:
             raise RecipeError(
-                f"FineTune: {len(model.activations)} activations are quantized, and {_RANGES}; fine-tune before "
-                "QuantizeStatic"
+                f"FineTune: {len(model.activations)} activations are quantized, and {RANGES_WOULD_NOT_FIT}; "
+                "fine-tune before QuantizeStatic"
             )
         steps = max(1, round(self.epochs * trainer.steps_per_epoch))
         with (

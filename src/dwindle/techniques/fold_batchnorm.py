@@ -8,7 +8,7 @@ from dwindle.errors import RecipeError
 from dwindle.network.batchnorm import fold_batchnorms, plan_folds
 from dwindle.network.capture import capture
 from dwindle.network.compressed import CompressedModel
-from dwindle.technique import Context, Effect, Needs, Trait, recorded
+from dwindle.technique import RANGES_WOULD_NOT_FIT, Context, Effect, Needs, Trait, recorded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +29,7 @@ class FoldBatchNorm:
         """Leaves no batch norm behind that could be merged; the ranges of quantized activations would no longer fit."""
         return Effect(
             adds=Trait.FOLDED,
-            refuses=Trait.QUANTIZED_ACTIVATIONS,
-            because="the ranges of quantized activations would no longer fit",
+            refuses={Trait.QUANTIZED_ACTIVATIONS: RANGES_WOULD_NOT_FIT},
         )
 
     def apply(self, model: CompressedModel, context: Context) -> CompressedModel:

@@ -18,7 +18,10 @@ from dwindle.network.placement import matmul_calls
 from dwindle.network.select import Select
 from dwindle.network.significance.significance import Judged, Significance
 from dwindle.network.structure import CentroidGradient
+from dwindle.settings import require_kinds
 from dwindle.technique import (
+    QUANTIZED_ONCE,
+    RANGES_WOULD_NOT_FIT,
     Context,
     Effect,
     Needs,
@@ -78,6 +81,7 @@ class MixedPrecision:
     select: Select = field(default_factory=Select)
 
     def __post_init__(self) -> None:
+        require_kinds(self)
         if problem := problem_of(self):
             raise SettingError(f"MixedPrecision: {problem}")
         if self.significance is None and not self.bits:
@@ -100,8 +104,10 @@ class MixedPrecision:
         whole = Trait.QUANTIZED_ACTIVATIONS | Trait.FOLDED if self.activations else Trait.NOTHING
         return Effect(
             adds=Trait.CLUSTERED | Trait.INTEGER | Trait.KERNEL | whole,
-            refuses=Trait.INTEGER | Trait.QUANTIZED_ACTIVATIONS,
-            because="integer codes have no float values left to train",
+            refuses={
+                Trait.INTEGER: "integer codes have no float values left to train",
+                Trait.QUANTIZED_ACTIVATIONS: QUANTIZED_ONCE if self.activations else RANGES_WOULD_NOT_FIT,
+            },
         )
 
     def apply(self, model: CompressedModel, context: Context) -> CompressedModel:

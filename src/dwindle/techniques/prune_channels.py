@@ -21,6 +21,7 @@ from dwindle.network.parametrize import trainable
 from dwindle.network.select import Select
 from dwindle.network.surgery import remove
 from dwindle.network.train import Trainer
+from dwindle.settings import require_kinds
 from dwindle.technique import Context, Effect, Needs, Trait, needs_of, recorded
 
 _RANGES = "the ranges of its activations were calibrated with the channels that would go"
@@ -64,6 +65,7 @@ class PruneChannels:
     select: Select = field(default_factory=Select)
 
     def __post_init__(self) -> None:
+        require_kinds(self)
         if problem := self._amount_problem() or self._training_problem():
             raise SettingError(f"PruneChannels: {problem}")
 
@@ -105,9 +107,9 @@ class PruneChannels:
     def effect(self) -> Effect:
         """Leaves fewer channels and every structure. Integer codes can be cut, but not trained."""
         if self.epochs is None:
-            return Effect(refuses=Trait.QUANTIZED_ACTIVATIONS, because=_RANGES)
-        because = "it trains the weights that stay, and integer codes cannot be trained"
-        return Effect(refuses=Trait.INTEGER | Trait.QUANTIZED_ACTIVATIONS, because=because)
+            return Effect(refuses={Trait.QUANTIZED_ACTIVATIONS: _RANGES})
+        codes = "it trains the weights that stay, and integer codes cannot be trained"
+        return Effect(refuses={Trait.INTEGER: codes, Trait.QUANTIZED_ACTIVATIONS: _RANGES})
 
     def apply(self, model: CompressedModel, context: Context) -> CompressedModel:
         """Return `model` without its least important channels.

@@ -28,6 +28,7 @@ from dwindle.network.supports import (
     transposed_weights,
 )
 from dwindle.network.train import Trainer
+from dwindle.settings import require_kinds
 from dwindle.technique import Context, Effect, Needs, Trait, evidence_of, needs_of, needs_of_criterion, recorded
 
 _RANGES: Final = "the ranges of its activations were calibrated with the weights that would go"
@@ -74,6 +75,7 @@ class PruneWeights:
     guide: Guide | None = None
 
     def __post_init__(self) -> None:
+        require_kinds(self)
         if problem := self._kind_problem() or self._amount_problem() or self._schedule_problem():
             raise SettingError(f"PruneWeights: {problem}")
 
@@ -159,16 +161,15 @@ class PruneWeights:
     def effect(self) -> Effect:
         """Leaves zeros. Integer codes can be pruned, but not trained; shared and folded weights cannot go back."""
         if self.schedule is None and self.rewind is None:
-            return Effect(adds=Trait.SPARSE, refuses=Trait.QUANTIZED_ACTIVATIONS, because=_RANGES)
-        refuses = Trait.INTEGER | Trait.QUANTIZED_ACTIVATIONS
-        if self.rewind is None:
-            because = "pruning on a schedule trains the weights, and integer codes cannot be trained"
-        elif self.rewind.needs_early:
-            refuses |= Trait.CLUSTERED | Trait.FOLDED
-            because = "only weights with values of their own can go back to what they were early in training"
-        else:
-            because = "it trains the weights again, and integer codes cannot be trained"
-        return Effect(adds=Trait.SPARSE, refuses=refuses, because=because)
+            return Effect(adds=Trait.SPARSE, refuses={Trait.QUANTIZED_ACTIVATIONS: _RANGES})
+        refuses = {
+            Trait.INTEGER: "it trains the weights that stay, and integer codes cannot be trained",
+            Trait.QUANTIZED_ACTIVATIONS: _RANGES,
+        }
+        if self.rewind is not None and self.rewind.needs_early:
+            refuses[Trait.CLUSTERED] = "shared weights cannot each go back to what they were early in training"
+            refuses[Trait.FOLDED] = "folded weights are no longer those of early in training"
+        return Effect(adds=Trait.SPARSE, refuses=refuses)
 
     def apply(self, model: CompressedModel, context: Context) -> CompressedModel:
         """Return `model` with the selected weights pruned.

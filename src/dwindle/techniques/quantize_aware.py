@@ -27,7 +27,8 @@ from dwindle.network.structure import CentroidGradient
 from dwindle.network.train import Trainer
 from dwindle.network.trained_ranges import RangeKind, trained_range
 from dwindle.network.weight_grids import UniformGrid, WeightScale
-from dwindle.technique import Context, Effect, Needs, Trait, needs_of, recorded
+from dwindle.settings import require_kinds
+from dwindle.technique import QUANTIZED_ONCE, RANGES_WOULD_NOT_FIT, Context, Effect, Needs, Trait, needs_of, recorded
 
 WIDTHS: Final = (8, 16)
 
@@ -77,6 +78,7 @@ class QuantizeAware:
     select: Select = field(default_factory=Select)
 
     def __post_init__(self) -> None:
+        require_kinds(self)
         if problem := self._width_problem() or self._training_problem():
             raise SettingError(f"QuantizeAware: {problem}")
 
@@ -117,12 +119,15 @@ class QuantizeAware:
         """Leaves integers in weights and activations; cannot train what is quantized."""
         codes = Trait.NOTHING if self.weights is None else Trait.INTEGER | Trait.KERNEL
         whole = Trait.NOTHING if self.activations is None else Trait.QUANTIZED_ACTIVATIONS | Trait.FOLDED
-        twice = Trait.QUANTIZED_ACTIVATIONS
+        is_whole = self.activations is not None
+        refuses = {Trait.QUANTIZED_ACTIVATIONS: QUANTIZED_ONCE if is_whole else RANGES_WOULD_NOT_FIT}
+        if self.weights is not None:
+            hint = " (weights=None keeps them)" if is_whole else ""
+            refuses[Trait.INTEGER] = f"integer codes have no float values left to train{hint}"
         return Effect(
             adds=codes | whole,
-            refuses=twice if self.weights is None else twice | Trait.INTEGER,
+            refuses=refuses,
             requires=Trait.KERNEL if self.weights is None else Trait.NOTHING,
-            because="integer codes have no float values left to train (weights=None keeps integer weights)",
         )
 
     def apply(self, model: CompressedModel, context: Context) -> CompressedModel:

@@ -19,7 +19,8 @@ from dwindle.network.integer_weights import KERNEL_BITS, KERNEL_GRANULARITIES, S
 from dwindle.network.placement import linear_layers
 from dwindle.network.recurrent import dynamic_lstm_weights, integer_layers, lstm_calls
 from dwindle.network.select import Select
-from dwindle.technique import Context, Effect, Needs, Trait, recorded
+from dwindle.settings import require_kinds
+from dwindle.technique import QUANTIZED_ONCE, Context, Effect, Needs, Trait, recorded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +56,7 @@ class QuantizeDynamic:
     select: Select = field(default_factory=Select)
 
     def __post_init__(self) -> None:
+        require_kinds(self)
         if self.weights is not None and not MIN_BITS <= self.weights <= KERNEL_BITS:
             raise SettingError(
                 f"QuantizeDynamic: weights must be in [{MIN_BITS}, {KERNEL_BITS}] or None, got {self.weights}"
@@ -75,12 +77,13 @@ class QuantizeDynamic:
         """Leaves integer weights and quantized inputs; cannot quantize what is quantized."""
         folded = Trait.FOLDED if self.fold_batchnorm else Trait.NOTHING
         codes = Trait.INTEGER | Trait.KERNEL
-        twice = Trait.QUANTIZED_ACTIVATIONS
+        refuses = {Trait.QUANTIZED_ACTIVATIONS: QUANTIZED_ONCE}
+        if self.weights is not None:
+            refuses[Trait.INTEGER] = "integer codes have no float values left to quantize (weights=None keeps them)"
         return Effect(
             adds=codes | Trait.QUANTIZED_ACTIVATIONS | folded,
-            refuses=twice if self.weights is None else twice | Trait.INTEGER,
+            refuses=refuses,
             requires=Trait.KERNEL if self.weights is None else Trait.NOTHING,
-            because="integer codes have no float values left to quantize (weights=None keeps integer weights)",
         )
 
     def apply(self, model: CompressedModel, context: Context) -> CompressedModel:

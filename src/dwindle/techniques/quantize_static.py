@@ -18,7 +18,8 @@ from dwindle.network.integer_plan import plan_integers
 from dwindle.network.integer_weights import KERNEL_BITS, KERNEL_GRANULARITIES, ScaleKind, has_kernel, quantize_weight
 from dwindle.network.placement import matmul_weights
 from dwindle.network.select import Select
-from dwindle.technique import Context, Effect, Needs, Trait, recorded
+from dwindle.settings import require_kinds
+from dwindle.technique import QUANTIZED_ONCE, Context, Effect, Needs, Trait, recorded
 
 WIDTHS: Final = (8, 16)
 """Codes of activations: unsigned with a zero point at 8 bits, signed around zero at 16."""
@@ -59,6 +60,7 @@ class QuantizeStatic:
     select: Select = field(default_factory=Select)
 
     def __post_init__(self) -> None:
+        require_kinds(self)
         if self.activations not in WIDTHS:
             raise SettingError(
                 f"QuantizeStatic: activations must be 8 or 16, the widths that engines have, got {self.activations}"
@@ -86,12 +88,13 @@ class QuantizeStatic:
         folded = Trait.FOLDED if self.fold_batchnorm else Trait.NOTHING
         narrow = Trait.KERNEL if self.weights is not None and self.weights <= KERNEL_BITS else Trait.NOTHING
         wanted = Trait.KERNEL if self.activations == KERNEL_BITS else Trait.INTEGER
-        twice = Trait.QUANTIZED_ACTIVATIONS
+        refuses = {Trait.QUANTIZED_ACTIVATIONS: QUANTIZED_ONCE}
+        if self.weights is not None:
+            refuses[Trait.INTEGER] = "integer codes have no float values left to quantize (weights=None keeps them)"
         return Effect(
             adds=Trait.INTEGER | Trait.QUANTIZED_ACTIVATIONS | narrow | folded,
-            refuses=twice if self.weights is None else twice | Trait.INTEGER,
+            refuses=refuses,
             requires=wanted if self.weights is None else Trait.NOTHING,
-            because="integer codes have no float values left to quantize (weights=None keeps integer weights)",
         )
 
     def apply(self, model: CompressedModel, context: Context) -> CompressedModel:

@@ -11,7 +11,8 @@ from dwindle.errors import SettingError
 from dwindle.network.compressed import CompressedModel
 from dwindle.network.integer_weights import KERNEL_BITS, KERNEL_GRANULARITIES, ScaleKind, quantize_weight
 from dwindle.network.select import Select
-from dwindle.technique import Context, Effect, Needs, Trait, recorded
+from dwindle.settings import require_kinds
+from dwindle.technique import RANGES_WOULD_NOT_FIT, Context, Effect, Needs, Trait, recorded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +36,7 @@ class QuantizeWeights:
     select: Select = field(default_factory=Select)
 
     def __post_init__(self) -> None:
+        require_kinds(self)
         if not MIN_BITS <= self.n_bits <= MAX_BITS:
             raise SettingError(f"QuantizeWeights: n_bits must be in [{MIN_BITS}, {MAX_BITS}], got {self.n_bits}")
         if self.scale == "power_of_two" and not self.symmetric:
@@ -53,8 +55,10 @@ class QuantizeWeights:
         is_narrow = self.n_bits <= KERNEL_BITS and self.granularity in KERNEL_GRANULARITIES
         return Effect(
             adds=Trait.INTEGER | Trait.KERNEL if is_narrow else Trait.INTEGER,
-            refuses=Trait.INTEGER | Trait.QUANTIZED_ACTIVATIONS,
-            because="integer codes have no float values left to quantize",
+            refuses={
+                Trait.INTEGER: "integer codes have no float values left to quantize",
+                Trait.QUANTIZED_ACTIVATIONS: RANGES_WOULD_NOT_FIT,
+            },
         )
 
     def apply(self, model: CompressedModel, context: Context) -> CompressedModel:

@@ -14,7 +14,7 @@ from dwindle.errors import DataError, NetworkError, RecipeError
 from dwindle.network.compressed import CompressedModel
 from dwindle.network.inputs import Inputs, call, describe
 from dwindle.network.observe import check_batches
-from dwindle.technique import Context, Effect, Needs, Trait, recorded
+from dwindle.technique import RANGES_WOULD_NOT_FIT, Context, Effect, Needs, Trait, recorded
 
 BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -36,8 +36,10 @@ class ReestimateBatchNorm:
     def effect(self) -> Effect:
         """Changes what a folded batch norm or a measured range was computed from, so it comes before both."""
         return Effect(
-            refuses=Trait.FOLDED | Trait.QUANTIZED_ACTIVATIONS,
-            because="folded batch norms have no statistics, and measured ranges would no longer fit",
+            refuses={
+                Trait.FOLDED: "folded batch norms have no statistics",
+                Trait.QUANTIZED_ACTIVATIONS: RANGES_WOULD_NOT_FIT,
+            },
         )
 
     def apply(self, model: CompressedModel, context: Context) -> CompressedModel:

@@ -169,7 +169,7 @@ class TechniqueLaws:
     def _starts(self) -> Iterator[CompressedModel]:
         """Yield the models that the technique accepts, by its `effect`."""
         for traits, structures in STARTS.items():
-            if traits & self.technique.effect.refuses:
+            if traits & self.technique.effect.refused:
                 continue
             model = CompressedModel.dense(self.network())
             for structure in structures:
