@@ -50,6 +50,7 @@ def call(tmp_path, monkeypatch, capfd):
         ("compare net.onnx net.onnx --seed -1", "'--seed': -1 is below 0"),
         ("bench net.onnx --metric accuracy", "--metric scores answers, which needs examples with targets: give --data"),
         ("compare net.onnx net.onnx --threshold 0.5", "--threshold scores answers, which needs examples"),
+        ("bench net.onnx --ledger .", "'--ledger': . is a folder; name a file in it"),
         ("bench net.onnx --ledger absent/l.jsonl", "'--ledger': there is no folder absent; make it, or name another"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,9 +44,19 @@ def positive(value: float) -> float:
 
 
 def _in_a_folder(path: Path | None) -> Path | None:
-    """Return `path`; a ledger grows with each call, so a mistyped folder must not be made."""
-    if path is not None and not path.parent.is_dir():
+    """Return `path`; a ledger grows with each call, so a mistyped folder must not be made.
+
+    Raises:
+        typer.BadParameter: nothing can be appended there; better known before minutes of measuring than after.
+    """
+    if path is None:
+        return None
+    if not path.parent.is_dir():
         raise typer.BadParameter(f"there is no folder {path.parent}; make it, or name another")
+    if path.is_dir():
+        raise typer.BadParameter(f"{path} is a folder; name a file in it")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise typer.BadParameter(f"{path} cannot be written; name another")
     return path
 
 

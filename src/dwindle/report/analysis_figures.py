@@ -297,7 +297,8 @@ def _labels(found: Sequence[tuple[Row, float]], axes: Axes) -> Iterator[Label]:
 
 
 def _bytes_label(axis: LogAxis, tick: Tick) -> str:
-    return human_bytes(axis.low * (axis.high / axis.low) ** (tick.at / 100)).replace(".00", "")
+    number, unit = human_bytes(axis.low * (axis.high / axis.low) ** (tick.at / 100)).split(" ")
+    return f"{number.rstrip('0').rstrip('.') if '.' in number else number} {'B' if unit == 'bytes' else unit}"
 
 
 def _axis(values: Sequence[float]) -> Axis:

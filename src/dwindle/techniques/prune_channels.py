@@ -160,8 +160,12 @@ class PruneChannels:
 
     def _nothing_to_cut(self, model: CompressedModel, left: Mapping[str, str]) -> str:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(left.items())[:3])
+        advice = (
+            "select every layer whose outputs are added together, and with a depthwise convolution the layer before "
+            "it, whose channels it has"
+        )
         return f"PruneChannels: no channel of the {len(self.select.resolve(model.network))} selected weights can go" + (
-            f" ({reasons})" if reasons else "; select every layer whose outputs are added together"
+            f" ({reasons})" if reasons else f"; {advice}"
         )
 
     def _prune(

@@ -27,7 +27,8 @@ class Significance:
     Attributes:
         by: the criterion.
         threshold: a layer is significant where its score is greater; in the unit of the criterion.
-        share: the share of the judged layers, in [0, 1], that is significant: the highest scores, rounded to a count.
+        share: the share of the judged layers, in [0, 1], that is significant: the highest scores, rounded to a count,
+            halves to the even one.
         side: which of the two sides a selection takes.
         keeps_ends: whether the first and the last selected layer, in the order in which the network uses them, are on
             neither side, as the literature has it.
