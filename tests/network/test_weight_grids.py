@@ -113,8 +113,9 @@ def test_what_is_trained_is_what_is_decoded(
     old_book, new_book = codebook_of(before), codebook_of(after)
     assert (old_book is None) == (new_book is None)
     if old_book is not None and new_book is not None:
-        assert new_book.codebook_size == old_book.codebook_size
-        assert torch.equal(new_book.indices, old_book.indices)
+        assert new_book.codebook_size <= old_book.codebook_size
+        for index in old_book.indices.unique():  # what was one cluster stays one
+            assert len(new_book.indices[old_book.indices == index].unique()) == 1
 
 
 @pytest.mark.parametrize("scale", SCALES)

@@ -290,8 +290,7 @@ class TestDuringTraining:
 
     def test_it_says_what_it_needs(self):
         assert trained().needs == Needs.TRAINING
-        assert Trait.INTEGER in trained().effect.refuses
-        assert "trained" in trained().effect.because
+        assert trained().effect.refused == Trait.INTEGER | Trait.QUANTIZED_ACTIVATIONS
         with pytest.raises(RecipeError, match=r"Cluster\(epochs=2\) trains; give the context a trainer"):
             trained().apply(layered(3, 3), dw.Context())
 

@@ -54,7 +54,7 @@ def test_it_says_what_it_needs_and_does() -> None:
     technique: Technique = FoldBatchNorm()
     assert technique.needs == Needs.EXAMPLE
     assert technique.effect.adds == Trait.FOLDED
-    assert technique.effect.refuses == Trait.QUANTIZED_ACTIVATIONS
+    assert technique.effect.refused == Trait.QUANTIZED_ACTIVATIONS
 
 
 def test_without_an_example_it_refuses() -> None:

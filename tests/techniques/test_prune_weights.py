@@ -313,7 +313,7 @@ class TestRewinding:
         for earlier, words in ((dw.Cluster(), "codebooks"), (dw.FoldBatchNorm(), "folded batch norms")):
             (problem,) = dw.Recipe((earlier, self.recipe)).check(small_context())
             assert words in problem
-            assert "only weights with values of their own can go back" in problem
+            assert "early in training" in problem
 
     def test_the_cache_knows_the_early_weights(self, tmp_path):
         before, context = dw.CompressedModel.dense(small_network()), small_context()
@@ -343,8 +343,8 @@ def test_settings_that_came_later_do_not_rename_earlier_checkpoints():
     [
         ({}, "exactly one of sparsity, std_multiplier and pattern, got sparsity=None"),
         ({"sparsity": 0.5, "pattern": dw.NOfM()}, r"got sparsity=0\.5, std_multiplier=None, pattern=NOfM\(n=2, m=4\)"),
-        ({"pattern": "2:4"}, r"pattern is NOfM\(n=2, m=4\), say, got '2:4'"),
-        ({"sparsity": 0.5, "rewind": "weights", "epochs": 1}, r"rewind is Rewind\(.*\), say, got 'weights'"),
+        ({"pattern": "2:4"}, "pattern must be a NOfM or None, got '2:4'"),
+        ({"sparsity": 0.5, "rewind": "weights", "epochs": 1}, "rewind must be a Rewind or None, got 'weights'"),
         ({"pattern": dw.NOfM(), "scope": "global"}, "leave scope and criterion out"),
         ({"pattern": dw.NOfM(), "criterion": "std"}, "leave scope and criterion out"),
         ({"sparsity": 0.5, "rewind": dw.Rewind()}, "rewind trains again after pruning: give positive epochs, got None"),

@@ -263,8 +263,8 @@ def test_it_says_what_it_needs_and_does() -> None:
     technique: Technique = QuantizeStatic()
     assert technique.needs == Needs.EXAMPLE | Needs.CALIBRATION
     assert technique.effect.adds == Trait.INTEGER | Trait.KERNEL | Trait.QUANTIZED_ACTIVATIONS | Trait.FOLDED
-    assert technique.effect.refuses == Trait.INTEGER | Trait.QUANTIZED_ACTIVATIONS
-    assert QuantizeStatic(weights=None).effect.refuses == Trait.QUANTIZED_ACTIVATIONS
+    assert technique.effect.refused == Trait.INTEGER | Trait.QUANTIZED_ACTIVATIONS
+    assert QuantizeStatic(weights=None).effect.refused == Trait.QUANTIZED_ACTIVATIONS
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def test_the_same_data_gives_the_same_digest() -> None:
 def test_it_says_what_it_needs_and_refuses() -> None:
     technique: Technique = ReestimateBatchNorm()
     assert technique.needs == Needs.EXAMPLE | Needs.CALIBRATION
-    assert technique.effect.refuses == Trait.FOLDED | Trait.QUANTIZED_ACTIVATIONS
+    assert technique.effect.refused == Trait.FOLDED | Trait.QUANTIZED_ACTIVATIONS
     assert technique.effect.adds == Trait.NOTHING
 
 

@@ -76,15 +76,8 @@ class PruneWeights:
 
     def __post_init__(self) -> None:
         require_kinds(self)
-        if problem := self._kind_problem() or self._amount_problem() or self._schedule_problem():
+        if problem := self._amount_problem() or self._schedule_problem():
             raise SettingError(f"PruneWeights: {problem}")
-
-    def _kind_problem(self) -> str | None:
-        for name, kind in (("pattern", NOfM), ("rewind", Rewind), ("guide", Guide)):
-            given: Any = getattr(self, name)
-            if given is not None and not isinstance(given, kind):
-                return f"{name} is {kind()!r}, say, got {given!r}"
-        return None
 
     def _amount_problem(self) -> str | None:
         given = {name: getattr(self, name) for name in ("sparsity", "std_multiplier", "pattern")}
