@@ -88,6 +88,8 @@ def _curve_chart(timeline: Timeline, keys: Sequence[str]) -> Chart | None:
         return None
     n_epochs = sum(map(len, timeline.curves))
     x_axis, y_axis = Axis(0.5, n_epochs + 0.5), Axis.around(values, margin=0.08)
+    if as_percent:
+        y_axis = Axis(max(0.0, y_axis.low), min(y_axis.high, 101.0))
     roles = ("first", "second")
     shapes = [
         shape for role, key in zip(roles, keys, strict=False) for shape in _strokes(role, runs[key], (x_axis, y_axis))

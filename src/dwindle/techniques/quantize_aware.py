@@ -37,8 +37,9 @@ WIDTHS: Final = (8, 16)
 class QuantizeAware:
     """Quantization-aware training: forward with the integers of the file, backward in floats.
 
-    Structure stays: zeros stay zero and clusters stay clusters, whose centroids are trained on the grid. So after
-    `PruneWeights` this is sparsity-preserving, after `Cluster` cluster-preserving training (PQAT, CQAT, PCQAT).
+    Structure stays: zeros stay zero and clusters stay clusters, whose centroids are trained on the grid (those that end
+    on the same code become one). So after `PruneWeights` this is sparsity-preserving, after `Cluster`
+    cluster-preserving training (PQAT, CQAT, PCQAT).
     Integers are placed as by `QuantizeStatic`, and batch norms are folded at the end: the factor that folding gives
     each channel changes no code that was trained. What is trained is the graph of the network in eval mode, in which
     batch norms and dropout train; what else a module does only in training mode is left out.
