@@ -138,6 +138,9 @@ def test_bits_of_no_layer_are_found_before_the_run() -> None:
     lstm = CompressedModel.dense(torch.nn.LSTM(3, 4))
     (problem,) = Recipe((MixedPrecision(bits={"weight_hh_l0": 1}),)).check(small_context(), model=lstm)
     assert "bits names 'weight_hh_l0', which matches no" in problem
+    text = CompressedModel.dense(torch.nn.Sequential(torch.nn.Embedding(9, 4), torch.nn.Linear(4, 2)))
+    (problem,) = Recipe((MixedPrecision(bits={"0.weight": 1}),)).check(small_context(), model=text)
+    assert "bits names '0.weight', which matches no" in problem
 
 
 def test_needs_are_those_of_the_criterion() -> None:

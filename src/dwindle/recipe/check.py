@@ -185,13 +185,13 @@ def _shape_problems(step: Technique, network: nn.Module, *, scope: frozenset[str
 
 
 def _width_problems(step: Technique, network: nn.Module, *, scope: frozenset[str]) -> list[str]:
-    """Return which patterns in `bits` match no selected layer; recurrent layers cannot have few bits."""
+    """Return which patterns in `bits` match no selected layer; recurrent and embedding layers cannot have few bits."""
     bits: Mapping[str, int] | None = getattr(step, "bits", None)
     if not isinstance(bits, Mapping):
         return []
-    recurrent = (nn.RNNBase, nn.RNNCellBase)
+    others = (nn.RNNBase, nn.RNNCellBase, nn.Embedding, nn.EmbeddingBag)
     owners = {name: network.get_submodule(name.rpartition(".")[0]) for name in scope}
-    names = [n for n, _ in network.named_parameters() if n in scope and not isinstance(owners[n], recurrent)]
+    names = [n for n, _ in network.named_parameters() if n in scope and not isinstance(owners[n], others)]
     return [
         f"bits names {pattern!r}, which matches no convolution or linear layer; {nearest(pattern, names)}"
         for pattern in bits
