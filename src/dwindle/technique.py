@@ -59,6 +59,8 @@ class Trait(enum.Flag):
     QUANTIZED_ACTIVATIONS = enum.auto()
     KERNEL = enum.auto()
     """Integer weights as engines compute with them: 8 bits or less, one scale for the tensor or for each output."""
+    RESHAPED = enum.auto()
+    """Weights have other shapes than in the network given: channels are gone, or another network took its place."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -140,6 +140,11 @@ def test_the_remedy_names_the_first_step_in_the_way():
             dw.FineTune(),
             "cannot be trained and the measured ranges of activations would no longer fit; put",
         ),
+        (
+            dw.PruneChannels(pruning_ratio=0.5),
+            dw.PruneWeights(sparsity=0.5, epochs=1, rewind=dw.Rewind()),
+            "because the early network has the weights of the network given; put",
+        ),
         (dw.FoldBatchNorm(), dw.ReestimateBatchNorm(), "because folded batch norms have no statistics; put"),
     ],
 )

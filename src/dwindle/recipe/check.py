@@ -22,7 +22,7 @@ from dwindle.recipe.significant import needs_of_selection, select_of
 from dwindle.settings import nearest
 from dwindle.technique import Needs, Technique, Trait
 
-WHOLE_MODEL: Final = Trait.FOLDED | Trait.QUANTIZED_ACTIVATIONS
+WHOLE_MODEL: Final = Trait.FOLDED | Trait.QUANTIZED_ACTIVATIONS | Trait.RESHAPED
 """Traits of the network, not of single weights."""
 WORDS: Final = {
     Trait.SPARSE: "zeros",
@@ -31,6 +31,7 @@ WORDS: Final = {
     Trait.FOLDED: "folded batch norms",
     Trait.QUANTIZED_ACTIVATIONS: "quantized activations",
     Trait.KERNEL: "integer codes that engines compute with (8 bits or less, one scale for a tensor or for each output)",
+    Trait.RESHAPED: "weights of other shapes than in the network given",
 }
 """What a step that adds the trait leaves behind."""
 REMEDIES: Final = {

@@ -11,7 +11,7 @@ import tomli_w
 from torch import nn
 
 from dwindle.errors import RecipeError, SettingError
-from dwindle.network.compressed import CompressedModel, Record, Replaced
+from dwindle.network.compressed import CompressedModel, Record, RemovedChannels, Replaced
 from dwindle.recipe.cache import StageCache
 from dwindle.recipe.catalogue import TECHNIQUES
 from dwindle.recipe.check import find_problems, traits_of
@@ -212,10 +212,10 @@ def _with_reference(context: Context, reference: nn.Module | None) -> Context:
 def _reference(before: CompressedModel, after: CompressedModel, earlier: nn.Module | None) -> nn.Module | None:
     """Return the float network for what follows a step: the one before it where the step was the first to quantize.
 
-    The network given stands in until then, or the one that took its place; None where that is quantized itself, because
-    its floats are gone.
+    The network given stands in until then, or the one that took its place or lost channels; None where that is
+    quantized itself, because its floats are gone.
     """
-    if any(isinstance(edit, Replaced) for edit in after.edits[len(before.edits) :]):
+    if any(isinstance(edit, Replaced | RemovedChannels) for edit in after.edits[len(before.edits) :]):
         return None if traits_of(after) & QUANTIZED else after.network
     if traits_of(before) & QUANTIZED:
         return earlier

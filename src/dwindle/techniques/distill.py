@@ -17,7 +17,7 @@ from dwindle.network.parametrize import trainable
 from dwindle.settings import nearest, require_kinds
 from dwindle.technique import Context, Effect, Needs, Trait, needs_of, recorded
 
-_EVERYTHING: Final = ~Trait.NOTHING
+_EVERYTHING: Final = ~Trait.RESHAPED
 _FLOATS: Final = (
     "the network alone would teach, without the rounding of its activations, and answer otherwise than the model does"
 )
@@ -72,8 +72,12 @@ class Distill:
 
     @property
     def effect(self) -> Effect:
-        """Forgets all that the model has become: the student is dense."""
-        return Effect(removes=_EVERYTHING, refuses={Trait.QUANTIZED_ACTIVATIONS: _FLOATS} if self.asks_model else {})
+        """Forgets all that the model has become: the student is dense, and has shapes of its own."""
+        return Effect(
+            adds=Trait.RESHAPED,
+            removes=_EVERYTHING,
+            refuses={Trait.QUANTIZED_ACTIVATIONS: _FLOATS} if self.asks_model else {},
+        )
 
     def apply(self, model: CompressedModel, context: Context) -> CompressedModel:
         """Return the trained student; the record holds the learning curve.

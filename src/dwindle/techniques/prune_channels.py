@@ -105,11 +105,11 @@ class PruneChannels:
 
     @property
     def effect(self) -> Effect:
-        """Leaves fewer channels and every structure. Integer codes can be cut, but not trained."""
+        """Leaves fewer channels and every other structure. Integer codes can be cut, but not trained."""
         if self.epochs is None:
-            return Effect(refuses={Trait.QUANTIZED_ACTIVATIONS: _RANGES})
+            return Effect(adds=Trait.RESHAPED, refuses={Trait.QUANTIZED_ACTIVATIONS: _RANGES})
         codes = "it trains the weights that stay, and integer codes cannot be trained"
-        return Effect(refuses={Trait.INTEGER: codes, Trait.QUANTIZED_ACTIVATIONS: _RANGES})
+        return Effect(adds=Trait.RESHAPED, refuses={Trait.INTEGER: codes, Trait.QUANTIZED_ACTIVATIONS: _RANGES})
 
     def apply(self, model: CompressedModel, context: Context) -> CompressedModel:
         """Return `model` without its least important channels.

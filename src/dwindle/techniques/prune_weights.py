@@ -162,6 +162,7 @@ class PruneWeights:
         if self.rewind is not None and self.rewind.needs_early:
             refuses[Trait.CLUSTERED] = "shared weights cannot each go back to what they were early in training"
             refuses[Trait.FOLDED] = "folded weights are no longer those of early in training"
+            refuses[Trait.RESHAPED] = "the early network has the weights of the network given"
         return Effect(adds=Trait.SPARSE, refuses=refuses)
 
     def apply(self, model: CompressedModel, context: Context) -> CompressedModel:
