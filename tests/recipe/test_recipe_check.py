@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 import dwindle as dw
@@ -151,6 +153,13 @@ def test_the_remedy_names_the_first_step_in_the_way():
 def test_the_reason_is_that_of_what_stands_in_the_way(first: dw.Technique, second: dw.Technique, reason: str):
     problem = dw.Recipe((first, second)).check(dw.Context())[-1]
     assert reason in problem
+
+
+def test_a_network_that_lost_channels_is_what_it_is_compared_with(dense):
+    steps = (dw.PruneChannels(pruning_ratio=0.5, round_to=1), dw.QuantizeWeights(n_bits=4), dw.CorrectBias())
+    context = replace(small_context(), reference=None)
+    for some in (steps, (steps[0], steps[2])):
+        assert len(dw.Recipe(some).run(dense, context).history) == len(some)
 
 
 def test_a_list_becomes_a_tuple():
