@@ -147,6 +147,8 @@ def test_values_of_another_kind_are_refused(change: dict[str, Any], message: str
 def test_values_of_their_kind_are_taken(settings: Everything):
     require_kinds(settings)
     require_kinds(replace(settings, rate=1, limit=None, one=None))
+    with pytest.raises(SettingError, match="rate must be a number"):
+        require_kinds(replace(settings, rate=None))
 
 
 def test_one_possible_class_needs_no_type():

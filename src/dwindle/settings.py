@@ -62,7 +62,7 @@ def from_plain(cls: type[T], plain: Mapping[str, Any], *, where: str) -> T:
     Raises:
         SettingError: an unknown key (the nearest known one is named), a missing key, or a value of the wrong type.
     """
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cast("Any", cls)) if f.init}
     given = {key: value for key, value in plain.items() if key != TAG}
     for key in given:

@@ -8,7 +8,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from dwindle.core.encoding import MAX_IN_A_BYTE, Codebook, Dense, Encoding, Half, Scaled, Sparse
+from dwindle.core.encoding import Codebook, Dense, Encoding, Half, Scaled, Sparse, index_dtype
 from dwindle.errors import SettingError
 from dwindle.settings import require_kinds
 
@@ -64,7 +64,7 @@ def nearest(values: Tensor, centroids: Tensor) -> Tensor:
     """
     ordered, order = centroids.detach().double().sort(stable=True)
     borders = ordered[:-1] + (ordered[1:] - ordered[:-1]) / 2  # float64: the midpoint of two float32 is exact
-    order = order.to(torch.uint8 if len(centroids) <= MAX_IN_A_BYTE else torch.int32)
+    order = order.to(index_dtype(len(centroids)))
     flat = values.detach().flatten()
     size = _BLOCK if flat.device.type == "cpu" else max(len(flat), 1)  # blocks stay in the cache of a processor
     found = [
@@ -102,6 +102,6 @@ def _used(indices: Tensor, centroids: Dense | Half, support: Tensor) -> Codebook
     if bool(is_used.all()):
         return Codebook(indices, centroids)
     places = is_used.cumsum(0) - 1
-    kept = places.to(torch.uint8 if int(is_used.sum()) <= MAX_IN_A_BYTE else torch.int32)
+    kept = places.to(index_dtype(int(is_used.sum())))
     moved = torch.where(support, kept.index_select(0, indices.flatten().int()).reshape(indices.shape), 0)
     return Codebook(moved.to(kept.dtype), replace(centroids, values=centroids.values[is_used]))

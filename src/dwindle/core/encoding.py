@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple, Protocol, assert_never
+from typing import NamedTuple, Protocol, assert_never
 
 import torch
 from torch import Tensor
@@ -24,8 +24,6 @@ from torch import Tensor
 from dwindle.core.granularity import Granularity, PerTensor, expand, n_scales
 from dwindle.errors import EncodingError
 
-MAX_IN_A_BYTE: Final = 256
-"""Centroids whose indices are bytes."""
 MIN_BITS = 2
 MAX_BITS = 16
 
@@ -168,6 +166,11 @@ def code_range(n_bits: int, *, signed: bool) -> tuple[int, int]:
     return (-(1 << (n_bits - 1)), (1 << (n_bits - 1)) - 1) if signed else (0, (1 << n_bits) - 1)
 
 
+def index_dtype(codebook_size: int) -> torch.dtype:
+    """Return what indices into so many centroids are stored as."""
+    return torch.uint8 if codebook_size <= 256 else torch.int32
+
+
 def shape_of(encoding: Encoding) -> torch.Size:
     """Return the shape of the tensor that `encoding` stands for."""
     match encoding:
@@ -246,21 +249,13 @@ def _rewrite_codebook(codebook: Codebook, fit: Fit) -> Codebook:
     centroids, indices = decode(codebook.centroids), codebook.indices
     inner = fit(centroids, torch.ones_like(centroids, dtype=torch.bool), is_codebook=True)
     if isinstance(inner, Affine):
-        inner = _distinct(inner)
+        codes, places = inner.codes.unique(return_inverse=True)
+        if codes.numel() < inner.codes.numel():
+            inner = Codebook(places.to(index_dtype(codes.numel())), replace(inner, codes=codes))
     if isinstance(inner, Codebook):  # clusters of clusters
         merged = inner.indices.index_select(0, indices.flatten().to(torch.int32)).reshape(indices.shape)
         return Codebook(merged, inner.centroids)
     return Codebook(indices, inner)
-
-
-def _distinct(centroids: Affine) -> Affine | Codebook:
-    """Return `centroids` as they are, or where some have the same code as indices into those that differ."""
-    codes, places = centroids.codes.unique(return_inverse=True)
-    if codes.numel() == centroids.codes.numel():
-        return centroids
-    return Codebook(
-        places.to(torch.uint8 if codes.numel() <= MAX_IN_A_BYTE else torch.int32), replace(centroids, codes=codes)
-    )
 
 
 def restrict(encoding: Encoding, support: Tensor) -> Sparse | Scaled:

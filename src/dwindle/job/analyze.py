@@ -89,10 +89,7 @@ def analyze(network: nn.Module, evidence: Evidence, *, settings: Settings = DEFA
         SelectionError: no weight is selected.
         NetworkError: a weight is NaN or infinite.
     """
-    names = settings.select.resolve(network) if weight_names(network) else ()
-    if not names:
-        raise SelectionError(f"{type(network).__name__} has no convolution, linear, embedding or recurrent layer")
-    _require_sound(network, names)
+    names = _sound_names(network, settings.select)
     _report(evidence, "run the network", done=0)
     evidence = _with_graph(network, evidence)
     costs, remark = _costs(network, names, evidence)
@@ -107,21 +104,20 @@ def analyze(network: nn.Module, evidence: Evidence, *, settings: Settings = DEFA
     )
     actions: dict[str, Action] = {layer: plans[layer].action for layer in names}
     bits = stored_bits(actions, multiplied=multiplied)
-    layers = tuple(
-        LayerView(
-            name=layer,
-            cost=costs[layer],
-            scores={j.name: j.scores[layer] for j in judgements if layer in j.scores},
-            significant=tuple(j.name for j in judgements if layer in j.significant),
-            treatment=plans[layer],
-            stored_bits=bits[layer],
-            **_timing(layer, times, names),
-        )
-        for layer in names
-    )
     return Analysis(
         name=name or type(network).__name__,
-        layers=layers,
+        layers=tuple(
+            LayerView(
+                name=layer,
+                cost=costs[layer],
+                scores={j.name: j.scores[layer] for j in judgements if layer in j.scores},
+                significant=tuple(j.name for j in judgements if layer in j.significant),
+                treatment=plans[layer],
+                stored_bits=bits[layer],
+                **_timing(layer, times, names),
+            )
+            for layer in names
+        ),
         judgements=judgements,
         decided_by=decider.name if decider else "",
         spectra=_spectra(network, evidence, names),
@@ -141,11 +137,16 @@ def _with_graph(network: nn.Module, evidence: Evidence) -> Evidence:
         return evidence
 
 
-def _require_sound(network: nn.Module, names: Sequence[str]) -> None:
+def _sound_names(network: nn.Module, select: Select) -> tuple[str, ...]:
+    """Return the weights that are selected; refuse to go on with none, or with broken ones."""
+    names = select.resolve(network) if weight_names(network) else ()
+    if not names:
+        raise SelectionError(f"{type(network).__name__} has no convolution, linear, embedding or recurrent layer")
     parameters = dict(network.named_parameters())
     for name in names:
         if not bool(torch.isfinite(parameters[name]).all()):
             raise NetworkError(f"the weights of {name!r} hold NaN or infinity; load a sound checkpoint")
+    return names
 
 
 def _costs(network: nn.Module, names: Sequence[str], evidence: Evidence) -> tuple[dict[str, LayerCost], str]:

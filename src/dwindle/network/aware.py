@@ -21,15 +21,9 @@ from torch.nn import functional
 
 from dwindle.errors import NetworkError
 from dwindle.network.activations import CallSite
-from dwindle.network.capture import Captured
+from dwindle.network.capture import DROPOUTS, Captured
 from dwindle.network.insert import add_module, insert_before, insert_behind
 
-DROPOUTS: Final = {
-    "aten.dropout.default": torch.dropout,
-    "aten.feature_dropout.default": torch.feature_dropout,
-    "aten.alpha_dropout.default": torch.alpha_dropout,
-    "aten.feature_alpha_dropout.default": torch.feature_alpha_dropout,
-}
 RECURRENT: Final = ("aten.lstm.input", "aten.gru.input", "aten.rnn_tanh.input", "aten.rnn_relu.input")
 TRAIN_FLAG: Final = 6
 """Where recurrent operations take whether they train."""

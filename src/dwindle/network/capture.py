@@ -12,7 +12,7 @@ import sysconfig
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
@@ -31,12 +31,13 @@ NOISY: Final = (
     "torch.fx.experimental.recording",
     "torch._subclasses.fake_tensor",
 )
-DROPOUTS: Final = (
-    "aten.dropout.default",
-    "aten.feature_dropout.default",
-    "aten.alpha_dropout.default",
-    "aten.feature_alpha_dropout.default",
-)
+DROPOUTS: Final[Mapping[str, Callable[[Tensor, float, bool], Tensor]]] = {
+    "aten.dropout.default": torch.dropout,
+    "aten.feature_dropout.default": torch.feature_dropout,
+    "aten.alpha_dropout.default": torch.alpha_dropout,
+    "aten.feature_alpha_dropout.default": torch.feature_alpha_dropout,
+}
+"""By the name of an operation of a graph: what is called with (input, probability, whether it trains)."""
 END_OF_FACT: Final = re.compile(r" For more information| If you're using")
 FOREIGN: Final = (str(Path(torch.__file__).parent), sysconfig.get_path("stdlib"), "<", __file__)
 """Where a line of the user's network cannot be: torch, Python itself, generated code, and this file."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -47,8 +47,6 @@ OptimizerFactory = Callable[[list[dict[str, Any]], float], torch.optim.Optimizer
 """`factory(groups, learning_rate)`: the group without weight decay says so itself."""
 Schedule = Callable[[float], float]
 """`schedule(progress)` returns the factor of the learning rate; progress runs over [0, 1)."""
-LONE_VALUE: Final = "more than 1 value per channel"
-"""What torch says of a batch norm that has nothing to average over."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -256,11 +254,10 @@ class _Run:
             with self.fabric.autocast():
                 output = self.network(*as_tuple(in_float32(inputs)))
         except ValueError as error:
-            if LONE_VALUE not in str(error):
+            if "more than 1 value per channel" not in str(error):  # torch's words
                 raise
             raise DataError(
-                f"stage {self.job.stage!r}: a batch norm gets one value for each channel from a batch of "
-                f"{n_examples(inputs)}, and trains on two or more; give a larger batch_size"
+                f"stage {self.job.stage!r}: batches of {n_examples(inputs)} give a batch norm one value; use larger"
             ) from error
         return in_float32(output)
 

@@ -6,8 +6,9 @@ import itertools
 from dataclasses import dataclass
 from typing import Final, cast
 
+from dwindle.report.weighed import N_TRAININGS_NEEDED
 from dwindle.report.words import DASH, MINUS, NO_BREAK, fixed, human_bytes, significant
-from dwindle.studies.claims import N_SEEDS_NEEDED, Judged, JudgedCondition, Ruling
+from dwindle.studies.claims import Judged, JudgedCondition, Ruling
 from dwindle.studies.results import Finding
 from dwindle.studies.shown import Quantity, Side
 from dwindle.studies.tables import Cell, FilledTable, Heading, figure_words
@@ -201,7 +202,7 @@ def _condition_view(judged: JudgedCondition) -> ConditionView:
         bound, decides = 0.0, judged.difference
     notes = [f"{judged.n_missing:,} outcome{'' if judged.n_missing == 1 else 's'} missing"] if judged.n_missing else []
     notes += ["a dense network is below its floor"] if judged.is_below_floor else []
-    notes += [f"n = {decides.n_seeds}"] if decides is not None and decides.n_seeds < N_SEEDS_NEEDED else []
+    notes += [f"n = {decides.n_seeds}"] if decides is not None and decides.n_seeds < N_TRAININGS_NEEDED else []
     return ConditionView(
         about=about,
         figure=_deciding_words(judged, decides, quantity),

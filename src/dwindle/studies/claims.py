@@ -7,13 +7,12 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
+from dwindle.report.weighed import N_TRAININGS_NEEDED
 from dwindle.studies.matching import below_floor, spots_of
 from dwindle.studies.results import Finding, Results, Spot
 from dwindle.studies.shown import Claim, Condition, Quantity, Side
 from dwindle.studies.study import Study
 
-N_SEEDS_NEEDED: Final = 3
-"""Fewer trainings say too little about the spread between trainings: whatever the interval, nothing is decided."""
 RULE_OF_CLAIMS: Final = (
     "A claim is confirmed where the whole interval is on its side, refuted where it is on the other, and undecided "
     "where it holds both, where outcomes are missing, or where fewer than three seeds were trained."
@@ -100,7 +99,7 @@ def _judge_one(condition: Condition, study: Study, results: Results) -> JudgedCo
 
 def _rule(condition: Condition, found: Finding | None) -> Ruling:
     """Return what the interval says: a bound may be met exactly, two sides must differ."""
-    if found is None or found.n_seeds < N_SEEDS_NEEDED:
+    if found is None or found.n_seeds < N_TRAININGS_NEEDED:
         return Ruling.UNDECIDED
     bound = 0.0 if condition.bound is None else condition.bound
     sign = 1.0 if condition.relation == "below" else -1.0

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from dwindle.bench.ledger import Entry
 from dwindle.errors import SettingError
+from dwindle.report.weighed import N_TRAININGS_NEEDED
 from dwindle.settings import from_plain
-from dwindle.studies.claims import N_SEEDS_NEEDED, Ruling, judge
+from dwindle.studies.claims import Ruling, judge
 from dwindle.studies.plan import Node
 from dwindle.studies.read import load_study
 from dwindle.studies.results import Results, Variant
@@ -84,7 +85,7 @@ def test_a_bound_may_be_met_exactly(tiny: Study, ledger: tuple[Entry, ...]) -> N
     assert ruling(tiny, ledger, {"left": side, "relation": "above", "bound": 13}) == "UNDECIDED"
 
 
-@pytest.mark.parametrize("n_seeds", range(1, N_SEEDS_NEEDED))
+@pytest.mark.parametrize("n_seeds", range(1, N_TRAININGS_NEEDED))
 def test_too_few_seeds_decide_nothing(tiny: Study, ledger: tuple[Entry, ...], n_seeds: int) -> None:
     fewer = [entry for entry in ledger if entry.data["seed"] < n_seeds]
     for one in tiny.claims:
