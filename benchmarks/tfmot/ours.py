@@ -1,4 +1,4 @@
-"""This file is dwindle's side of the comparison with TFMOT, one seed: the same stages, recipes of one or two steps."""
+"""This file is dwindle's sides of the comparison with TFMOT, one seed: the same stages, recipes of one or two steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from settings import BATCH_SIZE, N_BLOCKS, N_CLASSES, PADDING, STAGES, WIDTHS, Settings, derive
+from settings import BATCH_SIZE, N_BLOCKS, N_CLASSES, PADDING, SCOPES, STAGES, WIDTHS, Settings, derive
 
 from dwindle.artifact import Artifact
 from dwindle.bench.batches import batches
@@ -46,6 +46,7 @@ N_PARITY = 64
 class Run:
     """All stages of one seed; what is finished is read from the folder."""
 
+    side: str
     folder: Path
     splits: Splits
     seed: int
@@ -79,7 +80,7 @@ class Run:
             )
         model = CompressedModel.dense(network)
         for stage in STAGES:
-            rates, tried = self.settings.rates["ours"][stage], {}
+            rates, tried = self.settings.rates[self.side][stage], {}
             if len(rates) > 1:
                 trials = {rate: self._trained(stage, model, rate=rate, is_trial=True) for rate in rates}
                 tried = {rate: _curve(trial)[-1]["validation_accuracy"] for rate, trial in trials.items()}
@@ -91,7 +92,7 @@ class Run:
 
     def _trained(self, stage: str, model: CompressedModel, *, rate: float, is_trial: bool) -> CompressedModel:
         epochs = self.settings.trial_epochs if is_trial else self.settings.epochs[stage]
-        recipe = Recipe(steps_of(stage, self.settings, epochs=epochs, rate=rate))
+        recipe = Recipe(steps_of(stage, self.settings, scope=SCOPES[self.side], epochs=epochs, rate=rate))
         return recipe.run(model, self._context(derive(self.seed, STAGES.index(stage), "stage")))
 
     def _context(self, seed: int) -> Context:
@@ -122,11 +123,12 @@ class Run:
         return found.values[ACCURACY]
 
 
-def steps_of(stage: str, settings: Settings, *, epochs: float, rate: float) -> tuple[Technique, ...]:
+def steps_of(stage: str, settings: Settings, *, scope: str, epochs: float, rate: float) -> tuple[Technique, ...]:
     """Return the steps of one stage."""
     if stage == "pruned":
         schedule = Polynomial(end=settings.prune_end, frequency=settings.prune_frequency)
-        return (PruneWeights(sparsity=settings.sparsity, schedule=schedule, epochs=epochs, learning_rate=rate),)
+        amount = {"sparsity": settings.sparsity, "scope": scope, "schedule": schedule}
+        return (PruneWeights(**amount, epochs=epochs, learning_rate=rate),)
     if stage == "clustered":
         # TFMOT counts zero among its clusters; here it is a value of its own.
         cluster = Cluster(

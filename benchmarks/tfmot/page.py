@@ -24,7 +24,9 @@ from dwindle.studies.make import unpack_bits
 
 OUTCOME = "peer_outcome"
 MOST_OF_THEIR_BYTES = 0.9
-NAMES = {"ours": "dwindle", "theirs": "TFMOT"}
+NAMES = {"ours": "dwindle, each layer", "ours_global": "dwindle, all together", "theirs": "TFMOT"}
+SCOPES = {"ours": "of each layer, as TFMOT prunes", "ours_global": "of all weights, ranked together"}
+"""Of our sides, in the order of the page: of what the pruned share is."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Outcome:
 
     @property
     def side(self) -> str:
-        """`ours` or `theirs`."""
+        """`ours`, `ours_global` or `theirs`."""
         return self.data["side"]
 
     @property
@@ -47,7 +49,7 @@ class Outcome:
     @property
     def deployed_bytes(self) -> int:
         """Ours is deployed as it is; TFMOT's file is small only when zipped."""
-        return self.data["file_bytes" if self.side == "ours" else "zipped_bytes"]
+        return self.data["zipped_bytes" if self.side == "theirs" else "file_bytes"]
 
     @property
     def stages(self) -> Sequence[Mapping[str, Any]]:
@@ -68,6 +70,31 @@ class Pair:
         return self.ours.deployed_bytes / self.theirs.deployed_bytes
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """One of our sides with theirs: the seeds that both have, with the same settings but for learning rates."""
+
+    side: str
+    pairs: Sequence[Pair]
+
+    @property
+    def accuracy_difference(self) -> Interval:
+        """Our accuracy minus theirs in points."""
+        return accuracy_difference(self.pairs)
+
+    def summary(self) -> dict[str, Any]:
+        """Return its figures as plain values."""
+        ratios, difference = [pair.ratio for pair in self.pairs], self.accuracy_difference
+        return {
+            "side": self.side,
+            "seeds": [pair.ours.seed for pair in self.pairs],
+            "bytes_ratio": {"mean": fmean(ratios), "least": min(ratios), "greatest": max(ratios)},
+            "accuracy_difference": {"value": difference.value, "low": difference.low, "high": difference.high},
+            "bytes_are_few_enough": max(ratios) <= MOST_OF_THEIR_BYTES,
+            "accuracy": verdict(difference),
+        }
+
+
 def outcomes_of(entries: Iterable[Entry]) -> list[Outcome]:
     """Return the newest outcome of each side and seed, of the settings that each side had last."""
     found = [entry.data for entry in entries if entry.kind == OUTCOME]
@@ -78,26 +105,21 @@ def outcomes_of(entries: Iterable[Entry]) -> list[Outcome]:
     ]
 
 
-def pairs_of(entries: Iterable[Entry]) -> list[Pair]:
-    """Return the seeds that both sides have, with the same settings but for learning rates.
+def comparisons_of(entries: Iterable[Entry]) -> list[Comparison]:
+    """Return each of our sides that has a seed in common with theirs.
 
     Raises:
-        ValueError: there is none.
+        ValueError: none has.
     """
-    if not (pairs := _paired(entries)):
-        raise ValueError("the ledger holds no seed of both sides with the same settings; run benchmarks/tfmot/run.py")
-    return pairs
-
-
-def has_pairs(entries: Iterable[Entry]) -> bool:
-    """Return whether there is a seed that both sides have with the same settings."""
-    return bool(_paired(entries))
-
-
-def _paired(entries: Iterable[Entry]) -> list[Pair]:
     found = {(outcome.side, outcome.seed): outcome for outcome in outcomes_of(entries)}
-    seeds = sorted(seed for side, seed in found if side == "ours" and ("theirs", seed) in found)
-    pairs = [Pair(found["ours", seed], found["theirs", seed]) for seed in seeds]
+    if not (comparisons := [Comparison(side, pairs) for side in SCOPES if (pairs := _paired(found, side))]):
+        raise ValueError("the ledger holds no seed of both sides with the same settings; run benchmarks/tfmot/run.py")
+    return comparisons
+
+
+def _paired(found: Mapping[tuple[str, int], Outcome], ours: str) -> list[Pair]:
+    seeds = sorted(seed for side, seed in found if side == ours and ("theirs", seed) in found)
+    pairs = [Pair(found[ours, seed], found["theirs", seed]) for seed in seeds]
     return [pair for pair in pairs if _shared(pair.ours) == _shared(pair.theirs)]
 
 
@@ -116,18 +138,9 @@ def accuracy_difference(pairs: Sequence[Pair]) -> Interval:
     return mean_of_trainings(blocks, least_step=100.0, limits=(-100.0, 100.0))
 
 
-def summary(entries: Iterable[Entry]) -> dict[str, Any]:
+def summary(comparisons: Iterable[Comparison]) -> dict[str, Any]:
     """Return the figures of the page's head."""
-    pairs = pairs_of(entries)
-    ratios, difference = [pair.ratio for pair in pairs], accuracy_difference(pairs)
-    return {
-        "benchmark": "tfmot",
-        "seeds": [pair.ours.seed for pair in pairs],
-        "bytes_ratio": {"mean": fmean(ratios), "least": min(ratios), "greatest": max(ratios)},
-        "accuracy_difference": {"value": difference.value, "low": difference.low, "high": difference.high},
-        "bytes_are_few_enough": max(ratios) <= MOST_OF_THEIR_BYTES,
-        "accuracy": verdict(difference),
-    }
+    return {"benchmark": "tfmot", "comparisons": [comparison.summary() for comparison in comparisons]}
 
 
 def verdict(difference: Interval) -> str:
@@ -143,13 +156,15 @@ def page(entries: Iterable[Entry], *, made_from: str = "") -> str:
     Raises:
         ValueError: there is no seed that both sides have with the same settings.
     """
-    pairs = pairs_of(entries)
+    comparisons = comparisons_of(entries)
     parts = ["# Side by side with TFMOT: PCQAT of ResNet-18, width 16, CIFAR-10"]
     parts += [made_from] if made_from else []
-    parts += [_what_was_run(pairs), _verdicts(pairs)]
-    parts += ["## Bytes and accuracy", _files(pairs), _other_bytes(pairs)]
-    parts += ["## What the files keep", _kept(pairs), _KEPT_LEGEND]
-    parts += ["## Stages", _stages(pairs), _STAGES_LEGEND]
+    parts += [_what_was_run(comparisons), "\n".join(_verdict(comparison) for comparison in comparisons)]
+    parts += ["## Bytes and accuracy"]
+    for comparison in comparisons:
+        parts += [f"### {_share(comparison)}", _files(comparison), _other_bytes(comparison.pairs)]
+    parts += ["## What the files keep", _kept(comparisons), _KEPT_LEGEND]
+    parts += ["## Stages", _stages(comparisons), _STAGES_LEGEND]
     return "\n\n".join(parts) + "\n"
 
 
@@ -161,25 +176,37 @@ _KEPT_LEGEND = (
 _STAGES_LEGEND = (
     "Accuracy on the validation split in percent, mean over the seeds, after the stage; the last row is that of the "
     "file. Behind it the peak learning rates; where several were tried, the one that was best on the validation split "
-    "after a short trial was taken. The test split was read once, by the final files."
+    "after a short trial was taken. The test split was read once for each final file."
 )
 
 
-def _what_was_run(pairs: Sequence[Pair]) -> str:
-    ours, theirs = pairs[0].ours.data, pairs[0].theirs.data
+def _what_was_run(comparisons: Sequence[Comparison]) -> str:
+    ours, theirs = comparisons[0].pairs[0].ours.data, comparisons[0].pairs[0].theirs.data
     settings = ours["settings"]
     packages = ", ".join(f"{name} {number}" for name, number in theirs["packages"].items())
-    seconds = {side: fmean(_seconds(getattr(pair, side)) for pair in pairs) for side in NAMES}
-    n_epochs = sum(settings["epochs"].values())
+    hours = [
+        f"{fmean(_seconds(outcome) for outcome in outcomes) / 3600:.1f} h ({NAMES[side]})"
+        for side, outcomes in _by_side(comparisons).items()
+    ]
     return (
-        f"Seeds {', '.join(str(pair.ours.seed) for pair in pairs)}, each a training from scratch on both sides: "
-        f"{_epochs(settings)} epochs; "
-        f"{settings['sparsity']:.0%} zeros, {settings['n_levels']} values in a tensor with zero among them, 8-bit "
-        f"weights and activations. Pixels, splits, augmentation, batch size, optimizer and schedule are equal "
-        f"(`benchmarks/tfmot/README.md`). dwindle {ours['version']}; {packages}. Machine: {ours['machine']}; "
-        f"{ours['n_threads']} thread(s), beside other work: the {n_epochs} epochs of a seed took "
-        f"{seconds['ours'] / 3600:.1f} h with dwindle and {seconds['theirs'] / 3600:.1f} h with TFMOT."
+        f"Seeds {', '.join(str(pair.ours.seed) for pair in comparisons[0].pairs)}, each a training from scratch on "
+        f"both sides: {_epochs(settings)} epochs; {settings['sparsity']:.0%} zeros, {settings['n_levels']} values in a "
+        f"tensor with zero among them, 8-bit weights and activations. Pixels, splits, augmentation, batch size, "
+        f"optimizer and schedule are equal (`benchmarks/tfmot/README.md`). dwindle {ours['version']}; {packages}. "
+        f"Machine: {ours['machine']}; {ours['n_threads']} thread(s), beside other work: the "
+        f"{sum(settings['epochs'].values())} epochs of a seed took {', '.join(hours)}."
     )
+
+
+def _by_side(comparisons: Sequence[Comparison]) -> dict[str, list[Outcome]]:
+    """Return the outcomes of each side, theirs last: of the comparison that has most of them."""
+    most = max(comparisons, key=lambda comparison: len(comparison.pairs))
+    found = {comparison.side: [pair.ours for pair in comparison.pairs] for comparison in comparisons}
+    return found | {"theirs": [pair.theirs for pair in most.pairs]}
+
+
+def _share(comparison: Comparison) -> str:
+    return f"{comparison.pairs[0].ours.data['settings']['sparsity']:.0%} {SCOPES[comparison.side]}"
 
 
 def _seconds(outcome: Outcome) -> float:
@@ -192,19 +219,21 @@ def _epochs(settings: Mapping[str, Any]) -> str:
     return " + ".join(f"{settings['epochs'][stage]} {word}" for stage, word in words.items())
 
 
-def _verdicts(pairs: Sequence[Pair]) -> str:
-    ratios, difference = [pair.ratio for pair in pairs], accuracy_difference(pairs)
+def _verdict(comparison: Comparison) -> str:
+    pairs, difference = comparison.pairs, comparison.accuracy_difference
+    ratios = [pair.ratio for pair in pairs]
     met = "met" if max(ratios) <= MOST_OF_THEIR_BYTES else "missed"
     return (
-        f"- Bytes of our `.dwn` over those of the zipped `.tflite`: **{fmean(ratios):.3f}** [{min(ratios):.3f}, "
-        f"{max(ratios):.3f}], the least and the greatest of the seeds; at most {MOST_OF_THEIR_BYTES} was asked for: "
-        f"**{met}**.\n"
-        f"- Our accuracy minus theirs: **{_points(difference)}** points, 95 % interval over trainings and "
-        f"{len(pairs[0].ours.right):,} test images; equal or better was asked for: **{verdict(difference)}**."
+        f"- Zeros are {_share(comparison)}. Bytes of our `.dwn` over those of the zipped `.tflite`: "
+        f"**{fmean(ratios):.3f}** [{min(ratios):.3f}, {max(ratios):.3f}], the least and the greatest of the seeds; at "
+        f"most {MOST_OF_THEIR_BYTES} was asked for: **{met}**. Our accuracy minus theirs: **{_points(difference)}** "
+        f"points, 95 % interval over trainings and {len(pairs[0].ours.right):,} test images; equal or better was asked "
+        f"for: **{verdict(difference)}**."
     )
 
 
-def _files(pairs: Sequence[Pair]) -> str:
+def _files(comparison: Comparison) -> str:
+    pairs = comparison.pairs
     head = ["seed", "dwindle, `.dwn`", "TFMOT, zipped `.tflite`", "ratio", "dwindle", "TFMOT", "difference"]
     rows = [
         [
@@ -216,12 +245,13 @@ def _files(pairs: Sequence[Pair]) -> str:
         ]
         for pair in pairs
     ]
+    sides = [[pair.ours for pair in pairs], [pair.theirs for pair in pairs]]
     means = [
         "mean",
-        *(f"{fmean(getattr(pair, side).deployed_bytes for pair in pairs):,.0f}" for side in NAMES),
+        *(f"{fmean(outcome.deployed_bytes for outcome in side):,.0f}" for side in sides),
         f"{fmean(pair.ratio for pair in pairs):.3f}",
-        *(f"{100 * fmean(getattr(pair, side).right.mean() for pair in pairs):.2f} %" for side in NAMES),
-        _points(accuracy_difference(pairs)),
+        *(f"{100 * fmean(outcome.right.mean() for outcome in side):.2f} %" for side in sides),
+        _points(comparison.accuracy_difference),
     ]
     return _table(head, [*rows, means])
 
@@ -237,12 +267,12 @@ def _other_bytes(pairs: Sequence[Pair]) -> str:
     )
 
 
-def _kept(pairs: Sequence[Pair]) -> str:
+def _kept(comparisons: Sequence[Comparison]) -> str:
     head = ["seed", "side", "zeros", "layer with fewest zeros", "most levels in a layer", "most levels in a channel"]
     rows = [
-        [str(pair.ours.seed), NAMES[outcome.side], *_kept_of(outcome)]
-        for pair in pairs
-        for outcome in (pair.ours, pair.theirs)
+        [str(outcome.seed), NAMES[side], *_kept_of(outcome)]
+        for side, outcomes in _by_side(comparisons).items()
+        for outcome in outcomes
     ]
     return _table(head, rows, n_left=2)
 
@@ -258,21 +288,27 @@ def _kept_of(outcome: Outcome) -> list[str]:
     ]
 
 
-def _stages(pairs: Sequence[Pair]) -> str:
-    head = ["after", *(f"{name}{what}" for name in NAMES.values() for what in ("", ", rates"))]
-    names = [stage["stage"] for stage in pairs[0].ours.stages]
+def _stages(comparisons: Sequence[Comparison]) -> str:
+    sides = _by_side(comparisons)
+    head = ["after", *(f"{NAMES[side]}{what}" for side in sides for what in ("", "; rates"))]
+    names = [stage["stage"] for stage in comparisons[0].pairs[0].ours.stages]
     rows = [
-        [name, *(cell for side in NAMES for cell in _stage(pairs, side, number))] for number, name in enumerate(names)
+        [name, *(cell for outcomes in sides.values() for cell in _stage(outcomes, number))]
+        for number, name in enumerate(names)
     ]
-    of_files = [f"{100 * fmean(getattr(pair, s).data['validation_accuracy'] for pair in pairs):.2f}" for s in NAMES]
-    return _table(head, [*rows, ["the file", of_files[0], "", of_files[1], ""]])
+    of_files = [_mean_percent(outcome.data["validation_accuracy"] for outcome in side) for side in sides.values()]
+    return _table(head, [*rows, ["the file", *(cell for accuracy in of_files for cell in (accuracy, ""))]])
 
 
-def _stage(pairs: Sequence[Pair], side: str, number: int) -> list[str]:
-    stages = [getattr(pair, side).stages[number] for pair in pairs]
-    reached = fmean(stage["curve"][-1]["validation_accuracy"] for stage in stages)
+def _stage(outcomes: Sequence[Outcome], number: int) -> list[str]:
+    stages = [outcome.stages[number] for outcome in outcomes]
     rates = sorted({stage["rate"] for stage in stages})
-    return [f"{100 * reached:.2f}", ", ".join(f"{rate:g}" for rate in rates)]
+    reached = _mean_percent(stage["curve"][-1]["validation_accuracy"] for stage in stages)
+    return [reached, ", ".join(f"{rate:g}" for rate in rates)]
+
+
+def _mean_percent(shares: Iterable[float]) -> str:
+    return f"{100 * fmean(shares):.2f}"
 
 
 def _shared(outcome: Outcome) -> dict[str, Any]:

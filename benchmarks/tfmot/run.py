@@ -1,11 +1,11 @@
 """This file runs the comparison with TFMOT: PCQAT of a ResNet-18 of width 16 on CIFAR-10, seed by seed, side by side.
 
-    python benchmarks/tfmot/run.py --peer PYTHON [--side ours|theirs] [--seeds 0,1,2] [--smoke] [--threads N]
+    python benchmarks/tfmot/run.py --peer PYTHON [--side SIDE] [--seeds 0,1,2] [--smoke] [--threads N]
 
-PYTHON is the interpreter of the peer's own environment (README.md says how to make it). Outcomes go to
-FOLDER/ledger.jsonl (out/tfmot). Any number of processes may run at once: a lock gives each side of each seed to one of
-them. Killed and called again, a process goes on after the last finished epoch. Once there is an outcome of both sides,
-the table is printed; the last line is one JSON object.
+PYTHON is the interpreter of the peer's own environment (README.md says how to make it); SIDE is `ours`, `ours_global`
+(zeros of all weights together) or `theirs`. Outcomes go to FOLDER/ledger.jsonl (out/tfmot). Any number of processes may
+run at once: a lock gives each side of each seed to one of them. Killed and called again, a process goes on after the
+last finished epoch. Once there is an outcome of both sides, the table is printed; the last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 import torch
 from images import cut, write_images
-from page import OUTCOME, has_pairs, page, summary
-from settings import SIDES, Settings, settings_of
+from page import OUTCOME, comparisons_of, page, summary
+from settings import SCOPES, SIDES, Settings, settings_of
 
 from dwindle.bench.ledger import Entry, Ledger
 from dwindle.bench.machine import this_machine
@@ -54,9 +54,12 @@ def main() -> None:
                     print(f"{side}, seed {seed}", flush=True)
                     ledger.append(OUTCOME, unit.made())
     entries = _entries(ledger)
-    if has_pairs(entries):
-        print(page(entries))
-        print(json.dumps(summary(entries)))
+    try:
+        comparisons = comparisons_of(entries)
+    except ValueError:  # one side is missing
+        return
+    print(page(entries))
+    print(json.dumps(summary(comparisons)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +89,7 @@ class Unit:
 
     def made(self) -> dict[str, Any]:
         """Return everything about the outcome as plain values."""
-        found = self._ours() if self.side == "ours" else self._theirs()
+        found = self._ours() if self.side in SCOPES else self._theirs()
         right = found.pop("answers")
         plain = asdict(self.settings)
         rates = {stage: list(rates) for stage, rates in plain["rates"][self.side].items()}
@@ -105,7 +108,7 @@ class Unit:
     def _ours(self) -> dict[str, Any]:
         from ours import Run  # the peer's side needs none of it
 
-        return Run(self.folder, self.splits, self.seed, self.settings, self.options.threads).finish()
+        return Run(self.side, self.folder, self.splits, self.seed, self.settings, self.options.threads).finish()
 
     def _theirs(self) -> dict[str, Any]:
         """Run the peer in its own environment, on the pixels that it gets from us."""
@@ -136,7 +139,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="folder (out/tfmot, or out/tfmot-smoke)")
     options = parser.parse_args()
     options.out = (options.out or Path("out/tfmot-smoke" if options.smoke else "out/tfmot")).resolve()
-    if options.side != "ours" and shutil.which(options.peer or "") is None:
+    if options.side not in SCOPES and shutil.which(options.peer or "") is None:
         sys.exit(f"--peer {options.peer}: no interpreter is there; README.md says how to make the peer's environment")
     return options
 

@@ -12,7 +12,9 @@ import json
 from dataclasses import asdict, dataclass, field
 
 STAGES = ("dense", "pruned", "clustered", "quantized")
-SIDES = ("ours", "theirs")
+SIDES = ("ours", "ours_global", "theirs")
+SCOPES = {"ours": "layer", "ours_global": "global"}
+"""Of our sides: whether each layer loses its 80 %, as TFMOT has it, or all weights are ranked together."""
 BATCH_SIZE = 128
 WEIGHT_DECAY = 5e-4
 MOMENTUM = 0.9
@@ -55,7 +57,9 @@ class Settings:
     n_levels: int = 16
     prune_end: float = 0.75
     prune_frequency: int = 10
-    rates: dict[str, Rates] = field(default_factory=lambda: {"ours": _ours(), "theirs": _theirs()})
+    rates: dict[str, Rates] = field(
+        default_factory=lambda: {"ours": _ours(), "ours_global": _ours(), "theirs": _theirs()}
+    )
 
     def key(self, side: str) -> str:
         """Return a hash of what decides the outcome of one side."""

@@ -101,14 +101,17 @@ def test_both_sides_have_the_same_stages(tfmot: dict[str, Any]) -> None:
 
 
 def test_our_recipe_is_accepted_and_counts_zero_as_a_level(tfmot: dict[str, Any]) -> None:
-    settings, context = tfmot["settings"], tfmot["ours"].Run(Path(), splits_of(8, 8), 0, tfmot["settings"].FULL, 1)
-    stages = [tfmot["ours"].steps_of(s, settings.FULL, epochs=3, rate=0.1) for s in settings.STAGES]
-    assert Recipe(tuple(step for steps in stages for step in steps)).check(context._context(0)) == []
-    assert stages[2][0].codebook_size + 1 == settings.FULL.n_levels
+    settings = tfmot["settings"]
+    context = tfmot["ours"].Run("ours", Path(), splits_of(8, 8), 0, settings.FULL, 1)._context(0)
+    for scope in settings.SCOPES.values():
+        stages = [tfmot["ours"].steps_of(s, settings.FULL, scope=scope, epochs=3, rate=0.1) for s in settings.STAGES]
+        assert Recipe(tuple(step for steps in stages for step in steps)).check(context) == []
+        assert stages[1][0].scope == scope
+        assert stages[2][0].codebook_size + 1 == settings.FULL.n_levels
 
 
 def outcome(side: str, seed: int, **changes: Any) -> Entry:
-    right = np.arange(100) < (90 if side == "ours" else 80) + seed
+    right = np.arange(100) < {"ours": 90, "ours_global": 95, "theirs": 80}[side] + seed
     layer = {"n": 1000, "zeros": 0.8, "values": 15, "values_of_a_channel": 12}
     data: dict[str, Any] = {
         "side": side,
@@ -118,7 +121,7 @@ def outcome(side: str, seed: int, **changes: Any) -> Entry:
             "epochs": {"dense": 10, "pruned": 3, "clustered": 3, "quantized": 3},
             "sparsity": 0.8,
             "n_levels": 16,
-            "rates": {"dense": [0.1 if side == "ours" else 0.2]},
+            "rates": {"dense": [0.2 if side == "theirs" else 0.1]},
         },
         "version": "1.2.3",
         "machine": "a machine",
@@ -132,13 +135,13 @@ def outcome(side: str, seed: int, **changes: Any) -> Entry:
             }
         ],
         "kept": {"a": layer, "b": {**layer, "n": 3000, "zeros": 0.4, "values": 60}},
-        "file_bytes": 80_000 if side == "ours" else 700_000,
+        "file_bytes": 700_000 if side == "theirs" else 80_000,
         "validation_accuracy": 0.7,
         "answers": {"n": 100, "right": pack_bits(right)},
     }
     extra = {"onnx_bytes": 300_000, "onnx_zipped_bytes": 120_000}
     theirs = {"zipped_bytes": 100_000, "packages": {"tensorflow": "9.9"}}
-    return Entry("peer_outcome", {**data, **(extra if side == "ours" else theirs), **changes}, "2026-01-01T00:00:00")
+    return Entry("peer_outcome", {**data, **(theirs if side == "theirs" else extra), **changes}, "2026-01-01T00:00:00")
 
 
 def both(*seeds: int) -> list[Entry]:
@@ -157,8 +160,21 @@ def test_the_page_says_what_the_ledger_holds(tfmot: dict[str, Any]) -> None:
     assert "| 1 | 80,000 | 100,000 | 0.800 | 91.00 % | 81.00 % |" in text
     assert "| 2 | TFMOT | 50.00% | 40.00% | 60 | 12 |" in text
     assert "| dense | 87.50 | 0.1 | 87.50 | 0.1 |" in text
-    assert "the 19 epochs of a seed took 2.0 h with dwindle" in text
+    assert "the 19 epochs of a seed took 2.0 h (dwindle, each layer), 2.0 h (TFMOT)" in text
     assert all(word in text for word in ("tensorflow 9.9", "a machine", "dwindle 1.2.3", "700,000", "300,000"))
+
+
+def test_both_of_our_sides_stand_beside_theirs(tfmot: dict[str, Any]) -> None:
+    entries = [*both(0, 1), *(outcome("ours_global", seed, file_bytes=70_000) for seed in (0, 1, 2))]
+    text = tfmot["page"].page(entries)
+    assert "- Zeros are 80% of each layer, as TFMOT prunes. Bytes of our `.dwn` over" in text
+    assert "- Zeros are 80% of all weights, ranked together. Bytes of our `.dwn` over" in text
+    assert "**+15.00 [" in text
+    assert "| 1 | 70,000 | 100,000 | 0.700 | 96.00 % | 81.00 % |" in text
+    assert "| 2 | 70,000" not in text  # of seed 2 the peer has no outcome
+    assert text.count("| 1 | TFMOT |") == 1
+    found = tfmot["page"].summary(tfmot["page"].comparisons_of(entries))["comparisons"]
+    assert [(one["side"], one["seeds"]) for one in found] == [("ours", [0, 1]), ("ours_global", [0, 1])]
 
 
 def test_the_page_can_be_made_from_its_script_alone(tfmot: dict[str, Any], repository: Path) -> None:
@@ -168,7 +184,7 @@ def test_the_page_can_be_made_from_its_script_alone(tfmot: dict[str, Any], repos
 
 def test_the_summary_is_json_and_judges_the_worst_seed(tfmot: dict[str, Any]) -> None:
     entries = [*both(0, 1), outcome("ours", 2, file_bytes=95_000), outcome("theirs", 2)]
-    found = json.loads(json.dumps(tfmot["page"].summary(entries)))
+    (found,) = json.loads(json.dumps(tfmot["page"].summary(tfmot["page"].comparisons_of(entries))))["comparisons"]
     assert found["seeds"] == [0, 1, 2]
     assert found["bytes_ratio"]["greatest"] == pytest.approx(0.95)
     assert found["bytes_are_few_enough"] is False
@@ -185,35 +201,37 @@ def test_accuracy_is_judged_by_its_interval(tfmot: dict[str, Any], ours: range, 
 
     entries = [outcome("ours", s, answers=answers(ours)) for s in range(3)]
     entries += [outcome("theirs", s, answers=answers(theirs)) for s in range(3)]
-    assert tfmot["page"].summary(entries)["accuracy"].startswith(word)
+    (found,) = tfmot["page"].comparisons_of(entries)
+    assert found.summary()["accuracy"].startswith(word)
 
 
 def test_only_seeds_of_both_sides_and_the_newest_outcomes_count(tfmot: dict[str, Any]) -> None:
     entries = [outcome("ours", 0, file_bytes=1), *both(0, 1), outcome("ours", 2)]
-    assert [pair.ours.seed for pair in tfmot["page"].pairs_of(entries)] == [0, 1]
-    assert tfmot["page"].pairs_of(entries)[0].ratio == 0.8
+    (found,) = tfmot["page"].comparisons_of(entries)
+    assert [pair.ours.seed for pair in found.pairs] == [0, 1]
+    assert found.pairs[0].ratio == 0.8
     older = [outcome("theirs", 3, key="other settings"), *entries, outcome("ours", 3)]
-    assert [pair.ours.seed for pair in tfmot["page"].pairs_of(older)] == [0, 1]
+    (found,) = tfmot["page"].comparisons_of(older)
+    assert [pair.ours.seed for pair in found.pairs] == [0, 1]
 
 
 def test_a_ledger_without_a_pair_or_of_two_settings_has_no_page(tfmot: dict[str, Any]) -> None:
     smoke = outcome("theirs", 0).data["settings"] | {"sparsity": 0.5}
     for entries in ([outcome("ours", 0)], [outcome("ours", 0), outcome("theirs", 0, settings=smoke)]):
-        assert not tfmot["page"].has_pairs(entries)
         with pytest.raises(ValueError, match="no seed of both sides with the same settings"):
             tfmot["page"].page(entries)
 
 
 @pytest.mark.slow
 def test_our_side_keeps_every_zero_and_every_cluster(tfmot: dict[str, Any], tmp_path: Path) -> None:
-    run = tfmot["ours"].Run(tmp_path, splits_of(128, 64), 0, tfmot["settings"].SMOKE, 1)
+    run = tfmot["ours"].Run("ours", tmp_path, splits_of(128, 64), 0, tfmot["settings"].SMOKE, 1)
     found = run.finish()
     assert len(found["kept"]) == 21
     for name, layer in found["kept"].items():
         assert layer["zeros"] >= 0.8 - 1 / layer["n"] ** 0.5, name
         assert 0 < layer["n_centroids"] <= 15, name
     assert found["answers"].shape == (64,)
-    again = tfmot["ours"].Run(tmp_path, splits_of(128, 64), 0, tfmot["settings"].SMOKE, 1).finish()
+    again = tfmot["ours"].Run("ours", tmp_path, splits_of(128, 64), 0, tfmot["settings"].SMOKE, 1).finish()
     assert again["file_bytes"] == found["file_bytes"]
 
 
