@@ -1,7 +1,7 @@
 """This file compares PruneChannels with Torch-Pruning used directly: one network, one ratio, one training afterwards.
 
     python benchmarks/beside_torch_pruning.py [--quick] [--data cifar10|fashion-mnist|digits] [--width W] [--ratio R]
-        [--seeds N] [--dense-epochs N] [--epochs N] [--out FOLDER]
+        [--seeds N] [--dense-epochs N] [--epochs N] [--precision auto|fp32|bf16] [--out FOLDER]
 
 A seed is one dense training of ResNet-18 for CIFAR, from which both sides start: `PruneChannels(importance="l2")`, and
 Torch-Pruning's `BasePruner` with `GroupMagnitudeImportance(p=2)`, both rounding to multiples of 8 and leaving the
@@ -81,7 +81,7 @@ def main() -> None:
         augment=None if options.data == "digits" else crop_and_flip,
         workdir=options.out,
         accelerator="cpu",
-        precision="fp32",
+        precision=options.precision,
     )
     found = [_seed(seed, splits, trainer, options=options) for seed in range(options.seeds)]
     figures = _report(found)
@@ -163,6 +163,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--learning-rate", type=float, default=0.1, help="of the dense training (0.1)")
     parser.add_argument("--retrain-learning-rate", type=float, default=0.04, help="after the cut (0.04)")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="of training, both sides")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of torch")
     parser.add_argument("--out", type=Path, default=Path("out/beside_torch_pruning"), help="where checkpoints lie")
     options = parser.parse_args()

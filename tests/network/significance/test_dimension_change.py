@@ -104,6 +104,21 @@ def test_each_value_is_looked_at_once_and_few_channels_are_drawn():
     assert list(found) == names
 
 
+@pytest.mark.parametrize(
+    ("n", "n_examples", "max_alive", "remedy"),
+    [
+        (3, 50, MAX_ALIVE, "give more calibration data"),
+        (80, 3, MAX_ALIVE, "raise n_examples"),
+        (80, 50, 3, "of so large a network no more than 1 fit into memory, take another criterion"),
+    ],
+)
+def test_too_few_inputs_name_who_allowed_no_more(monkeypatch, n: int, n_examples: int, max_alive: int, remedy: str):
+    monkeypatch.setattr("dwindle.network.significance.representations.MAX_ALIVE", max_alive)
+    sampling = Sampling(view="flat", n_examples=n_examples, max_points=200, n_least=4)
+    with pytest.raises(DataError, match=f"needs 4 inputs or more, got .; {remedy}"):
+        measure_passages(small(), evidence(normal(n, 2, 6, 6)), ["7.weight"], sampling=sampling, estimate=float)
+
+
 def test_equally_many_positions_of_each_example_are_drawn_without_replacement():
     points = torch.arange(5 * 9.0).reshape(5, 9, 1)
     drawn = draw(points, max_points=22, seed=3).flatten()
@@ -217,7 +232,7 @@ def test_few_examples_of_huge_values_fit_into_memory(monkeypatch: pytest.MonkeyP
     found = PCAChange(view="flat").scores(small(), evidence(inputs), ["0.weight"])
     assert 5 < found["0.weight"].details["n_points"] < 40
     monkeypatch.setattr(module, 1)
-    with pytest.raises(DataError, match="1 examples fit into memory"):
+    with pytest.raises(DataError, match="no more than 1 fit into memory"):
         PCAChange(view="flat").scores(small(), evidence(inputs), ["0.weight"])
     assert MAX_ALIVE == 1 << 28
 

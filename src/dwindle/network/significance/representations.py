@@ -82,12 +82,12 @@ def measure_passages(
     """
     own = own_names(network, names)
     captured = evidence.captured or capture(network, evidence.example)
-    n_most = min(sampling.n_examples, max(1, MAX_ALIVE // _numbers_alive(captured, n_examples(evidence.example))))
-    inputs = _first(evidence, n_most)
+    n_fitting = max(1, MAX_ALIVE // _numbers_alive(captured, n_examples(evidence.example)))
+    inputs = _first(evidence, min(sampling.n_examples, n_fitting))
     if n_examples(inputs) < sampling.n_least:
         raise DataError(
             f"the dimension of a layer's values needs {sampling.n_least} inputs or more, got {n_examples(inputs)}; "
-            "give more calibration data" + _if_few_fit(n_most, sampling)
+            + _remedy(sampling, n_fitting=n_fitting)
         )
     if not captured.dynamic_batch:
         captured = capture(network, inputs, any_batch=False)
@@ -224,5 +224,8 @@ def _numbers(node: fx.Node) -> int:
     return math.prod(size for size in sizes if isinstance(size, int))
 
 
-def _if_few_fit(n_most: int, sampling: Sampling) -> str:
-    return f"; of so large a network {n_most} examples fit into memory" if n_most < sampling.n_least else ""
+def _remedy(sampling: Sampling, *, n_fitting: int) -> str:
+    """Return what to do about too few inputs: it depends on who allowed no more."""
+    if n_fitting < sampling.n_least:
+        return f"of so large a network no more than {n_fitting} fit into memory, take another criterion"
+    return "raise n_examples" if sampling.n_examples < sampling.n_least else "give more calibration data"
