@@ -88,3 +88,14 @@ def test_a_metric_of_its_own_needs_a_bound_of_its_own(make_entry: Callable[..., 
     said = advice_of(gather([file, error, rise, budget])).paragraph
     assert said.startswith("If depth error may get worse by at most 0.5 mm, the compressed network will do")
     assert "rise 0.250 [0.250, 0.250] mm" in said
+
+
+def test_a_dense_network_that_guesses_has_nothing_to_lose(entries: tuple[Entry, ...]) -> None:
+    said = advice_of(gather(figures(entries, "accuracy", value=0.104, low=0.098, high=0.11))).paragraph
+    assert said.startswith(
+        "The dense network is not shown to answer better (10.4 [9.80, 11.0] %) than always naming the most frequent "
+    )
+    assert "will do" not in said
+    assert (
+        "will do" in advice_of(gather(figures(without(entries, "confusion"), "accuracy", value=0.1, low=0.0))).paragraph
+    )

@@ -13,7 +13,7 @@ from typing import Final, Literal
 from dwindle.core.statistics import Interval
 from dwindle.report.literature import Tested, judge_literature
 from dwindle.report.methods import Methods
-from dwindle.report.weighed import N_TRAININGS_NEEDED, Candidate, Keeps, Question, is_below
+from dwindle.report.weighed import N_TRAININGS_NEEDED, Candidate, Keeps, Learned, Question, is_below
 from dwindle.report.words import bare_value, human_bytes, plain_number, significant
 
 Kind = Literal["smallest", "fastest", "untrained", "nothing", "dominated", "undecided", "warning", "about"]
@@ -56,11 +56,26 @@ class Advice:
 
 def advise(question: Question, *, about: str = "") -> Advice:
     """Return what the figures of `question` say; without statements where nothing was measured that could decide."""
+    if question.learned is not None and not question.learned.is_shown:
+        return Advice(statements=(_guesses(question.learned),), about=about)
     statements = [*_purposes(question), *_undecided(question), *_dominated(question), *_warnings(question)]
     if statements:
         statements += _caution(question)
     statements = [replace(one, words=one.words[:1].upper() + one.words[1:]) for one in statements]
     return Advice(statements=tuple(statements), tested=judge_literature(question), about=about)
+
+
+def _guesses(dense: Learned) -> Statement:
+    """Return why no advice is given: a network that has learned nothing has nothing to lose."""
+    accuracy = dense.accuracy
+    shares = (accuracy.value, accuracy.low, accuracy.high, dense.guessing)
+    value, low, high, guessing = (bare_value(100 * share, "%") for share in shares)
+    words = (
+        f"The dense network is not shown to answer better ({value} [{low}, {high}] %) than always naming the most "
+        f"frequent class ({guessing} %), so a drop against it says nothing: look at the data and how they are "
+        "normalized, or train it longer."
+    )
+    return Statement(kind="warning", words=words)
 
 
 def _purposes(question: Question) -> Iterator[Statement]:

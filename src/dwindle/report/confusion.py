@@ -77,6 +77,12 @@ def confusion_of(facts: Facts) -> Confusion | None:
     )
 
 
+def most_frequent_share(facts: Facts, role: str) -> float | None:
+    """Return the share of the examples that the most frequent class has; None where nobody counted."""
+    sizes = [sum(row) for row in _counts(facts.confusions.get(role, {})) or ()]
+    return max(sizes) / sum(sizes) if sum(sizes) else None
+
+
 def _counts(data: Data) -> Counts | None:
     """Return a square matrix of counts, or None where the ledger holds something else."""
     raw = items(data, "counts")

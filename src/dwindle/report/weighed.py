@@ -60,6 +60,24 @@ def no_pairs(first: Candidate, second: Candidate) -> Interval | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Learned:
+    """What a network has learned.
+
+    Attributes:
+        accuracy: its share of right answers.
+        guessing: that of always naming the most frequent class.
+    """
+
+    accuracy: Interval
+    guessing: float
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether it answers better than by guessing, with its whole interval."""
+        return self.accuracy.low > self.guessing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
     """What a user asks: which of these, if so much may be lost?
 
@@ -71,6 +89,7 @@ class Question:
         change: what getting worse is called: a drop, or a rise where less is better.
         drop_between: drop of the first minus drop of the second, paired by example; None where it is not known.
         n_trainings: the fewest trainings that a figure rests on; 0 where that is not known.
+        learned: how well the dense network answers, beside who only guesses; None where that is not known.
     """
 
     dense: Mapping[str, Interval]
@@ -81,6 +100,7 @@ class Question:
     change: str = "drop"
     drop_between: Between = no_pairs
     n_trainings: int = 0
+    learned: Learned | None = None
 
     def keeps(self, candidate: Candidate) -> Keeps:
         """Return whether the whole interval of its drop is within the bound, beyond it, or neither."""
