@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 
-from dwindle.bench.machine import Machine, parse_cpuinfo, this_machine
+from dwindle.bench.machine import Machine, this_machine
 
 
 def test_this_machine_is_described() -> None:
@@ -23,11 +23,3 @@ def test_this_machine_is_described() -> None:
 def test_a_single_core_and_features_read_well() -> None:
     machine = Machine(cpu="X", cpu_features=("avx2",), n_cores=1, memory_bytes=2**30, os="Linux 6", python="3.11")
     assert machine.summary() == "X (avx2), 1 core, 1 GiB, Linux 6, Python 3.11"
-
-
-def test_features_of_an_arm_processor_are_read_in_our_order() -> None:
-    text = (
-        "processor\t: 0\nFeatures\t: fp i8mm asimddp asimd\n\nprocessor\t: 1\nFeatures\t: fp\nModel\t: Raspberry Pi 5\n"
-    )
-    assert parse_cpuinfo(text) == ("Raspberry Pi 5", ("asimd", "asimddp", "i8mm"))
-    assert parse_cpuinfo("") == ("", ())

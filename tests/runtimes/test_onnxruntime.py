@@ -17,6 +17,7 @@ from dwindle.container.session import EngineOptions, session_options
 from dwindle.core.ranges import Calibration, MinMax
 from dwindle.errors import MeasurementError, NetworkError, SettingError
 from dwindle.network.compressed import CompressedModel
+from dwindle.processor import Processor
 from dwindle.runtimes.onnxruntime import OnnxRuntime
 from dwindle.technique import Context
 from dwindle.techniques.quantize_static import QuantizeStatic
@@ -105,7 +106,8 @@ def test_seven_bit_weights_need_no_exact_products(tmp_path):
     np.testing.assert_array_equal(*answers)
 
 
-def test_the_defaults_are_those_of_every_measurement_so_far():
+def test_the_defaults_are_those_of_every_measurement_so_far(monkeypatch):
+    monkeypatch.setattr("dwindle.container.session.this_processor", lambda: Processor("old", ("avx", "avx2")))
     options = session_options(3)
     assert (options.intra_op_num_threads, options.inter_op_num_threads) == (3, 1)
     assert options.execution_mode.name == "ORT_SEQUENTIAL"
@@ -114,6 +116,30 @@ def test_the_defaults_are_those_of_every_measurement_so_far():
     assert [options.get_session_config_entry(entry) for entry in entries] == ["0", "1", "1"]
     assert not options.enable_profiling
     assert OnnxRuntime().options == EngineOptions()
+
+
+@pytest.mark.parametrize(
+    ("features", "entry"), [((), "1"), (("avx2", "avx512f"), "1"), (("avx2", "avx_vnni"), "0"), (("avx512_vnni",), "0")]
+)
+def test_only_processors_whose_products_saturate_are_slowed_down(monkeypatch, features, entry):
+    monkeypatch.setattr("dwindle.container.session.this_processor", lambda: Processor("", features))
+    for is_exact, expected in ((True, entry), (False, "0")):
+        options = session_options(1, EngineOptions(is_exact=is_exact))
+        assert options.get_session_config_entry("session.x64quantprecision") == expected
+
+
+def test_exact_products_keep_all_their_bits_on_this_processor(tmp_path):
+    network = nn.Linear(64, 4, bias=False)
+    network.weight.data = torch.tensor([1.0, 1.0, -1.0, -1.0]).repeat(4, 16)
+    x = torch.rand(32, 64, generator=torch.Generator().manual_seed(0))
+    x[0] = network.weight[0] > 0  # two products of 255 and 127 that stand beside each other do not fit into 16 bits
+    step = QuantizeStatic(calibration=Calibration(method=MinMax()))
+    model = step.apply(CompressedModel.dense(network.eval()), Context(example=x, calibration=[x]))
+    artifact = deploy(model, x, tmp_path, formats=("onnx",)).artifacts["onnx"]
+    with OnnxRuntime().load(artifact) as session:
+        answers = session.run(x.numpy())[0]
+    np.testing.assert_allclose(answers, network(x).detach().numpy(), atol=0.3)
+    assert answers[0].max() > 31
 
 
 def test_options_reach_the_engine():

@@ -8,14 +8,12 @@ import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
-from pathlib import Path
 from typing import Any, Final
+
+from dwindle.processor import this_processor
 
 PACKAGES: Final = ("torch", "numpy", "onnx", "onnxruntime", "constriction")
 """Packages whose version can change a result."""
-CPU_FEATURES: Final = ("avx", "avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16",
-                       "asimd", "asimddp", "i8mm", "sve")  # fmt: skip
-"""Instruction sets that decide how fast int8 and bf16 run; those absent from the processor are left out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +22,7 @@ class Machine:
 
     Attributes:
         n_cores: cores this process may use, not those of the whole machine.
-        cpu_features: those of `CPU_FEATURES` that the processor names; empty where the system does not tell.
+        cpu_features: those of `processor.FEATURES` that the processor names; empty where the system does not tell.
         packages: package -> installed version.
     """
 
@@ -62,7 +60,7 @@ class Machine:
 @functools.cache
 def this_machine() -> Machine:
     """Return the machine this process runs on."""
-    cpu, features = parse_cpuinfo(_cpuinfo())
+    cpu, features = this_processor()
     return Machine(
         cpu=cpu or platform.processor() or platform.machine() or "unknown processor",
         cpu_features=features,
@@ -72,28 +70,6 @@ def this_machine() -> Machine:
         python=platform.python_version(),
         packages=_installed(PACKAGES),
     )
-
-
-def parse_cpuinfo(text: str) -> tuple[str, tuple[str, ...]]:
-    r"""Return (name, features) of the first processor in the text of Linux's /proc/cpuinfo; empty if it says nothing.
-
-    >>> parse_cpuinfo("model name : Some CPU\nflags : fpu avx avx2\n")
-    ('Some CPU', ('avx', 'avx2'))
-    """
-    fields: dict[str, str] = {}
-    for line in text.splitlines():
-        key, _, value = line.partition(":")
-        fields.setdefault(key.strip().lower(), value.strip())
-    flags = fields.get("flags", fields.get("features", "")).split()
-    name = fields.get("model name") or fields.get("model") or fields.get("hardware") or ""
-    return name, tuple(feature for feature in CPU_FEATURES if feature in flags)
-
-
-def _cpuinfo() -> str:
-    try:
-        return Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:  # not Linux
-        return ""
 
 
 def _n_cores() -> int:

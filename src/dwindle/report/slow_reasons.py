@@ -16,13 +16,12 @@ from dwindle.bench.layer_facts import FileFacts, LayerFacts, is_byte
 from dwindle.bench.probes.operator_classes import ENGINE, MULTIPLYING
 from dwindle.bench.probes.operator_times import Operation, OperatorProfile
 from dwindle.bench.profiled import Profiled
+from dwindle.processor import INT8
 from dwindle.report.words import fixed, significant
 
 Kind = Literal[
     "zeros", "fewer weights", "integers", "floats", "stored", "islands", "quantizers", "processor", "engine", "rest"
 ]
-VNNI: Final = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm", "sve"})
-"""Instructions that sum products of 8-bit integers in one step; processors without them take three."""
 WORTH_SAYING: Final = 0.05
 """Shares of the time, and of the weights, below this explain nothing."""
 MUCH_BESIDE: Final = 0.2
@@ -231,7 +230,7 @@ def _quantizers(pair: Pair) -> Iterator[Reason]:
 
 def _processor(pair: Pair) -> Iterator[Reason]:
     """Say where integers gain little because the processor has no instruction for them."""
-    if not pair.cpu_features or VNNI.intersection(pair.cpu_features):
+    if not pair.cpu_features or set(INT8) & set(pair.cpu_features):
         return
     kernels = [o for o in pair.after.of(*MULTIPLYING) if is_byte(o.numbers)]
     if kernels:

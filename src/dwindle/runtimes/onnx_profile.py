@@ -26,6 +26,8 @@ _RANK: Final = {"int8": 0, "uint8": 0, "int16": 1, "uint16": 1, "float16": 2, "f
 """What a kernel computes with is the narrowest of its inputs; an int32 bias or an int64 shape says nothing."""
 _DECODING: Final = frozenset({"MatMulNBits", "GatherBlockQuantized"})
 """They read weights of few bits and compute in floats."""
+_ROUNDING: Final = frozenset({"DynamicQuantizeMatMul", "DynamicQuantizeLSTM"})
+"""They read floats and multiply bytes; their weights, once packed for the processor, are no longer told."""
 _WARM_UP: Final = 1
 
 
@@ -162,6 +164,8 @@ def _kernel(name: str, told: Mapping[str, Any]) -> Kernel:
 def _numbers(told: Mapping[str, Any]) -> str:
     if told.get("op_name") in _DECODING:
         return "float32"
+    if told.get("op_name") in _ROUNDING:
+        return "int8"
     types = [str(kind) for value in told.get("input_type_shape", ()) for kind in value]
     known = [kind for kind in (_NUMBERS.get(t, t) for t in types) if kind in _RANK]
     return min(known, key=_RANK.__getitem__).removeprefix("u") if known else UNKNOWN
