@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dwindle.core.affine import choose_qparams, fake_quantize
 from dwindle.core.encoding import code_range
 from dwindle.core.learned_step import TINY
+from dwindle.core.straight_through import extremes, on_grid
 from dwindle.network.activations import ActivationQuantizer
 
 RangeKind = Literal["moving_average", "learned"]
@@ -55,15 +56,13 @@ class MovingRange(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` as its codes say it; any shape."""
         if self.training and x.numel() and not bool(self.frozen):
-            ends = torch.aminmax(x.detach())
-            self.low.lerp_(ends.min.float().clamp(max=0.0), MOMENTUM)
-            self.high.lerp_(ends.max.float().clamp(min=0.0), MOMENTUM)
+            low, high = extremes(x)
+            self.low.lerp_(low.clamp(max=0.0), MOMENTUM)
+            self.high.lerp_(high.clamp(min=0.0), MOMENTUM)
         scale, zero_point = self._grid()
         if _is_only_asked(self, x):
             return fake_quantize(x.float(), scale, zero_point, n_bits=self.n_bits, signed=self.signed).to(x.dtype)
-        first, last = code_range(self.n_bits, signed=self.signed)
-        kept = torch.fake_quantize_per_tensor_affine(x.float(), scale, zero_point, first, last)
-        return kept.to(x.dtype)
+        return on_grid(x, scale, zero_point, n_bits=self.n_bits, signed=self.signed)
 
     def quantizer(self) -> ActivationQuantizer:
         """Return what the range has become."""
@@ -110,7 +109,7 @@ class LearnedRange(nn.Module):
             return fake_quantize(x.float(), step.detach(), self.zero_point, n_bits=self.n_bits, signed=self.signed).to(
                 x.dtype
             )
-        kept = _Learned.apply(x.float(), step, self.zero_point, code_range(self.n_bits, signed=self.signed))
+        kept = _Learned.apply(x.float(), step, self.zero_point, self.n_bits, self.signed)
         return cast("Tensor", kept).to(x.dtype)
 
     def quantizer(self) -> ActivationQuantizer:
@@ -132,14 +131,14 @@ class _Learned(torch.autograd.Function):
 
     @staticmethod
     def forward(*arguments: Any) -> Tensor:
-        ctx, x, step, zero_point, (first, last) = arguments
-        kept = torch.fake_quantize_per_tensor_affine(x, step.reshape(()), zero_point, first, last)
+        ctx, x, step, zero_point, n_bits, signed = arguments
+        kept = on_grid(x, step.reshape(()), zero_point, n_bits=n_bits, signed=signed)
         ctx.save_for_backward(x, kept, step, zero_point)
-        ctx.ends = first, last
+        ctx.ends = code_range(n_bits, signed=signed)
         return kept
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         x, kept, step, zero_point = ctx.saved_tensors
         low, high = ((end - zero_point) * step for end in ctx.ends)
         inside = (x >= low) & (x <= high)
@@ -147,4 +146,4 @@ class _Learned(torch.autograd.Function):
         share = torch.where(inside, kept - x, kept).mul_(grad_outputs[0])
         per_example = x.numel() / max(len(x), 1) if x.ndim else 1.0
         weight = 1.0 / math.sqrt(max(per_example, 1.0) * max(abs(end) for end in ctx.ends))
-        return grad_outputs[0] * inside, share.sum().reshape(1) / step * weight, None, None
+        return grad_outputs[0] * inside, share.sum().reshape(1) / step * weight, None, None, None
