@@ -31,10 +31,10 @@ from dwindle.network.batches import (
     try_first_batch,
     try_loss,
 )
+from dwindle.network.fast_convolutions import fast_convolutions
 from dwindle.network.identity import identify
 from dwindle.network.inputs import as_tuple, in_float32, n_examples
 from dwindle.network.optimizers import sgd, warm_up_cosine
-from dwindle.network.small_maps import small_maps_as_products
 from dwindle.network.train import AfterStep, Batch, Loss, Progress
 from dwindle.network.train_state import read_state, write_state
 from dwindle.network.two_classes import as_scores
@@ -136,7 +136,7 @@ class FabricTrainer:
         if steps < 0:
             raise SettingError(f"steps must not be negative, got {steps}")
         job = _Job(steps=steps, seed=seed, stage=stage, rate=rate, loss=loss, after_step=after_step)
-        with left_as_found(network), torch.random.fork_rng(), small_maps_as_products():
+        with left_as_found(network), torch.random.fork_rng(), fast_convolutions():
             return _Run(self, network, job).finish() if steps else ()
 
 

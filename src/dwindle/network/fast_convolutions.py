@@ -1,8 +1,11 @@
-"""This file computes convolutions of small maps in bfloat16 on a CPU as one product of matrices, for training.
+"""This file computes convolutions for training in bfloat16 on a CPU in another way where oneDNN's is slow.
 
-oneDNN's backward pass of a convolution with many channels on a map of a few positions is several times slower than
-that product. These are the last layers of ResNets and VGGs on small images; `benchmarks/small_maps.py` has the ratio
-for a whole step.
+- Many channels on a map of a few positions, the last layers of ResNets and VGGs on small images: oneDNN's backward pass
+  is several times slower than one product of matrices.
+- Depthwise convolutions with a stride, or on a map smaller than their kernel: the backward pass in bfloat16 is six to
+  forty times slower than in float32.
+
+`benchmarks/convolutions.py` has the ratio for a whole step.
 """
 
 from __future__ import annotations
@@ -22,15 +25,19 @@ MIN_CHANNELS_PER_POSITION: Final = 20
 """With fewer channels, or on larger maps, copying the input costs more than the product saves (one Xeon with AMX)."""
 
 
-def small_maps_as_products() -> AbstractContextManager[Any]:
+_CONV2D: Final = frozenset({torch.conv2d, torch.ops.aten.conv2d.default})
+"""What modules call, and what captured graphs call."""
+
+
+def fast_convolutions() -> AbstractContextManager[Any]:
     """Return a context in which `conv2d` under bfloat16 autocast on a CPU takes the faster way.
 
     Values differ from those of oneDNN by rounding to bfloat16, which both do; all other calls are untouched.
     """
-    return _SmallMaps()
+    return _FastConvolutions()
 
 
-class _SmallMaps(TorchFunctionMode):
+class _FastConvolutions(TorchFunctionMode):
     def __torch_function__(  # ruff: ignore[too-many-positional-arguments] (torch's own)
         self,
         func: Callable[..., Any],
@@ -39,8 +46,11 @@ class _SmallMaps(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         given = dict(kwargs or {})
-        if func is torch.conv2d and (call := _Convolution(*args, **given)).is_faster_as_product():
-            return call.product()
+        if func in _CONV2D and (call := _Convolution(*args, **given)).is_mixed():
+            if call.is_faster_as_product():
+                return call.product()
+            if call.is_faster_in_float32():
+                return call.in_float32()
         return func(*args, **given)
 
 
@@ -56,9 +66,29 @@ class _Convolution:
     dilation: Any = 1
     groups: int = 1
 
+    def is_mixed(self) -> bool:
+        """Whether it is computed in bfloat16 on a CPU, because autocast is on."""
+        is_on = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        is_rounded = self.input.dtype in {torch.float32, torch.bfloat16}
+        return is_on and is_rounded and self.input.ndim == self.weight.ndim == 4 and self.input.device.type == "cpu"
+
     def is_faster_as_product(self) -> bool:
+        """Whether many channels meet a small map."""
         is_plain = self.groups == 1 and not isinstance(self.padding, str) and _pair(self.dilation) == (1, 1)
-        return is_plain and self._is_mixed() and self._is_small()
+        return is_plain and self.input.shape[1] == self.weight.shape[1] and self._is_small()
+
+    def is_faster_in_float32(self) -> bool:
+        """Whether each channel is convolved alone, in steps or on a map smaller than the kernel."""
+        is_depthwise = 1 < self.groups == self.input.shape[1] and self.weight.shape[1] == 1
+        is_smaller = min(self.input.shape[2:]) < max(self.weight.shape[2:])
+        return is_depthwise and (max(_pair(self.stride)) > 1 or is_smaller)
+
+    def in_float32(self) -> Tensor:
+        """Return (n, out, height, width) in bfloat16, computed in float32."""
+        bias = None if self.bias is None else self.bias.float()
+        with torch.autocast("cpu", enabled=False):
+            given = (self.input.float(), self.weight.float(), bias)
+            return torch.conv2d(*given, self.stride, self.padding, self.dilation, self.groups).to(torch.bfloat16)
 
     def product(self) -> Tensor:
         """Return (n, out, height, width): the input's patches times the weights, both as rows."""
@@ -76,12 +106,6 @@ class _Convolution:
             for column in range(self.weight.shape[3]):
                 rows = slice(row, row + (height - 1) * down + 1, down)
                 yield padded[:, rows, column : column + (width - 1) * right + 1 : right]
-
-    def _is_mixed(self) -> bool:
-        fits = self.input.ndim == 4 and self.input.shape[1] == self.weight.shape[1]
-        is_on = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
-        is_rounded = self.input.dtype in {torch.float32, torch.bfloat16}
-        return fits and is_on and is_rounded and self.input.device.type == "cpu"
 
     def _is_small(self) -> bool:
         size, channels = self._size(), self.weight.shape[1]

@@ -1,6 +1,6 @@
-"""This file times a training step in bfloat16 with small maps as products of matrices against oneDNN's convolutions.
+"""This file times a training step in bfloat16 with our detours around slow convolutions against oneDNN's alone.
 
-    python benchmarks/small_maps.py [--quick] [--rounds N] [--threads N]
+    python benchmarks/convolutions.py [--quick] [--rounds N] [--threads N]
 
 Batch 64, channels last, SGD as in `FabricTrainer`. Every round runs one step of each side in shuffled order, in one
 process; the ratio is the median over the rounds of oneDNN's step over ours, in processor time, with the 95 % interval
@@ -15,6 +15,7 @@ import json
 import random
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
@@ -23,17 +24,19 @@ from torch.nn import functional
 from dwindle.bench.machine import this_machine
 from dwindle.bench.protocol import quantile_interval
 from dwindle.network.fabric_trainer import has_fast_bfloat16
+from dwindle.network.fast_convolutions import fast_convolutions
 from dwindle.network.optimizers import sgd
-from dwindle.network.small_maps import small_maps_as_products
 from dwindle.zoo.har_tian import vgg19_bn_tian_har
+from dwindle.zoo.mobilenet_v2 import mobilenet_v2
 from dwindle.zoo.resnet18_tian import resnet18_tian
 from dwindle.zoo.resnet_cifar import resnet18_cifar
 
 BATCH_SIZE = 64
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-    "resnet18_tian": (lambda: resnet18_tian(in_channels=1), (1, 33, 33)),
+    "resnet18_tian": (partial(resnet18_tian, in_channels=1), (1, 33, 33)),
     "vgg19_bn_tian_har": (vgg19_bn_tian_har, (9, 128)),
     "resnet18_cifar": (resnet18_cifar, (3, 32, 32)),
+    "mobilenet_v2": (partial(mobilenet_v2, n_classes=10, n_unit_strides=2), (3, 32, 32)),
 }
 
 
@@ -60,14 +63,14 @@ def ratio_of(step: Callable[[], None], *, n_rounds: int) -> tuple[float, float, 
     shuffle, ratios = random.Random(0), list[float]()
     for _ in range(n_rounds + 1):
         seconds: dict[str, float] = {}
-        sides = [("oneDNN", contextlib.nullcontext), ("products", small_maps_as_products)]
+        sides = [("oneDNN", contextlib.nullcontext), ("ours", fast_convolutions)]
         shuffle.shuffle(sides)
         for name, context in sides:
             with context():
                 started = time.process_time()
                 step()
                 seconds[name] = time.process_time() - started
-        ratios.append(seconds["oneDNN"] / seconds["products"])
+        ratios.append(seconds["oneDNN"] / seconds["ours"])
     found, _ = quantile_interval(tuple(ratios[1:]), 0.5)
     return found.value, found.low, found.high
 
@@ -83,7 +86,7 @@ def main() -> None:
     torch.manual_seed(0)
     figures: dict[str, object] = {"machine": this_machine().summary()}
     if not has_fast_bfloat16(torch.device("cpu")):
-        print("bfloat16 is emulated here: training takes float32, and small maps stay convolutions")
+        print("bfloat16 is emulated here: training takes float32, and no convolution a detour")
     else:
         for name, (build, shape) in NETWORKS.items():
             value, low, high = ratio_of(step_of(build(), shape), n_rounds=3 if arguments.quick else arguments.rounds)

@@ -1,13 +1,16 @@
-"""Tests of convolutions on small maps as products."""
+"""Tests of convolutions that are computed in another way than oneDNN's."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dwindle.network.small_maps import small_maps_as_products
+from dwindle.network.fast_convolutions import fast_convolutions
 
 
 def made(*shape: int, seed: int) -> Tensor:
@@ -20,7 +23,7 @@ def outcome(is_product: bool, **settings: object) -> tuple[Tensor, ...]:
     values = [tensor.requires_grad_() for tensor in (inputs, weight, bias)]
     with torch.autocast("cpu", torch.bfloat16):
         if is_product:
-            with small_maps_as_products():
+            with fast_convolutions():
                 answer = functional.conv2d(*values, **settings)  # type: ignore[arg-type]
         else:
             answer = functional.conv2d(*values, **settings)  # type: ignore[arg-type]
@@ -71,6 +74,9 @@ def test_the_product_is_the_convolution_but_for_rounding(
         ((2, 384, 2, 2), (4, 192, 3, 3), {"padding": 1, "groups": 2}),
         ((2, 192, 3, 3), (4, 192, 2, 2), {"dilation": 2}),
         ((2, 192, 2, 2), (4, 192, 3, 3), {"padding": "same"}),
+        ((2, 8, 6, 6), (8, 1, 3, 3), {"padding": 1, "groups": 8}),  # depthwise without steps
+        ((2, 8, 6, 6), (16, 4, 3, 3), {"stride": 2, "groups": 2}),
+        ((2, 1, 6, 6), (1, 1, 3, 3), {"stride": 2}),
     ],
 )
 def test_other_convolutions_are_untouched(
@@ -82,15 +88,47 @@ def test_other_convolutions_are_untouched(
     values = made(*shape, seed=0), made(*weight, seed=1)
     with torch.autocast("cpu", torch.bfloat16):
         expected = functional.conv2d(*values, **settings)  # type: ignore[arg-type]
-        with small_maps_as_products():
+        with fast_convolutions():
             found = functional.conv2d(*values, **settings)  # type: ignore[arg-type]
     assert torch.equal(found, expected)
     assert products == []
 
 
+@pytest.mark.parametrize(
+    ("conv2d", "shape", "settings"),
+    [
+        (functional.conv2d, (3, 8, 9, 7), {"stride": 2, "padding": 1}),
+        (functional.conv2d, (3, 8, 2, 5), {"padding": "same"}),
+        (functional.conv2d, (3, 8, 6, 6), {"stride": (1, 2)}),
+        (torch.ops.aten.conv2d.default, (3, 8, 9, 7), {"stride": [2, 2], "padding": [1, 1]}),
+        (torch.ops.aten.conv2d.default, (3, 8, 2, 2), {"padding": [1, 1]}),
+    ],
+)
+def test_depthwise_steps_are_float32_rounded(
+    conv2d: Callable[..., Tensor], shape: tuple[int, ...], settings: dict[str, Any]
+) -> None:
+    values = [made(*shape, seed=0), made(8, 1, 3, 3, seed=1), made(8, seed=2)]
+    ours, theirs = ([value.clone().requires_grad_() for value in values] for _ in range(2))
+    expected = conv2d(*theirs, **settings, groups=8).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16), fast_convolutions():
+        found = conv2d(*ours, **settings, groups=8)
+    assert torch.equal(found, expected)
+    for answer in (found, expected):
+        answer.float().square().sum().backward()
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine.grad, other.grad)
+
+
+def test_graphs_take_the_faster_way_too(products: list[torch.Size]) -> None:
+    values = made(2, 192, 2, 2, seed=0), made(4, 192, 3, 3, seed=1)
+    with torch.autocast("cpu", torch.bfloat16), fast_convolutions():
+        torch.ops.aten.conv2d.default(*values, None, [1, 1], [1, 1])
+    assert len(products) == 1
+
+
 def test_without_autocast_nothing_changes(products: list[torch.Size]) -> None:
     values = made(2, 192, 2, 2, seed=0), made(4, 192, 2, 2, seed=1)
-    with small_maps_as_products():
+    with fast_convolutions():
         found = functional.conv2d(*values)
     assert torch.equal(found, functional.conv2d(*values))
     assert products == []
@@ -100,7 +138,7 @@ def test_an_input_that_does_not_fit_gets_the_error_of_torch() -> None:
     values = made(2, 191, 2, 2, seed=0), made(4, 192, 2, 2, seed=1)
     with (
         torch.autocast("cpu", torch.bfloat16),
-        small_maps_as_products(),
+        fast_convolutions(),
         pytest.raises(RuntimeError, match="to have 192 channels"),
     ):
         functional.conv2d(*values)
