@@ -34,6 +34,7 @@ from dwindle.data.cifar10 import load_cifar10
 from dwindle.data.digits import load_digits_splits
 from dwindle.data.fashion_mnist import load_fashion_mnist
 from dwindle.data.splits import Splits
+from dwindle.network.fabric_trainer import has_fast_bfloat16
 from dwindle.zoo.resnet_cifar import resnet18_cifar
 
 ROUND_TO: Final = 8
@@ -72,7 +73,11 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
     print(f"ResNet-18 of width {options.width}, {options.data}, {options.ratio:.0%} of the channels go")
-    print(f"{options.dense_epochs:g} dense epochs, then {options.epochs:g}; {this_machine().summary()}\n")
+    is_bf16 = options.precision == "bf16" or (options.precision == "auto" and has_fast_bfloat16(torch.device("cpu")))
+    precision = "bf16" if is_bf16 else "fp32"
+    print(
+        f"{options.dense_epochs:g} dense epochs, then {options.epochs:g}, in {precision}; {this_machine().summary()}\n"
+    )
     splits = LOADERS[options.data]()
     trainer = dw.FabricTrainer(
         train=splits.train,
@@ -81,11 +86,12 @@ def main() -> None:
         augment=None if options.data == "digits" else crop_and_flip,
         workdir=options.out,
         accelerator="cpu",
-        precision=options.precision,
+        precision=precision,
     )
     found = [_seed(seed, splits, trainer, options=options) for seed in range(options.seeds)]
     figures = _report(found)
-    print(json.dumps({"benchmark": "beside_torch_pruning", "data": options.data, "width": options.width, **figures}))
+    settings = {"data": options.data, "width": options.width, "precision": precision}
+    print(json.dumps({"benchmark": "beside_torch_pruning", **settings, **figures}))
 
 
 def _seed(seed: int, splits: Splits, trainer: dw.FabricTrainer, *, options: argparse.Namespace) -> dict[str, Side]:

@@ -1,11 +1,11 @@
 """This file prints how much of a call operations explain, and what quantizers cost: networks x engines.
 
-python benchmarks/operator_profile.py [folder for the files]
+python benchmarks/operator_profile.py [--out FOLDER]
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,13 +62,16 @@ def row(name: str, found: OperatorProfile) -> str:
 
 def main() -> None:
     """Profile every file on every engine that is installed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="where the files are left; else they are removed")
+    options = parser.parse_args()
     print(this_machine().summary(), f"one thread, {N_RUNS} calls", sep=", ", end="\n\n")
     print("| network | batch | engine | call, ms | profiled, ms | operations, % | engine, % | both, % |"
           " quantize + dequantize, % | largest classes, % |")  # fmt: skip
     print("|---|--:|---|--:|--:|--:|--:|--:|--:|---|")
     engines = [engine for name in ENGINES if (engine := RUNTIMES[name]()).unavailable() is None]
     with tempfile.TemporaryDirectory() as made:
-        for name, artifact, inputs in files(Path(sys.argv[1] if len(sys.argv) > 1 else made)):
+        for name, artifact, inputs in files(options.out or Path(made)):
             for engine in engines:
                 for batch in BATCHES:
                     try:

@@ -25,7 +25,7 @@ from dwindle.studies.make import unpack_bits
 OUTCOME = "peer_outcome"
 MOST_OF_THEIR_BYTES = 0.9
 NAMES = {"ours": "dwindle, each layer", "ours_global": "dwindle, all together", "theirs": "TFMOT"}
-SCOPES = {"ours": "of each layer, as TFMOT prunes", "ours_global": "of all weights, ranked together"}
+SHARES = {"ours": "of each layer, as TFMOT prunes", "ours_global": "of all weights, ranked together"}
 """Of our sides, in the order of the page: of what the pruned share is."""
 
 
@@ -112,7 +112,7 @@ def comparisons_of(entries: Iterable[Entry]) -> list[Comparison]:
         ValueError: none has.
     """
     found = {(outcome.side, outcome.seed): outcome for outcome in outcomes_of(entries)}
-    if not (comparisons := [Comparison(side, pairs) for side in SCOPES if (pairs := _paired(found, side))]):
+    if not (comparisons := [Comparison(side, pairs) for side in SHARES if (pairs := _paired(found, side))]):
         raise ValueError("the ledger holds no seed of both sides with the same settings; run benchmarks/tfmot/run.py")
     return comparisons
 
@@ -174,9 +174,9 @@ _KEPT_LEGEND = (
     "channel, so a layer may hold up to twice its clusters as codes without having lost one."
 )
 _STAGES_LEGEND = (
-    "Accuracy on the validation split in percent, mean over the seeds, after the stage; the last row is that of the "
-    "file. Behind it the peak learning rates; where several were tried, the one that was best on the validation split "
-    "after a short trial was taken. The test split was read once for each final file."
+    "Accuracy on the validation split in percent, mean over the seeds of the side, after the stage; the last row is that "
+    "of the file. Behind it the peak learning rates; where several were tried, the one that was best on the validation "
+    "split after a short trial was taken. The test split was read once for each final file."
 )
 
 
@@ -189,24 +189,28 @@ def _what_was_run(comparisons: Sequence[Comparison]) -> str:
         for side, outcomes in _by_side(comparisons).items()
     ]
     return (
-        f"Seeds {', '.join(str(pair.ours.seed) for pair in comparisons[0].pairs)}, each a training from scratch on "
-        f"both sides: {_epochs(settings)} epochs; {settings['sparsity']:.0%} zeros, {settings['n_levels']} values in a "
-        f"tensor with zero among them, 8-bit weights and activations. Pixels, splits, augmentation, batch size, "
-        f"optimizer and schedule are equal (`benchmarks/tfmot/README.md`). dwindle {ours['version']}; {packages}. "
-        f"Machine: {ours['machine']}; {ours['n_threads']} thread(s), beside other work: the "
-        f"{sum(settings['epochs'].values())} epochs of a seed took {', '.join(hours)}."
+        f"A seed is a training from scratch on each side, {_epochs(settings)} epochs (ours share the dense ones); "
+        f"{settings['sparsity']:.0%} zeros, {settings['n_levels']} values in a tensor with zero among them, 8-bit "
+        f"weights and activations. Pixels, splits, augmentation, batch size, optimizer and schedule are equal "
+        f"(`benchmarks/tfmot/README.md`). dwindle {ours['version']}; {packages}. Machine: {ours['machine']}; "
+        f"{ours['n_threads']} thread(s), beside other work: the {sum(settings['epochs'].values())} epochs of a seed "
+        f"took {', '.join(hours)}."
     )
 
 
 def _by_side(comparisons: Sequence[Comparison]) -> dict[str, list[Outcome]]:
-    """Return the outcomes of each side, theirs last: of the comparison that has most of them."""
-    most = max(comparisons, key=lambda comparison: len(comparison.pairs))
-    found = {comparison.side: [pair.ours for pair in comparison.pairs] for comparison in comparisons}
-    return found | {"theirs": [pair.theirs for pair in most.pairs]}
+    """Return the outcomes of each side, by seed, theirs last."""
+    ours = {comparison.side: [pair.ours for pair in comparison.pairs] for comparison in comparisons}
+    theirs = {pair.theirs.seed: pair.theirs for comparison in comparisons for pair in comparison.pairs}
+    return ours | {"theirs": [theirs[seed] for seed in sorted(theirs)]}
+
+
+def _seeds(pairs: Sequence[Pair]) -> str:
+    return f"seed{'' if len(pairs) == 1 else 's'} {', '.join(str(pair.ours.seed) for pair in pairs)}"
 
 
 def _share(comparison: Comparison) -> str:
-    return f"{comparison.pairs[0].ours.data['settings']['sparsity']:.0%} {SCOPES[comparison.side]}"
+    return f"{comparison.pairs[0].ours.data['settings']['sparsity']:.0%} {SHARES[comparison.side]}"
 
 
 def _seconds(outcome: Outcome) -> float:
@@ -224,7 +228,7 @@ def _verdict(comparison: Comparison) -> str:
     ratios = [pair.ratio for pair in pairs]
     met = "met" if max(ratios) <= MOST_OF_THEIR_BYTES else "missed"
     return (
-        f"- Zeros are {_share(comparison)}. Bytes of our `.dwn` over those of the zipped `.tflite`: "
+        f"- Zeros are {_share(comparison)}; {_seeds(pairs)}. Bytes of our `.dwn` over those of the zipped `.tflite`: "
         f"**{fmean(ratios):.3f}** [{min(ratios):.3f}, {max(ratios):.3f}], the least and the greatest of the seeds; at "
         f"most {MOST_OF_THEIR_BYTES} was asked for: **{met}**. Our accuracy minus theirs: **{_points(difference)}** "
         f"points, 95 % interval over trainings and {len(pairs[0].ours.right):,} test images; equal or better was asked "

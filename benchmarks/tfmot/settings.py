@@ -62,7 +62,7 @@ class Settings:
     )
 
     def key(self, side: str) -> str:
-        """Return a hash of what decides the outcome of one side."""
+        """Return a hash of what decides the outcome of one side, besides which side it is."""
         plain = asdict(self)
         plain["rates"] = {stage: list(rates) for stage, rates in self.rates[side].items()}
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]

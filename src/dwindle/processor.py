@@ -13,6 +13,8 @@ VNNI: Final = frozenset({"avx512_vnni", "avx_vnni"})
 """With these x86 sums products of uint8 and int8 in int32; without them it sums pairs in int16, which saturates."""
 INT8: Final = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm", "sve")
 """Those that sum products of 8-bit integers in one step; processors without them take three."""
+BF16: Final = ("avx512_bf16", "amx_bf16")
+"""Those that multiply bfloat16; others emulate it."""
 
 
 class Processor(NamedTuple):

@@ -167,8 +167,8 @@ def test_the_page_says_what_the_ledger_holds(tfmot: dict[str, Any]) -> None:
 def test_both_of_our_sides_stand_beside_theirs(tfmot: dict[str, Any]) -> None:
     entries = [*both(0, 1), *(outcome("ours_global", seed, file_bytes=70_000) for seed in (0, 1, 2))]
     text = tfmot["page"].page(entries)
-    assert "- Zeros are 80% of each layer, as TFMOT prunes. Bytes of our `.dwn` over" in text
-    assert "- Zeros are 80% of all weights, ranked together. Bytes of our `.dwn` over" in text
+    assert "- Zeros are 80% of each layer, as TFMOT prunes; seeds 0, 1. Bytes of our `.dwn` over" in text
+    assert "- Zeros are 80% of all weights, ranked together; seeds 0, 1. Bytes of our `.dwn` over" in text
     assert "**+15.00 [" in text
     assert "| 1 | 70,000 | 100,000 | 0.700 | 96.00 % | 81.00 % |" in text
     assert "| 2 | 70,000" not in text  # of seed 2 the peer has no outcome

@@ -337,5 +337,5 @@ def test_bfloat16_runs_where_it_is_asked_for():
 def test_a_batch_norm_with_one_value_is_one_clear_error():
     norm = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.BatchNorm1d(3))
     lone = FabricTrainer(train=TensorDataset(torch.randn(6, 4), torch.zeros(6, dtype=torch.long)), batch_size=1)
-    with pytest.raises(DataError, match="stage 'lone': batches of 1 give a batch norm one value; use larger"):
+    with pytest.raises(DataError, match="'lone': batches of 1 give a batch norm one value; raise batch_size"):
         lone(norm, steps=1, seed=0, stage="lone")

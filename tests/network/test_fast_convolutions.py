@@ -75,6 +75,7 @@ def test_the_product_is_the_convolution_but_for_rounding(
         ((2, 192, 3, 3), (4, 192, 2, 2), {"dilation": 2}),
         ((2, 192, 2, 2), (4, 192, 3, 3), {"padding": "same"}),
         ((2, 8, 6, 6), (8, 1, 3, 3), {"padding": 1, "groups": 8}),  # depthwise without steps
+        ((2, 8, 32, 1), (8, 1, 9, 1), {"padding": (4, 0), "groups": 8}),  # no axis is smaller than its kernel
         ((2, 8, 6, 6), (16, 4, 3, 3), {"stride": 2, "groups": 2}),
         ((2, 1, 6, 6), (1, 1, 3, 3), {"stride": 2}),
     ],

@@ -128,7 +128,7 @@ def test_only_processors_whose_products_saturate_are_slowed_down(monkeypatch, fe
         assert options.get_session_config_entry("session.x64quantprecision") == expected
 
 
-def test_exact_products_keep_all_their_bits_on_this_processor(tmp_path):
+def test_exact_products_keep_all_their_bits_on_this_processor(tmp_path):  # with VNNI, so do all others
     network = nn.Linear(64, 4, bias=False)
     network.weight.data = torch.tensor([1.0, 1.0, -1.0, -1.0]).repeat(4, 16)
     x = torch.rand(32, 64, generator=torch.Generator().manual_seed(0))

@@ -38,8 +38,8 @@ class EngineOptions:
 
     Attributes:
         is_exact: keep all bits of uint8 x int8 products; without it, x86 processors that lack VNNI add pairs of them in
-            int16, which saturates (faster, and another model's answer). Elsewhere it changes nothing: other processors
-            are exact at full speed.
+            int16, which saturates (faster, and another model's answer). Elsewhere it changes nothing, but where the
+            system does not tell what the processor can do (it is not Linux), int8 is slower with it.
         graph_level: which rewriting of the graph is allowed before it runs. `none` runs every node as the file has it:
             quantize, float operation, dequantize; int8 arithmetic needs at least `extended`.
         execution: `parallel` runs branches of the graph at the same time, on `n_inter_threads` threads.

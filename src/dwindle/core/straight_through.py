@@ -1,8 +1,8 @@
 """This file puts large activations on a grid of codes while a network trains, with a straight-through gradient.
 
-The answer is that of `torch.fake_quantize_per_tensor_affine` to the last bit. On a processor that operation takes its
-input number by number; here blocks that stay in the processor's cache pass through vectorized operations, six times as
-fast, and in bfloat16 without a copy in float32.
+For finite numbers the answer is equal to that of `torch.fake_quantize_per_tensor_affine`. On a processor that operation
+takes its input number by number; here blocks that stay in the processor's cache pass through vectorized operations, two
+to four times as fast, and in bfloat16 without a copy in float32. NaN stays NaN, where training stops at it.
 """
 
 from __future__ import annotations
@@ -46,9 +46,8 @@ def extremes(x: Tensor) -> tuple[Tensor, Tensor]:
     x = x.detach()
     if x.device.type != "cpu":
         return x.amin().float(), x.amax().float()
-    ends = [torch.aminmax(block) for block in _in_memory_order(_without_gaps(x)).split(_block())]
-    lows, highs = (torch.stack(found).float() for found in zip(*ends, strict=True))
-    return lows.amin(), highs.amax()
+    ends = torch.aminmax(_in_memory_order(_without_gaps(x)))  # flat: other orders of memory take far longer
+    return ends.min.float(), ends.max.float()
 
 
 class _OnGrid(torch.autograd.Function):
@@ -59,7 +58,7 @@ class _OnGrid(torch.autograd.Function):
         kept = torch.empty_like(x)
         is_kept = torch.empty_like(x, dtype=torch.bfloat16)  # its products are faster than those of bool
         reciprocal, step = float(scale.reciprocal()), float(scale)
-        codes, clipped = torch.empty(2, min(_block(), max(x.numel(), 1)))
+        codes, clipped = torch.empty(2, min(_block(), max(x.numel(), 1)), dtype=torch.float32, device=x.device)
         blocks = (_in_memory_order(tensor).split(_block()) for tensor in (x, kept, is_kept))
         for given, to_keep, to_tell in zip(*blocks, strict=True):
             n = len(given)

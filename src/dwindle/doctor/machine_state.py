@@ -14,19 +14,18 @@ from typing import Final
 
 from dwindle.bench.machine import Machine
 from dwindle.doctor.finding import Finding, broken, fine, warning
-from dwindle.processor import INT8
+from dwindle.processor import BF16, INT8
 
 GIB: Final = 2**30
 BUSY: Final = 0.5
 """Load average over the last minute from which other work will be seen in timings."""
-_BF16: Final = ("avx512_bf16", "amx_bf16")
 
 
 def check_processor(machine: Machine) -> list[Finding]:
     """Return what the processor is, and what int8 and bf16 will be like on it."""
     has = set(machine.cpu_features)
     int8 = [feature for feature in INT8 if feature in has]
-    bf16 = [feature for feature in _BF16 if feature in has]
+    bf16 = [feature for feature in BF16 if feature in has]
     words = {
         "int8": f"multiplied directly ({', '.join(int8)})" if int8 else "no instruction of its own: a smaller gain",
         "bf16": f"computed directly ({', '.join(bf16)})" if bf16 else "emulated: training stays in float32",

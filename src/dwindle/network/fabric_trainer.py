@@ -257,7 +257,7 @@ class _Run:
             if "more than 1 value per channel" not in str(error):  # torch's words
                 raise
             raise DataError(
-                f"stage {self.job.stage!r}: batches of {n_examples(inputs)} give a batch norm one value; use larger"
+                f"{self.job.stage!r}: batches of {n_examples(inputs)} give a batch norm one value; raise batch_size"
             ) from error
         return in_float32(output)
 

@@ -79,7 +79,7 @@ class LearnedRange(nn.Module):
     """A range whose step is learned by gradient; its zero point stays.
 
     What is trained is not the step, whose size depends on the activations and the number of bits (0.02 at 8 bits is
-    0.00008 at 16), but its ratio to the calibrated one, in units of `BEGIN`: so one learning rate fits every range.
+    0.00008 at 16), but `BEGIN` times its ratio to the calibrated one: so one learning rate fits every range.
 
     Attributes:
         growth: (1,), a parameter that begins at `BEGIN`; the step is growth / `BEGIN` times the calibrated one.

@@ -56,7 +56,7 @@ class Advice:
 
 def advise(question: Question, *, about: str = "") -> Advice:
     """Return what the figures of `question` say; without statements where nothing was measured that could decide."""
-    if question.learned is not None and not question.learned.is_shown:
+    if question.candidates and question.learned is not None and not question.learned.is_shown:
         return Advice(statements=(_guesses(question.learned),), about=about)
     statements = [*_purposes(question), *_undecided(question), *_dominated(question), *_warnings(question)]
     if statements:
@@ -67,13 +67,13 @@ def advise(question: Question, *, about: str = "") -> Advice:
 
 def _guesses(dense: Learned) -> Statement:
     """Return why no advice is given: a network that has learned nothing has nothing to lose."""
-    accuracy = dense.accuracy
-    shares = (accuracy.value, accuracy.low, accuracy.high, dense.guessing)
-    value, low, high, guessing = (bare_value(100 * share, "%") for share in shares)
+    recall = dense.recall
+    shares = (recall.value, recall.low, recall.high, dense.guessing)
+    value, low, high, guessing = (bare_value(share, "fraction") for share in shares)
     words = (
-        f"The dense network is not shown to answer better ({value} [{low}, {high}] %) than always naming the most "
-        f"frequent class ({guessing} %), so a drop against it says nothing: look at the data and how they are "
-        "normalized, or train it longer."
+        f"The dense network is not shown to tell its classes apart: of the examples of a class it recognizes {value} "
+        f"[{low}, {high}] % on average, and guessing {guessing} %. So a drop against it says nothing: look at the data "
+        "and how they are normalized, or train it longer."
     )
     return Statement(kind="warning", words=words)
 

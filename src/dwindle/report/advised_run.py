@@ -8,10 +8,10 @@ from typing import Final
 from dwindle.core.statistics import Interval
 from dwindle.report.advice import Advice, advise
 from dwindle.report.comparison import best, judged_metric
-from dwindle.report.confusion import most_frequent_share
+from dwindle.report.confusion import learned_of
 from dwindle.report.facts import Data, Facts, number, table, text
 from dwindle.report.methods import methods_of
-from dwindle.report.weighed import Candidate, Learned, Question
+from dwindle.report.weighed import Candidate, Question
 
 MAX_DROP: Final = 1.0
 """Points, where the budget of the run names no drop."""
@@ -41,15 +41,9 @@ def advice_of(facts: Facts) -> Advice:
             metric=metric.replace("_", " "),
             unit=unit,
             change="rise" if number(table(measured, "metric"), "better") == -1 else "drop",
-            learned=_learned(facts),
+            learned=learned_of(facts, "dense"),
         )
     )
-
-
-def _learned(facts: Facts) -> Learned | None:
-    """Return what the dense network has learned, where its answers to classes were counted."""
-    accuracy, guessing = _interval(best(facts, "dense", "accuracy")), most_frequent_share(facts, "dense")
-    return None if accuracy is None or guessing is None else Learned(accuracy=accuracy, guessing=guessing)
 
 
 def _sizes(facts: Facts, role: str) -> Mapping[str, Interval]:

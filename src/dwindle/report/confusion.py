@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist, fmean
 from typing import Final
 
+from dwindle.core.statistics import Interval
 from dwindle.report.facts import Data, Facts, items
 from dwindle.report.figures import Shape
+from dwindle.report.weighed import Learned
 from dwindle.report.words import MINUS, as_name, fixed
 
 _MAX_TABLE: Final = 20
@@ -77,10 +81,20 @@ def confusion_of(facts: Facts) -> Confusion | None:
     )
 
 
-def most_frequent_share(facts: Facts, role: str) -> float | None:
-    """Return the share of the examples that the most frequent class has; None where nobody counted."""
-    sizes = [sum(row) for row in _counts(facts.confusions.get(role, {})) or ()]
-    return max(sizes) / sum(sizes) if sum(sizes) else None
+def learned_of(facts: Facts, role: str) -> Learned | None:
+    """Return what a network has learned of its classes; None where nobody counted, or there are no two of them.
+
+    The interval is the normal one of a mean of independent shares.
+    """
+    classes = [(row[i], sum(row)) for i, row in enumerate(_counts(facts.confusions.get(role, {})) or ()) if sum(row)]
+    if len(classes) < 2:
+        return None
+    recalls = [n_right / n for n_right, n in classes]
+    mean = fmean(recalls)
+    variance = sum(r * (1.0 - r) / n for r, (_, n) in zip(recalls, classes, strict=True)) / len(classes) ** 2
+    half = NormalDist().inv_cdf(0.975) * math.sqrt(variance)
+    n_examples = sum(n for _, n in classes)
+    return Learned(recall=Interval(mean, mean - half, mean + half, n_examples), n_classes=len(classes))
 
 
 def _counts(data: Data) -> Counts | None:

@@ -51,7 +51,7 @@ class Pair:
     Attributes:
         facts_before: None where the file is opened by its own engine alone; so are `facts_after`.
         bytes_before: of the file; 0 where it is unknown, as in `bytes_after`.
-        cpu_features: instructions of the processor, by the names of `bench.machine`; empty where they are unknown.
+        cpu_features: instructions of the processor, by the names of `processor.FEATURES`; empty where they are unknown.
     """
 
     before: OperatorProfile

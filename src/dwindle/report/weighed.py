@@ -61,20 +61,25 @@ def no_pairs(first: Candidate, second: Candidate) -> Interval | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Learned:
-    """What a network has learned.
+    """What a network has learned of its classes.
 
     Attributes:
-        accuracy: its share of right answers.
-        guessing: that of always naming the most frequent class.
+        recall: the mean over classes of the share of their examples that it recognizes.
+        n_classes: how many there are.
     """
 
-    accuracy: Interval
-    guessing: float
+    recall: Interval
+    n_classes: int
+
+    @property
+    def guessing(self) -> float:
+        """The recall of any answer that does not look at the example, such as always the most frequent class."""
+        return 1.0 / self.n_classes
 
     @property
     def is_shown(self) -> bool:
-        """Whether it answers better than by guessing, with its whole interval."""
-        return self.accuracy.low > self.guessing
+        """Whether it recognizes more than by guessing, with its whole interval."""
+        return self.recall.low > self.guessing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +94,7 @@ class Question:
         change: what getting worse is called: a drop, or a rise where less is better.
         drop_between: drop of the first minus drop of the second, paired by example; None where it is not known.
         n_trainings: the fewest trainings that a figure rests on; 0 where that is not known.
-        learned: how well the dense network answers, beside who only guesses; None where that is not known.
+        learned: what the dense network has learned; None where that is not known.
     """
 
     dense: Mapping[str, Interval]

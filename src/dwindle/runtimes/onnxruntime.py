@@ -47,8 +47,9 @@ class OnnxRuntime:
             in int16, which saturates. Measured on AVX2, one thread: a 64 x 64 x 3 x 3 convolution on 28 x 28 is up to 2
             output steps off in 4 % of its outputs at 0.35 ms; exactly, it is rounding alone (half a step) at 0.50 ms.
             Exact is the default, because a number must belong to the model that was compressed. On other processors
-            it changes nothing, and is not passed on: onnxruntime 1.31 would take its slow exact products there as well
-            (a ResNet-18 of width 32 with VNNI and AMX, one thread: 1.9 ms, and 0.66 ms without; equal answers).
+            it changes nothing, and with VNNI it is not passed on: onnxruntime 1.31 would take its slow exact products
+            there as well (a ResNet-18 of width 32 with VNNI and AMX, one thread: 1.9 ms, and 0.66 ms without; equal
+            answers). Only Linux tells of VNNI; elsewhere it is passed on.
         graph_level: which rewriting of the graph is allowed: `all`, `extended`, `basic`, `none`.
         execution: `sequential`, or `parallel`: branches of the graph at the same time.
         n_inter_threads: threads for branches, with `parallel`.
