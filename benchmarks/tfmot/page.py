@@ -174,7 +174,7 @@ _KEPT_LEGEND = (
     "channel, so a layer may hold up to twice its clusters as codes without having lost one."
 )
 _STAGES_LEGEND = (
-    "Accuracy on the validation split in percent, mean over the seeds of the side, after the stage; the last row is that "
+    "Accuracy on the validation split in percent, mean over the seeds of a side, after the stage; the last row is that "
     "of the file. Behind it the peak learning rates; where several were tried, the one that was best on the validation "
     "split after a short trial was taken. The test split was read once for each final file."
 )
