@@ -14,6 +14,7 @@ from torch import nn
 import dwindle as dw
 from dwindle.artifact import Artifact
 from dwindle.errors import MeasurementError, NetworkError
+from dwindle.processor import Processor
 from dwindle.runtimes import onnx_profile, torch_profile
 from dwindle.runtimes.call_times import CallTimes, Kernel
 from dwindle.runtimes.onnxruntime import OnnxRuntime
@@ -99,6 +100,29 @@ def test_integer_operations_are_told_from_floats(files, suffix):
     assert by_kind["QLinearConv"] == "int8"
     floats = onnx_profile.profile(OnnxRuntime(), files[f"fp32.{suffix}"], (X,), n_runs=2)
     assert {k.numbers for k in floats.kernels if "Conv" in k.kind} == {"float32"}
+
+
+@pytest.mark.parametrize("features", [("avx2",), ("avx512_vnni",)])  # packed weights are told with the first alone
+def test_what_rounds_its_inputs_multiplies_bytes(monkeypatch, tmp_path, features):
+    monkeypatch.setattr("dwindle.container.session.this_processor", lambda: Processor("", features))
+    torch.manual_seed(0)
+    rows = torch.randn(8, 4, 6)
+    perceptron, recurrent = nn.Sequential(nn.Linear(6, 5)), LastOf(nn.LSTM(6, 5, batch_first=True))
+    for made, kind in ((perceptron, "DynamicQuantizeMatMul"), (recurrent, "DynamicQuantizeLSTM")):
+        dense = dw.CompressedModel.dense(made.eval())
+        model = dw.Recipe((dw.QuantizeDynamic(),)).run(dense, dw.Context(example=rows[:1], calibration=[rows]))
+        artifact = dw.deploy(model, rows[:1], tmp_path, formats=("onnx",), name=kind).artifacts["onnx"]
+        found = onnx_profile.profile(OnnxRuntime(), artifact, (rows[:1].numpy(),), n_runs=2)
+        assert {k.numbers for k in found.kernels if kind in k.kind} == {"int8"}
+
+
+class LastOf(nn.Module):
+    def __init__(self, layer: nn.LSTM) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)[0][:, -1]
 
 
 def test_options_of_the_engine_hold_while_it_is_profiled(files):
