@@ -29,7 +29,7 @@ AREAS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
         "Foundations: errors, artifacts, settings, laws for tests",
         (
             "dwindle.errors", "dwindle.artifact", "dwindle.settings", "dwindle.testing", "dwindle.public_names",
-            "dwindle.version", "dwindle.whole_file",
+            "dwindle.version", "dwindle.whole_file", "dwindle.processor",
         ),
     ),
 }  # fmt: skip
