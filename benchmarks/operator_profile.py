@@ -1,6 +1,6 @@
 """This file prints how much of a call operations explain, and what quantizers cost: networks x engines.
 
-python benchmarks/operator_profile.py [--out FOLDER]
+python benchmarks/operator_profile.py [--quick] [--out FOLDER]
 """
 
 from __future__ import annotations
@@ -64,8 +64,10 @@ def main() -> None:
     """Profile every file on every engine that is installed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="where the files are left; else they are removed")
+    parser.add_argument("--quick", action="store_true", help="ten calls of each file: does it run")
     options = parser.parse_args()
-    print(this_machine().summary(), f"one thread, {N_RUNS} calls", sep=", ", end="\n\n")
+    n_runs = 10 if options.quick else N_RUNS
+    print(this_machine().summary(), f"one thread, {n_runs} calls", sep=", ", end="\n\n")
     print("| network | batch | engine | call, ms | profiled, ms | operations, % | engine, % | both, % |"
           " quantize + dequantize, % | largest classes, % |")  # fmt: skip
     print("|---|--:|---|--:|--:|--:|--:|--:|--:|---|")
@@ -75,7 +77,7 @@ def main() -> None:
             for engine in engines:
                 for batch in BATCHES:
                     try:
-                        found = measure_operators(artifact, (inputs[:batch].numpy(),), engine, n_runs=N_RUNS)
+                        found = measure_operators(artifact, (inputs[:batch].numpy(),), engine, n_runs=n_runs)
                     except DwindleError as error:
                         print(f"| {name} | {batch} | {engine.name} | {error} |")
                         continue
